@@ -1,0 +1,284 @@
+"""EngineManifest: what an engine is, written by the builder and trusted by every other room.
+
+An engine is a directory. `engine.json` is this manifest; beside it lie `weights.safetensors`, the tokenizer
+(`tokenizer.json`, `chat_template.jinja` where the checkpoint has one) and any compiled artefacts. Nothing here
+imports torch or Triton, so a scheduler, a composer or a Kubernetes renderer can read an engine for free.
+
+Weights, by name (shapes in parentheses; `H` hidden, `D` head_dim, `I` intermediate, `E` experts, `V` vocabulary).
+Linear weights are (out_features, in_features). Norm weights are float32 multipliers, with any `1 + w` folded in:
+
+    embed.weight (V, H)
+    layers.{i}.attn_norm.weight (H)
+    layers.{i}.qkv.weight ((num_heads + 2 num_kv_heads) D, H)     .bias where `qkv_bias`; rows q, then k, then v
+    layers.{i}.q_norm.weight (D), layers.{i}.k_norm.weight (D)    where `qk_norm`
+    layers.{i}.o.weight (H, num_heads D)                          .bias where `o_bias`
+    layers.{i}.post_attn_norm.weight (H)                          where `post_norms`
+    layers.{i}.mlp_norm.weight (H)
+    layers.{i}.gate_up.weight (2I, H)                             .bias where `mlp_bias`; rows gate, then up
+    layers.{i}.down.weight (H, I)                                 .bias where `mlp_bias`
+    layers.{i}.post_mlp_norm.weight (H)                           where `post_norms`
+    layers.{i}.router.weight (E, H)                               in place of gate_up and down where the layer `is_moe`
+    layers.{i}.experts.gate_up.weight (E, 2I, H), layers.{i}.experts.down.weight (E, H, I)
+    norm.weight (H)
+    lm_head.weight (V, H)                                         absent where `tie_embeddings`
+    rope.{k}.inv_freq (rotary_dim / 2)                            float32, one for each of `ropes`
+
+Rotary embeddings rotate halves (Hugging Face's convention): element j pairs with j + rotary_dim / 2. The builder
+resolves every scaling rule (linear, llama3, yarn, longrope) into `inv_freq` and `attention_factor`, which multiplies
+cos and sin.
+"""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from trierarch.builder.errors import EngineError
+
+SCHEMA_VERSION: Final = 1
+MANIFEST_NAME: Final = "engine.json"
+WEIGHTS_NAME: Final = "weights.safetensors"
+TOKENIZER_NAME: Final = "tokenizer.json"
+CHAT_TEMPLATE_NAME: Final = "chat_template.jinja"
+
+PositiveInt = Annotated[int, Field(gt=0)]
+
+
+class Frozen(BaseModel):
+    """A record that cannot change and knows all its keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+class Target(StrEnum):
+    """The executor family an engine is built for."""
+
+    TORCH = "torch"
+    TENSORRT_LLM = "tensorrt_llm"
+
+
+class DType(StrEnum):
+    """Element type of weights, activations or KV."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of one element."""
+        return 4 if self is DType.FLOAT32 else 2
+
+
+class Activation(StrEnum):
+    """Gate activation of the gated MLP."""
+
+    SILU = "silu"
+    GELU_TANH = "gelu_tanh"
+
+
+class Rope(Frozen):
+    """One rotary embedding; its frequencies are the weight `rope.{k}.inv_freq`."""
+
+    rotary_dim: PositiveInt
+    """Leading elements of each head that are rotated."""
+    attention_factor: float = 1.0
+    """Multiplies cos and sin (yarn, longrope)."""
+
+
+class Layer(Frozen):
+    """What differs from layer to layer."""
+
+    window: PositiveInt | None = None
+    """Attention reaches back this many tokens, the current one included; None is all of them."""
+    rope: int | None = 0
+    """Index into `Architecture.ropes`; None leaves positions out (SmolLM3's NoPE layers)."""
+    is_moe: bool = False
+
+
+class Moe(Frozen):
+    """Mixture of experts: softmax over all experts, the top `experts_per_token` are summed by weight."""
+
+    num_experts: PositiveInt
+    experts_per_token: PositiveInt
+    intermediate_size: PositiveInt
+    normalize_top_k: bool
+    """Whether the chosen experts' weights are scaled to sum to 1."""
+
+
+class Architecture(Frozen):
+    """The decoder, as data: one model class runs every family."""
+
+    family: str
+    """Hugging Face architecture the checkpoint named, such as LlamaForCausalLM."""
+    vocab_size: PositiveInt
+    hidden_size: PositiveInt
+    num_heads: PositiveInt
+    num_kv_heads: PositiveInt
+    head_dim: PositiveInt
+    intermediate_size: PositiveInt
+    layers: tuple[Layer, ...] = Field(min_length=1)
+    ropes: tuple[Rope, ...]
+    activation: Activation = Activation.SILU
+    norm_eps: float = Field(gt=0)
+    attention_scale: float = Field(gt=0)
+    """Multiplies q·k (usually head_dim ** -0.5)."""
+    attention_softcap: float | None = None
+    """s becomes cap·tanh(s / cap) before the mask (Gemma 2)."""
+    logit_softcap: float | None = None
+    embedding_scale: float = 1.0
+    """Multiplies embeddings (Gemma), rounded to the engine's dtype first as the reference does."""
+    qkv_bias: bool = False
+    o_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    """RMSNorm over each head of q and k before rope."""
+    post_norms: bool = False
+    """RMSNorm on the outputs of attention and MLP before the residual is added (Gemma)."""
+    tie_embeddings: bool
+    moe: Moe | None = None
+    max_position_embeddings: PositiveInt
+
+    @property
+    def num_layers(self) -> int:
+        """Decoder layers."""
+        return len(self.layers)
+
+    def kv_bytes_per_token(self, dtype: DType) -> int:
+        """Bytes of keys and values that one token holds over all layers."""
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * dtype.num_bytes
+
+
+class Limits(Frozen):
+    """Most the engine's executor takes; requests beyond them are the caller's error."""
+
+    max_batch_size: PositiveInt = 64
+    """Sequences running in one step."""
+    max_seq_len: PositiveInt
+    """Prompt and output tokens of one sequence."""
+    max_num_tokens: PositiveInt = 512
+    """Token budget of one step; longer prompts are computed in chunks."""
+    max_queue_size: PositiveInt = 256
+    """Requests waiting; one more is refused at once."""
+
+
+class KvCache(Frozen):
+    """How keys and values are stored. Capacity: `num_bytes` if given, else `memory_fraction` of free memory at load."""
+
+    dtype: DType
+    block_size: PositiveInt = 16
+    """Tokens in one block."""
+    num_bytes: PositiveInt | None = None
+    memory_fraction: float = Field(default=0.2, gt=0, le=0.95)
+    bytes_per_token: PositiveInt
+    enable_prefix_caching: bool = True
+
+
+class Tokens(Frozen):
+    """Special token ids."""
+
+    bos: int | None
+    eos: tuple[int, ...]
+    """Any of these ends a sequence."""
+    pad: int
+    add_bos: bool
+    """Whether encoding plain text prepends `bos` (the tokenizer file does it itself; recorded for inspection)."""
+
+
+class Lora(Frozen):
+    """Adapter limits the engine was built with."""
+
+    max_rank: PositiveInt
+    max_adapters: PositiveInt
+
+
+class BuiltWith(Frozen):
+    """Versions that wrote the engine."""
+
+    trierarch: str
+    torch: str
+
+
+class Requires(Frozen):
+    """What the machine must have; checked before weights are read."""
+
+    cpu_flags: tuple[str, ...] = ()
+    """Flags as /proc/cpuinfo names them; empty for an engine that runs on any CPU."""
+    device: str = "any"
+    """any, cpu, or a CUDA architecture such as sm_90."""
+
+
+class FileDigest(Frozen):
+    """Size and SHA-256 of one engine file."""
+
+    num_bytes: int = Field(ge=0)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class EngineManifest(Frozen):
+    """The contract between the builder and everything that runs, composes or deploys an engine."""
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    target: Target
+    built_with: BuiltWith
+    requires: Requires = Requires()
+    source: str
+    """Base name of the checkpoint or its hub id, for people."""
+    source_quantization: str | None = None
+    """GGUF tensor type the weights came in, where they were dequantised."""
+    architecture: Architecture
+    dtype: DType
+    """Of weights and activations."""
+    quantization: str | None = None
+    limits: Limits
+    kv_cache: KvCache
+    tokens: Tokens
+    lora: Lora | None = None
+    speculation: str | None = None
+    files: dict[str, FileDigest]
+    """Path relative to the engine -> digest; every file but engine.json."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the manifest's canonical JSON: the engine's identity, since it covers every file's digest."""
+        import hashlib
+
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """Canonical JSON: sorted keys, two-space indent, final newline. Equal engines give equal bytes."""
+        return json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def load(cls, engine: Path) -> EngineManifest:
+        """Read `engine/engine.json`.
+
+        Raises:
+            EngineError: not an engine, unreadable, of another schema version, or with unknown or missing keys.
+        """
+        path = engine / MANIFEST_NAME
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            raise EngineError(
+                f"{engine} is not an engine: it has no {MANIFEST_NAME}; build one with: trierarch build"
+            ) from None
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise EngineError(f"{path} cannot be read ({error}); rebuild the engine with: trierarch build") from error
+        version = raw.get("schema_version") if isinstance(raw, dict) else None
+        if version != SCHEMA_VERSION:
+            raise EngineError(
+                f"{path}: schema_version is {version!r}, this Trierarch reads {SCHEMA_VERSION}; "
+                "rebuild the engine with this version: trierarch build"
+            )
+        try:
+            return cls.model_validate(raw)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"])
+            raise EngineError(f"{path}: {field}: {first['msg']}; rebuild the engine with: trierarch build") from error

@@ -1,0 +1,1 @@
+"""Composes engines into a Triton model repository."""

@@ -1,0 +1,1 @@
+"""The `trierarch` command: build, compose, serve, generate, inspect, doctor."""

@@ -1,0 +1,61 @@
+"""The plan of one step and what comes back from running it: the seam between deciding and computing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trierarch.python_backend.request import TokenLogprob
+from trierarch.python_backend.sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledSequence:
+    """One sequence's share of a step: tokens [start, start + num_tokens) are computed.
+
+    There is no prefill and no decode: `num_tokens` is 1 for a sequence that has caught up and more for one that has
+    not. Blocks for all of them (and for the drafts) are in the block table before the step runs.
+    """
+
+    sequence: Sequence
+    start: int
+    """Position of the first token computed: the sequence's num_computed_tokens when the plan was made."""
+    num_tokens: int
+    """Known tokens computed, at least 1. Drafts come on top."""
+    draft_token_ids: tuple[int, ...] = ()
+    """Guessed tokens computed after the known ones and verified in the same step."""
+    samples: bool = False
+    """Whether the known tokens end here, so that the step draws the next one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one step computes. `scheduled` may be empty (nothing to run, but sequences have finished)."""
+
+    scheduled: tuple[ScheduledSequence, ...]
+    finished_sequence_ids: tuple[int, ...] = ()
+    """Ended or preempted since the last plan: a runner drops what it keeps for them."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens computed by the step, drafts included."""
+        return sum(item.num_tokens + len(item.draft_token_ids) for item in self.scheduled)
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceOutput:
+    """What a step drew for one sequence."""
+
+    token_ids: tuple[int, ...] = ()
+    """Empty unless the sequence `samples`; then accepted drafts, if any, and one token more."""
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    """One for each of `token_ids`, where asked."""
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    """Where asked: for prompt tokens start + 1 and on, as far as the step's logits reach."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    """What a runner returns for a plan."""
+
+    outputs: dict[int, SequenceOutput]
+    """sequence_id -> what was drawn, for every scheduled sequence."""

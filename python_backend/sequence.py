@@ -1,0 +1,70 @@
+"""Sequence: one stream of tokens being produced for a request, with its progress."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from trierarch.python_backend.request import FinishReason, Request, TokenLogprob
+
+
+class SequenceStatus(StrEnum):
+    """Where a sequence stands with the scheduler."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    PREEMPTED = "preempted"
+    """Its blocks were taken back; it waits and is recomputed."""
+    FINISHED = "finished"
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """Progress of one of a request's `n` sequences. The scheduler owns it; a runner only reads it.
+
+    Every count has one meaning: `token_ids` are wanted or already drawn, the first `num_computed_tokens` of them have
+    their keys and values in the blocks of `block_table`.
+    """
+
+    sequence_id: int
+    """Unique over the life of the executor."""
+    request: Request
+    index: int
+    token_ids: list[int]
+    """Prompt, then output."""
+    num_computed_tokens: int = 0
+    block_table: list[int] = field(default_factory=list)
+    """Block ids in token order; token t lies in block_table[t // block_size] at t % block_size."""
+    status: SequenceStatus = SequenceStatus.WAITING
+    finish_reason: FinishReason | None = None
+    adapter_slot: int = 0
+    """Slot of the adapter on the device; 0 is the base model."""
+    prompt_logprobs: list[TokenLogprob | None] = field(default_factory=list)
+    """Filled as the prompt is computed, where asked."""
+    num_cached_tokens: int = 0
+    num_new_blocks: int = 0
+    num_reused_blocks: int = 0
+    num_preemptions: int = 0
+    first_scheduled_ns: int = 0
+    first_token_ns: int = 0
+    last_token_ns: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        """Prompt and output tokens known."""
+        return len(self.token_ids)
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Tokens the client sent."""
+        return len(self.request.prompt_token_ids)
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Tokens drawn so far."""
+        return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def output_token_ids(self) -> list[int]:
+        """A copy of the tokens drawn so far."""
+        return self.token_ids[self.num_prompt_tokens :]
