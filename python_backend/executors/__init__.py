@@ -1,1 +1,1 @@
-
+"""Executors: the loop that runs an engine, and the runners it drives."""

@@ -1,0 +1,149 @@
+"""StepExecutor: the loop. The step is the sentence: plan = schedule(), output = run(plan), update(plan, output).
+
+One thread owns the runner and calls every sink. Other threads only queue: `submit` adds to the scheduler's waiting
+queue and `abort` leaves a note, both under the lock; neither touches a sequence that a step is computing. Blocks are
+therefore given back before the next plan is made and never under a running step.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from trierarch.python_backend.errors import Cancelled, ExecutorFailed, ServingError, ShuttingDown
+from trierarch.python_backend.executors.executor import ExecutorStats, Sink
+from trierarch.python_backend.executors.runner import Runner
+from trierarch.python_backend.request import Request, TokenDelta
+from trierarch.python_backend.scheduling.plan import Plan, SequenceOutput, StepOutput
+from trierarch.python_backend.scheduling.scheduler import Scheduler
+
+logger = logging.getLogger(__name__)
+
+
+class StepExecutor:
+    """Drives one Scheduler and one Runner. Implements the Executor protocol."""
+
+    def __init__(self, scheduler: Scheduler, runner: Runner) -> None:
+        self._scheduler = scheduler
+        self._runner = runner
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._sinks: dict[str, _Subscriber] = {}
+        self._aborted: list[str] = []
+        self._is_draining = False
+        self._is_closing = False
+        self._stats = self._snapshot(Plan(()))
+        self._thread = threading.Thread(target=self._run, name="trierarch-executor", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: Request, sink: Sink) -> None:
+        """See Executor.submit."""
+        with self._changed:
+            if self._is_draining or self._is_closing:
+                raise ShuttingDown("the server is shutting down and takes no new requests; retry elsewhere")
+            self._scheduler.add(request)
+            self._sinks[request.request_id] = _Subscriber(sink, request.sampling.n)
+            self._changed.notify_all()
+
+    def abort(self, request_id: str) -> None:
+        """See Executor.abort."""
+        with self._changed:
+            if request_id in self._sinks:
+                self._aborted.append(request_id)
+                self._changed.notify_all()
+
+    def stats(self) -> ExecutorStats:
+        """See Executor.stats."""
+        return self._stats
+
+    def drain(self, timeout: float) -> bool:
+        """See Executor.drain."""
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            self._is_draining = True
+            while self._sinks and (left := deadline - time.monotonic()) > 0:
+                self._changed.wait(left)
+            unfinished = list(self._sinks)
+            self._aborted.extend(unfinished)
+            self._changed.notify_all()
+            return not unfinished
+
+    def close(self) -> None:
+        """See Executor.close."""
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify_all()
+        self._thread.join()
+        self._runner.close()
+
+    def _run(self) -> None:
+        while (plan := self._next_plan()) is not None:
+            self._deliver()
+            if plan.scheduled:
+                output, errors = self._compute(plan)
+                with self._lock:
+                    for sequence_id, error in errors.items():
+                        self._scheduler.fail(sequence_id, error)
+                    self._scheduler.update(plan, output)
+            self._stats = self._snapshot(plan)
+            self._deliver()
+        with self._lock:
+            for request_id in self._sinks:
+                self._scheduler.abort(request_id, Cancelled("the server is shutting down"))
+        self._deliver()
+
+    def _next_plan(self) -> Plan | None:
+        """Wait for work and plan a step; None once closing."""
+        with self._changed:
+            while not (self._scheduler.has_work or self._aborted or self._is_closing):
+                self._changed.wait()
+            if self._is_closing:
+                return None
+            for request_id in self._aborted:
+                self._scheduler.abort(request_id, Cancelled("the request was cancelled"))
+            self._aborted.clear()
+            return self._scheduler.schedule()
+
+    def _compute(self, plan: Plan) -> tuple[StepOutput, dict[int, ServingError]]:
+        """Run a plan; if the step fails, run it again one sequence at a time so that only the culprit ends."""
+        try:
+            return self._runner.run(plan), {}
+        except Exception:
+            logger.exception("a step of %d sequences failed; retrying them one by one", len(plan.scheduled))
+        outputs: dict[int, SequenceOutput] = {}
+        errors: dict[int, ServingError] = {}
+        for item in plan.scheduled:
+            sequence_id = item.sequence.sequence_id
+            try:
+                outputs |= self._runner.run(Plan((item,))).outputs
+            except Exception as error:
+                logger.exception("request %s failed", item.sequence.request.request_id)
+                errors[sequence_id] = ExecutorFailed(f"the step failed: {type(error).__name__}; see the server's log")
+        return StepOutput(outputs), errors
+
+    def _deliver(self) -> None:
+        with self._changed:
+            deltas = self._scheduler.take_deltas()
+            deliveries = [(self._sinks[delta.request_id].sink, delta) for delta in deltas]
+            for delta in deltas:
+                if delta.finish_reason is not None and self._sinks[delta.request_id].finish_one():
+                    del self._sinks[delta.request_id]
+            if not self._sinks:
+                self._changed.notify_all()
+        for sink, delta in deliveries:
+            sink(delta)
+
+
+class _Subscriber:
+    """A request's sink and how many of its sequences still run."""
+
+    def __init__(self, sink: Callable[[TokenDelta], None], num_sequences: int) -> None:
+        self.sink = sink
+        self._num_unfinished = num_sequences
+
+    def finish_one(self) -> bool:
+        """Note that one sequence ended; whether it was the last."""
+        self._num_unfinished -= 1
+        return self._num_unfinished == 0

@@ -1,0 +1,28 @@
+"""The runner protocol: plan in, drawn tokens out. A runner owns the weights and the KV arrays and decides nothing."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from trierarch.python_backend.scheduling.plan import Plan, StepOutput
+
+
+class Runner(Protocol):
+    """Computes one step at a time, on the executor's thread."""
+
+    @property
+    def num_blocks(self) -> int:
+        """KV blocks the runner has room for."""
+        ...
+
+    def run(self, plan: Plan) -> StepOutput:
+        """Compute a plan: write its tokens' keys and values, draw a token for each sequence that samples.
+
+        Running the same plan again gives the same result (keys and values are written to the same slots), which is
+        what lets the loop retry a failed step one sequence at a time.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back memory. Idempotent."""
+        ...

@@ -1,0 +1,88 @@
+"""The rooms' walls: who may import whom, read from the source so that no import has to succeed."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+# The builder's contract with everybody: what an engine is, whether it is sound, and how errors look.
+CONTRACT = {"trierarch.builder.manifest", "trierarch.builder.errors", "trierarch.builder.verify"}
+
+# folder -> prefixes of ours it may import, besides its own
+ROOMS: dict[str, set[str]] = {
+    "builder": set(),
+    "python_backend": CONTRACT,
+    "ensembles": CONTRACT | {"trierarch.python_backend.triton.contract"},
+    "orchestrator": {"trierarch"},
+    "benchmarks": {"trierarch"},
+}
+
+# Inside the backend: what each kind of room must not reach.
+FORBIDDEN: dict[str, set[str]] = {
+    "python_backend/kv": {"torch", "numpy", "triton_python_backend_utils", "trierarch.python_backend.executors"},
+    "python_backend/scheduling": {
+        "torch",
+        "numpy",
+        "triton_python_backend_utils",
+        "trierarch.python_backend.executors",
+    },
+    "python_backend/executors": {"triton_python_backend_utils", "trierarch.python_backend.triton", "transformers"},
+    "python_backend/text": {"torch", "transformers", "triton_python_backend_utils", "trierarch.python_backend.triton"},
+    "python_backend/triton": {"torch", "transformers", "trierarch.python_backend.executors.torch"},
+    "builder/manifest.py": {"torch", "numpy"},
+    "builder/verify.py": {"torch", "numpy"},
+}
+
+
+def _imports(path: Path) -> set[str]:
+    modules: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            modules.add(node.module)
+    return modules
+
+
+def _sources(place: str) -> list[Path]:
+    path = ROOT / place
+    return [path] if path.suffix == ".py" else sorted(path.rglob("*.py"))
+
+
+def _is_within(module: str, prefixes: set[str]) -> bool:
+    return any(module == prefix or module.startswith(prefix + ".") for prefix in prefixes)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_what_the_house_allows(room: str) -> None:
+    allowed = ROOMS[room] | {f"trierarch.{room}"}
+    sources = _sources(room)
+    assert sources, f"{room} is empty"
+    strays = {
+        f"{source.relative_to(ROOT)} imports {module}"
+        for source in sources
+        for module in _imports(source)
+        if _is_within(module, {"trierarch"}) and not _is_within(module, allowed)
+    }
+    assert not strays
+
+
+@pytest.mark.parametrize("place", FORBIDDEN)
+def test_deciding_computing_and_translating_never_reach_into_each_other(place: str) -> None:
+    strays = {
+        f"{source.relative_to(ROOT)} imports {module}"
+        for source in _sources(place)
+        for module in _imports(source)
+        if _is_within(module, FORBIDDEN[place])
+    }
+    assert not strays
+
+
+def test_every_folder_of_the_package_is_linked() -> None:
+    linked = {link.name for link in (ROOT / ".src/trierarch").iterdir()}
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
+    assert packages <= linked
