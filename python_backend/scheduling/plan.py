@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from trierarch.python_backend.errors import ServingError
 from trierarch.python_backend.request import TokenLogprob
 from trierarch.python_backend.sequence import Sequence
 
@@ -51,6 +52,8 @@ class SequenceOutput:
     """One for each of `token_ids`, where asked."""
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     """Where asked: for prompt tokens start + 1 and on, as far as the step's logits reach."""
+    error: ServingError | None = None
+    """Why nothing could be drawn for this sequence; it must end with FinishReason.ERROR, the others go on."""
 
 
 @dataclass(frozen=True, slots=True)

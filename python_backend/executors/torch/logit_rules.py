@@ -1,0 +1,89 @@
+"""LogitRules: everything a request may ask of its logits before temperature and truncation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from collections.abc import Sequence as Rows
+
+import torch
+
+from trierarch.python_backend.executors.torch.penalties import (
+    Floats,
+    Ids,
+    TokenHistory,
+    add_bias,
+    bias_arrays,
+    has_penalties,
+    penalize,
+)
+from trierarch.python_backend.sequence import Sequence
+
+
+class LogitRules:
+    """Bias, penalties and masks, in the order that SamplingParams states.
+
+    What is kept for a sequence can always be rebuilt from it, so `forget` may come at any time.
+    """
+
+    def __init__(self, end_ids: tuple[int, ...]) -> None:
+        self._end_ids = end_ids
+        self._histories: dict[int, TokenHistory] = {}  # sequence_id -> its tokens, where penalties need them
+        self._biases: dict[int, tuple[Ids, Floats]] = {}  # sequence_id -> its bias, where it has one
+
+    def concern(self, sequence: Sequence) -> bool:
+        """Whether any rule may change the next logits of `sequence`."""
+        sampling = sequence.request.sampling
+        return (
+            bool(sampling.logit_bias)
+            or bool(sampling.bad_words)
+            or sequence.num_output_tokens < sampling.min_tokens
+            or has_penalties(sampling)
+        )
+
+    def apply(self, logits: torch.Tensor, sequences: Rows[Sequence]) -> None:
+        """Change `logits` (n, vocab), row i for sequences[i], in place."""
+        biased = [row for row, sequence in enumerate(sequences) if sequence.request.sampling.logit_bias]
+        if biased:
+            add_bias(logits, biased, [self._bias(sequences[row]) for row in biased])
+        penalized = [row for row, sequence in enumerate(sequences) if has_penalties(sequence.request.sampling)]
+        if penalized:
+            samplings = [sequences[row].request.sampling for row in penalized]
+            penalize(logits, penalized, samplings, [self._history(sequences[row]) for row in penalized])
+        banned = [(row, token) for row, sequence in enumerate(sequences) for token in self.banned(sequence)]
+        if banned:
+            rows, tokens = torch.tensor(banned, device=logits.device).unbind(1)
+            logits[rows, tokens] = -math.inf
+
+    def banned(self, sequence: Sequence) -> set[int]:
+        """Tokens that `sequence` may not draw next: bad words' last ones, and until min_tokens those that end it."""
+        sampling = sequence.request.sampling
+        tokens = completions(sampling.bad_words, sequence.token_ids)
+        if sequence.num_output_tokens < sampling.min_tokens:
+            tokens.update(self._end_ids if sampling.end_ids is None else sampling.end_ids)
+            tokens |= completions(sampling.stop_words, sequence.output_token_ids)
+        return tokens
+
+    def forget(self, sequence_ids: Iterable[int]) -> None:
+        """Drop what is kept for sequences that ended or were preempted."""
+        for sequence_id in sequence_ids:
+            self._histories.pop(sequence_id, None)
+            self._biases.pop(sequence_id, None)
+
+    def _history(self, sequence: Sequence) -> TokenHistory:
+        history = self._histories.get(sequence.sequence_id)
+        if history is None:
+            history = self._histories[sequence.sequence_id] = TokenHistory(sequence)
+        history.update(sequence)
+        return history
+
+    def _bias(self, sequence: Sequence) -> tuple[Ids, Floats]:
+        bias = self._biases.get(sequence.sequence_id)
+        if bias is None:
+            bias = self._biases[sequence.sequence_id] = bias_arrays(sequence.request.sampling.logit_bias)
+        return bias
+
+
+def completions(words: Iterable[tuple[int, ...]], token_ids: list[int]) -> set[int]:
+    """The last tokens of those `words` whose other tokens are just what `token_ids` ends with."""
+    return {word[-1] for word in words if len(word) == 1 or tuple(token_ids[1 - len(word) :]) == word[:-1]}
