@@ -35,6 +35,8 @@ class Sequence:
     num_computed_tokens: int = 0
     block_table: list[int] = field(default_factory=list)
     """Block ids in token order; token t lies in block_table[t // block_size] at t % block_size."""
+    block_keys: list[bytes] = field(default_factory=list)
+    """Prefix cache keys of the first full blocks of `token_ids`, as far as they were needed."""
     status: SequenceStatus = SequenceStatus.WAITING
     finish_reason: FinishReason | None = None
     adapter_slot: int = 0
@@ -45,6 +47,8 @@ class Sequence:
     num_new_blocks: int = 0
     num_reused_blocks: int = 0
     num_preemptions: int = 0
+    num_draft_tokens: int = 0
+    num_accepted_draft_tokens: int = 0
     first_scheduled_ns: int = 0
     first_token_ns: int = 0
     last_token_ns: int = 0

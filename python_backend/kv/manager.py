@@ -1,0 +1,154 @@
+"""KVCacheManager: what the scheduler calls to place the tokens of sequences in blocks.
+
+The token axis of a sequence, block_size 4, with a step of 3 tokens and room for 2 drafts planned:
+
+    tokens       0 1 2 3   4 5 6 7   8 9 . .
+    computed     <------------->
+    this step                    <----->
+    lookahead                            <->
+    block_table  [ 12 ]    [ 7 ]     [ 30 ]
+    may be shared  yes       no         no        only full blocks whose KV was computed before
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from trierarch.python_backend.kv.block_pool import BlockPool
+from trierarch.python_backend.kv.integrity import check_blocks
+from trierarch.python_backend.kv.prefix_cache import PrefixCache, chain_key, root_key
+from trierarch.python_backend.sequence import Sequence
+
+
+class KVCacheManager:
+    """Owns the blocks. The only writer of a sequence's `block_table`, `block_keys` and `num_computed_tokens`.
+
+    A sequence goes through `match`, `start`, then per step `allocate` and `advance`, and ends with `free`, after which
+    it may start again. What was full and computed stays findable until its block is needed for something else.
+    """
+
+    def __init__(self, num_blocks: int, block_size: int, enable_prefix_caching: bool = True) -> None:
+        """Manage `num_blocks` blocks of `block_size` tokens, all free."""
+        if block_size < 1:
+            raise ValueError(f"block_size is {block_size}: a block holds at least 1 token")
+        self.pool = BlockPool(num_blocks)
+        self.cache = PrefixCache() if enable_prefix_caching else None
+        self.block_size = block_size
+        self.num_reused_blocks = 0
+        """Blocks that sequences found already computed when they first started."""
+
+    @property
+    def num_blocks(self) -> int:
+        """Free and used."""
+        return self.pool.num_blocks
+
+    @property
+    def num_free_blocks(self) -> int:
+        """Held by nobody, cached ones included."""
+        return self.pool.num_free_blocks
+
+    @property
+    def num_used_blocks(self) -> int:
+        """Held by sequences."""
+        return self.pool.num_blocks - self.pool.num_free_blocks
+
+    def num_blocks_for(self, num_tokens: int) -> int:
+        """Blocks that hold `num_tokens` tokens."""
+        return -(-num_tokens // self.block_size)
+
+    def num_used_slots(self, sequences: Iterable[Sequence]) -> int:
+        """KV slots of used blocks that hold a computed token, given all sequences that hold blocks."""
+        num_computed = num_held = 0
+        for sequence in sequences:
+            num_computed += sequence.num_computed_tokens
+            num_held += len(sequence.block_table)
+        # Only full blocks are shared, so each time a block is held beyond the first counts a whole block twice.
+        return num_computed - (num_held - self.num_used_blocks) * self.block_size
+
+    def match(self, sequence: Sequence, siblings: Iterable[Sequence] = ()) -> list[int]:
+        """Ids of the longest run of computed full blocks that `sequence` can start from. Changes nothing.
+
+        They come from the prefix cache, or from one of `siblings` (same prompt, running), which needs no cache. The
+        last known token is always left to compute, since its logits are wanted.
+        """
+        prefix: list[int] = []
+        if self.cache is not None:
+            prefix = self.cache.match(self._keys(sequence, (sequence.num_tokens - 1) // self.block_size))
+        most = (sequence.num_prompt_tokens - 1) // self.block_size
+        for sibling in siblings:
+            num_shared = min(most, sibling.num_computed_tokens // self.block_size)
+            if num_shared > len(prefix):
+                prefix = sibling.block_table[:num_shared]
+        return prefix
+
+    def can_start(self, prefix: list[int], num_tokens: int, num_reserved_blocks: int) -> bool:
+        """Whether `num_tokens` tokens after and with `prefix` fit, leaving `num_reserved_blocks` free."""
+        num_revived = sum(self.pool.blocks[block_id].ref_count == 0 for block_id in prefix)
+        num_new = self.num_blocks_for(num_tokens) - len(prefix)
+        return num_revived + num_new + num_reserved_blocks <= self.num_free_blocks
+
+    def start(self, sequence: Sequence, prefix: list[int]) -> None:
+        """Give a sequence that holds no blocks the computed blocks that `match` found for it."""
+        assert not sequence.block_table
+        for block_id in prefix:
+            self.pool.hold(self.pool.blocks[block_id])
+        sequence.block_table.extend(prefix)
+        sequence.num_computed_tokens = len(prefix) * self.block_size
+        if sequence.num_preemptions == 0:
+            sequence.num_cached_tokens = sequence.num_computed_tokens
+            sequence.num_reused_blocks = len(prefix)
+            self.num_reused_blocks += len(prefix)
+
+    def allocate(self, sequence: Sequence, num_tokens: int) -> bool:
+        """Make the block table cover `num_tokens` tokens. All or nothing: False changes nothing."""
+        num_new = self.num_blocks_for(num_tokens) - len(sequence.block_table)
+        if num_new <= 0:
+            return True
+        if num_new > self.num_free_blocks:
+            return False
+        for _ in range(num_new):
+            block = self.pool.take()
+            if block.key is not None and self.cache is not None:
+                self.cache.evict(block)
+            sequence.block_table.append(block.block_id)
+        sequence.num_new_blocks += num_new
+        return True
+
+    def advance(self, sequence: Sequence, num_computed_tokens: int) -> None:
+        """Take note that the first `num_computed_tokens` known tokens are computed; blocks now full become findable.
+
+        Blocks beyond them, taken for drafts that were not accepted, are given back.
+        """
+        first_new, num_full = sequence.num_computed_tokens // self.block_size, num_computed_tokens // self.block_size
+        sequence.num_computed_tokens = num_computed_tokens
+        if self.cache is not None and num_full > first_new:
+            keys = self._keys(sequence, num_full)
+            for index in range(first_new, num_full):
+                self.cache.insert(keys[index], self.pool.blocks[sequence.block_table[index]])
+        self._release_from(sequence, self.num_blocks_for(num_computed_tokens))
+
+    def free(self, sequence: Sequence) -> None:
+        """Take all blocks back, as when it ends or is preempted; it has computed nothing then."""
+        self._release_from(sequence, 0)
+        sequence.num_computed_tokens = 0
+
+    def check_integrity(self, sequences: Iterable[Sequence]) -> None:
+        """Raise IntegrityError unless blocks, cache and all `sequences` that hold blocks agree."""
+        check_blocks(self.pool, self.cache, self.block_size, list(sequences))
+
+    def _release_from(self, sequence: Sequence, num_kept: int) -> None:
+        table = sequence.block_table
+        while len(table) > num_kept:
+            self.pool.release(self.pool.blocks[table.pop()])
+
+    def _keys(self, sequence: Sequence, num_blocks: int) -> list[bytes]:
+        """Chain keys of the first `num_blocks` blocks, all of whose tokens are known. Known tokens never change."""
+        keys = sequence.block_keys
+        if len(keys) < num_blocks:
+            request = sequence.request
+            parent = keys[-1] if keys else root_key(request.adapter, request.cache_salt)
+            for index in range(len(keys), num_blocks):
+                start = index * self.block_size
+                parent = chain_key(parent, sequence.token_ids[start : start + self.block_size])
+                keys.append(parent)
+        return keys[:num_blocks]

@@ -1,0 +1,103 @@
+"""LiveRequest: a request that has not ended, with its sequences; and how drawn tokens end a sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from trierarch.python_backend.request import FinishReason, Request, TokenDelta, Usage
+from trierarch.python_backend.scheduling.plan import ScheduledSequence, SequenceOutput
+from trierarch.python_backend.sequence import Sequence
+
+
+@dataclass(slots=True, eq=False)
+class LiveRequest:
+    """A request between `add` and the last delta of its last sequence."""
+
+    request: Request
+    end_ids: frozenset[int]
+    sequences: list[Sequence]
+    """All n, by index."""
+    held_back: list[Sequence]
+    """Siblings of the first sequence that wait for it to compute the prompt they share."""
+    num_unfinished: int
+    is_queued: bool = True
+    """Whether none of its sequences has started, so that it takes a place in the queue."""
+
+    @classmethod
+    def create(cls, request: Request, end_ids: Iterable[int], first_sequence_id: int) -> LiveRequest:
+        """The request's n sequences, numbered from `first_sequence_id`; all but the first are held back."""
+        sequences = [
+            Sequence(first_sequence_id + index, request, index, list(request.prompt_token_ids))
+            for index in range(request.sampling.n)
+        ]
+        return cls(request, frozenset(end_ids), sequences, sequences[1:], len(sequences))
+
+    def append_drawn(self, sequence: Sequence, token_ids: Iterable[int]) -> tuple[int, FinishReason | None]:
+        """Append `token_ids` until one ends the sequence: how many were appended, and why it ended if it did.
+
+        An end token is not appended; a stop word is. Neither ends anything before `min_tokens` tokens are out.
+        """
+        sampling = self.request.sampling
+        num_output_tokens = sequence.num_output_tokens
+        num_appended = 0
+        for token in token_ids:
+            may_stop = num_output_tokens >= sampling.min_tokens
+            if may_stop and token in self.end_ids:
+                return num_appended, FinishReason.STOP
+            sequence.token_ids.append(token)
+            num_appended += 1
+            num_output_tokens += 1
+            if may_stop and any(_ends_with(sequence, num_output_tokens, word) for word in sampling.stop_words):
+                return num_appended, FinishReason.STOP
+            if num_output_tokens == sampling.max_tokens:
+                return num_appended, FinishReason.LENGTH
+        return num_appended, None
+
+    def wants_prompt_logprobs(self, sequence: Sequence) -> bool:
+        """Whether log-probs of the prompt are asked for and `sequence` is to bring them but has not yet."""
+        asked = self.request.sampling.prompt_logprobs is not None
+        return asked and sequence.index == 0 and sequence.first_token_ns == 0
+
+    def note_prompt_logprobs(self, item: ScheduledSequence, output: SequenceOutput) -> None:
+        """Keep the prompt log-probs of a step, leaving out those known from before a preemption."""
+        if self.wants_prompt_logprobs(item.sequence):
+            known = item.sequence.prompt_logprobs
+            if not known:
+                known.append(None)
+            known.extend(output.prompt_logprobs[len(known) - (item.start + 1) :])
+
+    def delta(self, sequence: Sequence, output: SequenceOutput, num_shown: int) -> TokenDelta:
+        """The first `num_shown` of the tokens just drawn; with the prompt's log-probs if they are the first."""
+        return TokenDelta(
+            request_id=self.request.request_id,
+            index=sequence.index,
+            token_ids=output.token_ids[:num_shown],
+            logprobs=None if output.logprobs is None else output.logprobs[:num_shown],
+            prompt_logprobs=tuple(sequence.prompt_logprobs) if self.wants_prompt_logprobs(sequence) else None,
+        )
+
+    def usage(self, sequence: Sequence) -> Usage:
+        """What `sequence` has cost up to now."""
+        return Usage(
+            num_prompt_tokens=sequence.num_prompt_tokens,
+            num_cached_tokens=sequence.num_cached_tokens,
+            num_output_tokens=sequence.num_output_tokens,
+            arrival_ns=round(self.request.arrival_time * 1e9),
+            first_scheduled_ns=sequence.first_scheduled_ns,
+            first_token_ns=sequence.first_token_ns,
+            last_token_ns=sequence.last_token_ns,
+            num_new_blocks=sequence.num_new_blocks,
+            num_reused_blocks=sequence.num_reused_blocks,
+            num_preemptions=sequence.num_preemptions,
+            num_draft_tokens=sequence.num_draft_tokens,
+            num_accepted_draft_tokens=sequence.num_accepted_draft_tokens,
+        )
+
+
+def _ends_with(sequence: Sequence, num_output_tokens: int, word: tuple[int, ...]) -> bool:
+    return (
+        sequence.token_ids[-1] == word[-1]
+        and num_output_tokens >= len(word)
+        and tuple(sequence.token_ids[-len(word) :]) == word
+    )

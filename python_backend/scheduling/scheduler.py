@@ -1,0 +1,371 @@
+"""Scheduler: decides what each step computes, and turns what it drew into deltas."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+from trierarch.python_backend.errors import Cancelled, DeadlineExceeded, InvalidRequest, Overloaded, ServingError
+from trierarch.python_backend.kv.integrity import require
+from trierarch.python_backend.kv.manager import KVCacheManager
+from trierarch.python_backend.request import FinishReason, Request, TokenDelta
+from trierarch.python_backend.scheduling.admission import check_request
+from trierarch.python_backend.scheduling.config import SchedulerConfig
+from trierarch.python_backend.scheduling.live_request import LiveRequest
+from trierarch.python_backend.scheduling.plan import Plan, ScheduledSequence, SequenceOutput, StepOutput
+from trierarch.python_backend.scheduling.queue import WaitingQueue, standing
+from trierarch.python_backend.scheduling.stats import SchedulerStats
+from trierarch.python_backend.sequence import Sequence, SequenceStatus
+
+
+@dataclass(slots=True)
+class _Step:
+    """A plan in the making."""
+
+    budget: int
+    """Tokens that may still be given out."""
+    items: dict[int, ScheduledSequence] = field(default_factory=dict)
+    """sequence_id -> its share."""
+
+    def give(self, sequence: Sequence, num_tokens: int) -> None:
+        start = sequence.num_computed_tokens
+        samples = start + num_tokens == len(sequence.token_ids)
+        self.items[sequence.sequence_id] = ScheduledSequence(sequence, start, num_tokens, samples=samples)
+        self.budget -= num_tokens
+
+    def take_back(self, sequence: Sequence) -> None:
+        item = self.items.pop(sequence.sequence_id, None)
+        if item is not None:
+            self.budget += item.num_tokens
+
+
+class Scheduler:
+    """Holds every live request; pure bookkeeping, no thread of its own and no lock.
+
+    `add`, `abort` and `fail` may come at any time between other calls, even between `schedule` and `update`: what
+    ended meanwhile is left out of `update`. Times are nanoseconds of `clock`, which must be the clock of the
+    requests' arrival times and deadlines.
+    """
+
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        kv: KVCacheManager,
+        end_ids: tuple[int, ...],
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        """`end_ids` end the sequences of requests that name none of their own."""
+        self.config = config
+        self.outbox: list[TokenDelta] = []
+        """Deltas since the last `take_deltas`."""
+        self.num_queued_requests = 0
+        """Requests none of whose sequences has started."""
+        self.num_steps = 0
+        self._kv = kv
+        self._end_ids = end_ids
+        self._clock = clock
+        self._live: dict[str, LiveRequest] = {}
+        self._waiting = WaitingQueue(config.ageing_seconds)
+        self._running: dict[int, Sequence] = {}  # sequence_id -> sequence, in the order they started
+        self._retired: list[int] = []  # ids of sequences that left `_running` since the last plan
+        self._next_sequence_id = 0
+        self._next_deadline_ns: float = float("inf")  # no deadline of a live request is earlier
+        self._last_plan = Plan(())
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do anything, be it only to tell the runner who has ended."""
+        return bool(self._live or self._retired)
+
+    def add(self, request: Request) -> None:
+        """Queue a request.
+
+        Raises:
+            InvalidRequest: it can never run, or its id is taken by a live request.
+            Overloaded: the queue is full. A request counts once, however many sequences it asks for.
+        """
+        check_request(request, self.config, self._kv)
+        if request.request_id in self._live:
+            raise InvalidRequest("request_id", request.request_id, "is in use; give each live request its own")
+        if self.num_queued_requests >= self.config.max_queue_size:
+            raise Overloaded(f"{self.num_queued_requests} requests are waiting, which is all this engine queues; retry")
+        end_ids = self._end_ids if request.sampling.end_ids is None else request.sampling.end_ids
+        live = LiveRequest.create(request, end_ids, self._next_sequence_id)
+        self._next_sequence_id += len(live.sequences)
+        self._live[request.request_id] = live
+        self._waiting.push(live.sequences[0])
+        self.num_queued_requests += 1
+        if request.deadline is not None:
+            self._next_deadline_ns = min(self._next_deadline_ns, request.deadline * 1e9)
+
+    def abort(
+        self,
+        request_id: str,
+        reason: FinishReason = FinishReason.CANCELLED,
+        error: ServingError | None = None,
+        index: int | None = None,
+    ) -> None:
+        """End a request, or only its sequence `index`, and free its blocks; nothing happens if it is unknown or over.
+
+        `error` goes with the last deltas; where none is given, CANCELLED comes with Cancelled.
+        """
+        live = self._live.get(request_id)
+        if live is None:
+            return
+        if error is None and reason is FinishReason.CANCELLED:
+            error = Cancelled(f"request {request_id!r} was cancelled")
+        chosen = live.sequences if index is None else live.sequences[index : index + 1]
+        if index is None:
+            live.held_back.clear()
+        for sequence in chosen:
+            if sequence.status is not SequenceStatus.FINISHED:
+                self._end(live, sequence, reason, error)
+
+    def fail(self, error: ServingError, sequence_ids: Iterable[int] | None = None) -> None:
+        """End the running sequences of `sequence_ids`, or all that live, with ERROR: their step failed."""
+        if sequence_ids is None:
+            for request_id in list(self._live):
+                self.abort(request_id, FinishReason.ERROR, error)
+            return
+        for sequence_id in sequence_ids:
+            sequence = self._running.get(sequence_id)
+            if sequence is not None:
+                self._end(self._live[sequence.request.request_id], sequence, FinishReason.ERROR, error)
+
+    def schedule(self) -> Plan:
+        """Decide the next step.
+
+        There is no prefill phase and no decode phase. A sequence has known tokens (its prompt, then what was drawn)
+        and computed ones (whose KV is in its blocks), and a step hands out a budget of tokens so that the second
+        catch up with the first; whoever catches up draws a token, which is known from then on. Long prompts computed
+        in chunks, cached prefixes, recomputing after preemption, siblings that share a prompt and drafts (tokens
+        known on trial) are all no more than other starting points of the same race. Those that run go first, in the
+        order they started, so at most one is in the middle of its prompt; then the most urgent waiting ones start,
+        none overtaking. Only running sequences are preempted, the least urgent first: the most urgent always moves.
+        """
+        now = self._clock()
+        if now >= self._next_deadline_ns:
+            self._end_overdue(now)
+        step = _Step(self.config.token_budget)
+        num_retired = len(self._retired)
+        self._schedule_running(step)
+        if len(self._waiting) and len(self._retired) == num_retired:  # else: blocks ran out in this very step
+            self._schedule_waiting(step, now)
+        plan = self._last_plan = Plan(tuple(step.items.values()), tuple(self._retired))
+        self._retired.clear()
+        return plan
+
+    def update(self, plan: Plan, output: StepOutput) -> None:
+        """Take in what a step computed and drew; deltas go to the outbox.
+
+        Raises:
+            RuntimeError: the runner broke the contract of StepOutput; `fail` is what remains to be called.
+        """
+        now = self._clock()
+        self.num_steps += 1
+        for item in plan.scheduled:
+            if item.sequence.status is SequenceStatus.RUNNING:
+                self._update_sequence(item, output.outputs[item.sequence.sequence_id], now)
+
+    def take_deltas(self) -> list[TokenDelta]:
+        """Empty the outbox."""
+        deltas, self.outbox = self.outbox, []
+        return deltas
+
+    def stats(self) -> SchedulerStats:
+        """A snapshot; what concerns a step is of the last one planned."""
+        scheduled, kv = self._last_plan.scheduled, self._kv
+        context = [item for item in scheduled if item.start < item.sequence.num_prompt_tokens]
+        return SchedulerStats(
+            num_active_requests=len(self._live),
+            num_scheduled_requests=len({item.sequence.request.request_id for item in scheduled}),
+            num_context_requests=len({item.sequence.request.request_id for item in context}),
+            num_context_tokens=sum(
+                min(item.num_tokens, item.sequence.num_prompt_tokens - item.start) for item in context
+            ),
+            num_paused_requests=len(
+                {s.request.request_id for s in self._waiting if s.status is SequenceStatus.PREEMPTED}
+            ),
+            max_requests=self.config.max_batch_size,
+            num_steps=self.num_steps,
+            max_blocks=kv.num_blocks,
+            used_blocks=kv.num_used_blocks,
+            free_blocks=kv.num_free_blocks,
+            reused_blocks=kv.num_reused_blocks,
+            tokens_per_block=kv.block_size,
+            used_slots=kv.num_used_slots(self._running.values()),
+        )
+
+    def check_integrity(self) -> None:
+        """Raise IntegrityError unless every live sequence is in exactly one place and the blocks add up."""
+        self._kv.check_integrity(self._running.values())
+        waiting = list(self._waiting)
+        held_back = [sequence for live in self._live.values() for sequence in live.held_back]
+        unfinished = [
+            sequence
+            for live in self._live.values()
+            for sequence in live.sequences
+            if sequence.status is not SequenceStatus.FINISHED
+        ]
+        placed = sorted(s.sequence_id for s in [*waiting, *held_back, *self._running.values()])
+        require(placed == sorted(s.sequence_id for s in unfinished), "a live sequence is lost or in two places")
+        require(len(unfinished) == sum(live.num_unfinished for live in self._live.values()), "unfinished miscounted")
+        require(self.num_queued_requests == sum(live.is_queued for live in self._live.values()), "queue miscounted")
+        for sequence in self._running.values():
+            require(sequence.status is SequenceStatus.RUNNING, f"sequence {sequence.sequence_id} runs unmarked")
+            require(sequence.num_computed_tokens < sequence.num_tokens, "a running sequence has nothing to compute")
+        for sequence in [*waiting, *held_back]:
+            require(not sequence.block_table, f"sequence {sequence.sequence_id} waits but holds blocks")
+
+    def _schedule_running(self, step: _Step) -> None:
+        for sequence in list(self._running.values()):
+            if step.budget == 0:
+                break
+            if sequence.status is not SequenceStatus.RUNNING:
+                continue  # Preempted a moment ago for one that started earlier.
+            num_tokens = min(len(sequence.token_ids) - sequence.num_computed_tokens, step.budget)
+            num_slots = self._num_slots(sequence, sequence.num_computed_tokens + num_tokens)
+            while not self._kv.allocate(sequence, num_slots):
+                victim = max(self._running.values(), key=lambda s: standing(s, self.config.ageing_seconds))
+                step.take_back(victim)
+                self._preempt(victim)
+                if victim is sequence:
+                    break
+            else:
+                step.give(sequence, num_tokens)
+
+    def _schedule_waiting(self, step: _Step, now: int) -> None:
+        """Start waiting sequences while batch, budget and blocks allow; the first that does not fit stops the rest.
+
+        A sequence starts only if all its known tokens fit beside what the running ones still need and one block more
+        for each of them: otherwise it would soon cost a preemption.
+        """
+        kv = self._kv
+        num_reserved = sum(map(self._num_reserved_blocks, self._running.values()))
+        while len(self._waiting) and step.budget and len(self._running) < self.config.max_batch_size:
+            sequence = self._waiting.first()
+            prefix = self._match(sequence)
+            num_known = len(sequence.token_ids)
+            num_tokens = num_known - len(prefix) * kv.block_size
+            if num_tokens > step.budget and not self.config.enable_chunked_prefill:
+                break
+            if not kv.can_start(prefix, self._num_slots(sequence, num_known), num_reserved):
+                break
+            num_tokens = min(num_tokens, step.budget)
+            self._waiting.discard(sequence)
+            self._start(sequence, prefix, now)
+            kv.allocate(sequence, self._num_slots(sequence, sequence.num_computed_tokens + num_tokens))
+            step.give(sequence, num_tokens)
+            num_reserved += self._num_reserved_blocks(sequence)
+
+    def _num_slots(self, sequence: Sequence, num_tokens: int) -> int:
+        """KV slots for the first `num_tokens` tokens, with room for drafts if these are all that are known."""
+        if num_tokens < len(sequence.token_ids):
+            return num_tokens
+        # The last token that may be drawn is never computed.
+        most = sequence.num_prompt_tokens + sequence.request.sampling.max_tokens - 1
+        return min(num_tokens + self.config.num_lookahead_tokens, most)
+
+    def _num_reserved_blocks(self, sequence: Sequence) -> int:
+        """Blocks a running sequence will ask for until all it knows is computed, and one more."""
+        return max(0, self._kv.num_blocks_for(len(sequence.token_ids)) + 1 - len(sequence.block_table))
+
+    def _match(self, sequence: Sequence) -> list[int]:
+        live = self._live[sequence.request.request_id]
+        if live.wants_prompt_logprobs(sequence):
+            return []  # Every position's logits are needed, so every position is computed.
+        return self._kv.match(sequence, (s for s in live.sequences if s.status is SequenceStatus.RUNNING))
+
+    def _start(self, sequence: Sequence, prefix: list[int], now: int) -> None:
+        live = self._live[sequence.request.request_id]
+        if live.is_queued:
+            live.is_queued = False
+            self.num_queued_requests -= 1
+        self._kv.start(sequence, prefix)
+        sequence.status = SequenceStatus.RUNNING
+        sequence.first_scheduled_ns = sequence.first_scheduled_ns or now
+        self._running[sequence.sequence_id] = sequence
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self._stop_running(sequence)
+        sequence.status = SequenceStatus.PREEMPTED
+        sequence.num_preemptions += 1
+        self._waiting.push(sequence)
+
+    def _stop_running(self, sequence: Sequence) -> None:
+        """The one place where a sequence gives its blocks back."""
+        del self._running[sequence.sequence_id]
+        self._kv.free(sequence)
+        self._retired.append(sequence.sequence_id)
+
+    def _update_sequence(self, item: ScheduledSequence, output: SequenceOutput, now: int) -> None:
+        sequence, drawn = item.sequence, output.token_ids
+        if bool(drawn) != item.samples or len(drawn) > len(item.draft_token_ids) + 1:
+            raise RuntimeError(f"sequence {sequence.sequence_id}: the runner drew {len(drawn)} tokens for {item}")
+        live = self._live[sequence.request.request_id]
+        live.note_prompt_logprobs(item, output)
+        num_computed_tokens = item.start + item.num_tokens
+        if not item.samples:
+            self._kv.advance(sequence, num_computed_tokens)
+            return
+        num_accepted = len(drawn) - 1
+        sequence.num_draft_tokens += len(item.draft_token_ids)
+        sequence.num_accepted_draft_tokens += num_accepted
+        num_shown, reason = live.append_drawn(sequence, drawn)
+        self._kv.advance(sequence, min(num_computed_tokens + num_accepted, len(sequence.token_ids)))
+        if live.held_back:
+            self._release_siblings(live, sequence, now)
+        delta = live.delta(sequence, output, num_shown)
+        sequence.first_token_ns = sequence.first_token_ns or now
+        sequence.last_token_ns = now
+        if reason is None:
+            self.outbox.append(delta)
+        else:
+            self._end(live, sequence, reason, delta=delta)
+
+    def _release_siblings(self, live: LiveRequest, leader: Sequence, now: int) -> None:
+        """Start the held-back siblings on the prompt blocks of `leader`, or queue those that find no place."""
+        held_back, live.held_back = live.held_back, []
+        for sibling in held_back:
+            if leader.status is SequenceStatus.RUNNING and len(self._running) < self.config.max_batch_size:
+                self._start(sibling, self._kv.match(sibling, [leader]), now)
+            else:
+                self._waiting.push(sibling)
+
+    def _end(
+        self,
+        live: LiveRequest,
+        sequence: Sequence,
+        reason: FinishReason,
+        error: ServingError | None = None,
+        delta: TokenDelta | None = None,
+    ) -> None:
+        """End a sequence wherever it stands; `delta` has the last tokens it drew, if any."""
+        if sequence.status is SequenceStatus.RUNNING:
+            self._stop_running(sequence)
+        elif sequence in live.held_back:
+            live.held_back.remove(sequence)
+        else:
+            self._waiting.discard(sequence)
+        sequence.status, sequence.finish_reason = SequenceStatus.FINISHED, reason
+        delta = delta or TokenDelta(request_id=live.request.request_id, index=sequence.index, token_ids=())
+        self.outbox.append(replace(delta, finish_reason=reason, usage=live.usage(sequence), error=error))
+        live.num_unfinished -= 1
+        if live.num_unfinished == 0:
+            del self._live[live.request.request_id]
+            self.num_queued_requests -= live.is_queued
+        elif live.held_back and sequence.index == 0:
+            self._release_siblings(live, sequence, self._clock())
+
+    def _end_overdue(self, now: int) -> None:
+        deadlines = {live.request.request_id: live.request.deadline for live in self._live.values()}
+        self._next_deadline_ns = float("inf")
+        for request_id, deadline in deadlines.items():
+            if deadline is None:
+                continue
+            if deadline * 1e9 <= now:
+                error = DeadlineExceeded(f"request {request_id!r} did not finish before its deadline")
+                self.abort(request_id, FinishReason.TIMEOUT, error)
+            else:
+                self._next_deadline_ns = min(self._next_deadline_ns, deadline * 1e9)
