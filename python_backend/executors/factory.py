@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from trierarch.builder.verify import verify
+
 from trierarch.builder.errors import EngineError
 from trierarch.builder.manifest import EngineManifest, Target
-from trierarch.builder.verify import verify
 from trierarch.python_backend.executors.loop import StepExecutor
 from trierarch.python_backend.kv.manager import KVCacheManager
 from trierarch.python_backend.scheduling.config import SchedulerConfig
@@ -39,10 +40,10 @@ def _open_torch(engine: Path, manifest: EngineManifest) -> StepExecutor:
         max_seq_len=limits.max_seq_len,
         max_num_tokens=limits.max_num_tokens,
         max_queue_size=limits.max_queue_size,
-        vocab_size=manifest.architecture.vocab_size,
     )
     kv = KVCacheManager(runner.num_blocks, kv_cache.block_size, kv_cache.enable_prefix_caching)
-    return StepExecutor(Scheduler(config, kv, manifest.tokens.eos), runner)
+    scheduler = Scheduler(config, kv, manifest.tokens.eos)
+    return StepExecutor(scheduler, runner, manifest.architecture.vocab_size)
 
 
 _OPENERS: dict[Target, Callable[[Path, EngineManifest], StepExecutor]] = {Target.TORCH: _open_torch}

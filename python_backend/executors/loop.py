@@ -8,14 +8,17 @@ therefore given back before the next plan is made and never under a running step
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
 
 from trierarch.python_backend.errors import Cancelled, ExecutorFailed, ServingError, ShuttingDown
 from trierarch.python_backend.executors.executor import ExecutorStats, Sink
 from trierarch.python_backend.executors.runner import Runner
-from trierarch.python_backend.request import Request, TokenDelta
+from trierarch.python_backend.request import Request, TokenDelta, check_token_ids
 from trierarch.python_backend.scheduling.plan import Plan, SequenceOutput, StepOutput
 from trierarch.python_backend.scheduling.scheduler import Scheduler
 
@@ -25,8 +28,9 @@ logger = logging.getLogger(__name__)
 class StepExecutor:
     """Drives one Scheduler and one Runner. Implements the Executor protocol."""
 
-    def __init__(self, scheduler: Scheduler, runner: Runner) -> None:
+    def __init__(self, scheduler: Scheduler, runner: Runner, vocab_size: int) -> None:
         self._scheduler = scheduler
+        self._vocab_size = vocab_size
         self._runner = runner
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
@@ -34,12 +38,14 @@ class StepExecutor:
         self._aborted: list[str] = []
         self._is_draining = False
         self._is_closing = False
-        self._stats = self._snapshot(Plan(()))
+        self._stats = self._snapshot()
         self._thread = threading.Thread(target=self._run, name="trierarch-executor", daemon=True)
         self._thread.start()
 
     def submit(self, request: Request, sink: Sink) -> None:
         """See Executor.submit."""
+        check_token_ids("prompt_token_ids", request.prompt_token_ids, self._vocab_size)
+        request.sampling.check_vocabulary(self._vocab_size)
         with self._changed:
             if self._is_draining or self._is_closing:
                 raise ShuttingDown("the server is shutting down and takes no new requests; retry elsewhere")
@@ -82,17 +88,23 @@ class StepExecutor:
         while (plan := self._next_plan()) is not None:
             self._deliver()
             if plan.scheduled:
-                output, errors = self._compute(plan)
-                with self._lock:
-                    for sequence_id, error in errors.items():
-                        self._scheduler.fail(sequence_id, error)
-                    self._scheduler.update(plan, output)
-            self._stats = self._snapshot(plan)
+                self._step(plan)
             self._deliver()
         with self._lock:
             for request_id in self._sinks:
-                self._scheduler.abort(request_id, Cancelled("the server is shutting down"))
+                self._scheduler.abort(request_id, error=Cancelled("the server is shutting down"))
         self._deliver()
+
+    def _step(self, plan: Plan) -> None:
+        output, culprits = self._compute(plan)
+        with self._lock:
+            for sequence_id, error in culprits.items():
+                self._scheduler.fail(error, [sequence_id])
+            try:
+                self._scheduler.update(plan, output)
+            except RuntimeError:
+                logger.exception("the runner broke its contract")
+                self._scheduler.fail(ExecutorFailed("the step's output was unusable; see the server's log"))
 
     def _next_plan(self) -> Plan | None:
         """Wait for work and plan a step; None once closing."""
@@ -102,7 +114,7 @@ class StepExecutor:
             if self._is_closing:
                 return None
             for request_id in self._aborted:
-                self._scheduler.abort(request_id, Cancelled("the request was cancelled"))
+                self._scheduler.abort(request_id)
             self._aborted.clear()
             return self._scheduler.schedule()
 
@@ -113,15 +125,15 @@ class StepExecutor:
         except Exception:
             logger.exception("a step of %d sequences failed; retrying them one by one", len(plan.scheduled))
         outputs: dict[int, SequenceOutput] = {}
-        errors: dict[int, ServingError] = {}
+        culprits: dict[int, ServingError] = {}
         for item in plan.scheduled:
             sequence_id = item.sequence.sequence_id
             try:
                 outputs |= self._runner.run(Plan((item,))).outputs
             except Exception as error:
                 logger.exception("request %s failed", item.sequence.request.request_id)
-                errors[sequence_id] = ExecutorFailed(f"the step failed: {type(error).__name__}; see the server's log")
-        return StepOutput(outputs), errors
+                culprits[sequence_id] = ExecutorFailed(f"the step failed: {type(error).__name__}; see the server's log")
+        return StepOutput(outputs), culprits
 
     def _deliver(self) -> None:
         with self._changed:
@@ -130,10 +142,14 @@ class StepExecutor:
             for delta in deltas:
                 if delta.finish_reason is not None and self._sinks[delta.request_id].finish_one():
                     del self._sinks[delta.request_id]
+            self._stats = self._snapshot()
             if not self._sinks:
                 self._changed.notify_all()
         for sink, delta in deliveries:
             sink(delta)
+
+    def _snapshot(self) -> ExecutorStats:
+        return ExecutorStats(**asdict(self._scheduler.stats()), memory_bytes=_resident_bytes())
 
 
 class _Subscriber:
@@ -147,3 +163,8 @@ class _Subscriber:
         """Note that one sequence ended; whether it was the last."""
         self._num_unfinished -= 1
         return self._num_unfinished == 0
+
+
+def _resident_bytes() -> int:
+    num_pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return num_pages * os.sysconf("SC_PAGE_SIZE")

@@ -63,11 +63,9 @@ class GatedRunner(FakeRunner):
 
 
 def make_executor(runner: FakeRunner, max_queue_size: int = 8) -> StepExecutor:
-    config = SchedulerConfig(
-        max_batch_size=4, max_seq_len=64, max_num_tokens=16, max_queue_size=max_queue_size, vocab_size=VOCAB
-    )
+    config = SchedulerConfig(max_batch_size=4, max_seq_len=64, max_num_tokens=16, max_queue_size=max_queue_size)
     kv = KVCacheManager(runner.num_blocks, BLOCK_SIZE, True)
-    return StepExecutor(Scheduler(config, kv, ()), runner)
+    return StepExecutor(Scheduler(config, kv, ()), runner, VOCAB)
 
 
 def make_request(request_id: str, prompt: list[int], max_tokens: int = 8, n: int = 1) -> Request:
