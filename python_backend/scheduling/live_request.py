@@ -48,7 +48,7 @@ class LiveRequest:
             sequence.token_ids.append(token)
             num_appended += 1
             num_output_tokens += 1
-            if may_stop and any(_ends_with(sequence, num_output_tokens, word) for word in sampling.stop_words):
+            if may_stop and sampling.stop_words and _ends_with_any(sequence, num_output_tokens, sampling.stop_words):
                 return num_appended, FinishReason.STOP
             if num_output_tokens == sampling.max_tokens:
                 return num_appended, FinishReason.LENGTH
@@ -95,9 +95,10 @@ class LiveRequest:
         )
 
 
-def _ends_with(sequence: Sequence, num_output_tokens: int, word: tuple[int, ...]) -> bool:
-    return (
-        sequence.token_ids[-1] == word[-1]
-        and num_output_tokens >= len(word)
-        and tuple(sequence.token_ids[-len(word) :]) == word
+def _ends_with_any(sequence: Sequence, num_output_tokens: int, words: tuple[tuple[int, ...], ...]) -> bool:
+    """Whether one of `words` stands at the end of the output; the prompt is no part of it."""
+    known = sequence.token_ids
+    return any(
+        known[-1] == word[-1] and num_output_tokens >= len(word) and tuple(known[-len(word) :]) == word
+        for word in words
     )

@@ -4,40 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from trierarch.python_backend.errors import Cancelled, DeadlineExceeded, InvalidRequest, Overloaded, ServingError
 from trierarch.python_backend.kv.integrity import require
 from trierarch.python_backend.kv.manager import KVCacheManager
 from trierarch.python_backend.request import FinishReason, Request, TokenDelta
 from trierarch.python_backend.scheduling.admission import check_request
+from trierarch.python_backend.scheduling.batch import RunningBatch
 from trierarch.python_backend.scheduling.config import SchedulerConfig
+from trierarch.python_backend.scheduling.integrity import check_places
 from trierarch.python_backend.scheduling.live_request import LiveRequest
 from trierarch.python_backend.scheduling.plan import Plan, ScheduledSequence, SequenceOutput, StepOutput
-from trierarch.python_backend.scheduling.queue import WaitingQueue, standing
+from trierarch.python_backend.scheduling.queue import WaitingQueue
 from trierarch.python_backend.scheduling.stats import SchedulerStats
+from trierarch.python_backend.scheduling.step import Step
 from trierarch.python_backend.sequence import Sequence, SequenceStatus
-
-
-@dataclass(slots=True)
-class _Step:
-    """A plan in the making."""
-
-    budget: int
-    """Tokens that may still be given out."""
-    items: dict[int, ScheduledSequence] = field(default_factory=dict)
-    """sequence_id -> its share."""
-
-    def give(self, sequence: Sequence, num_tokens: int) -> None:
-        start = sequence.num_computed_tokens
-        samples = start + num_tokens == len(sequence.token_ids)
-        self.items[sequence.sequence_id] = ScheduledSequence(sequence, start, num_tokens, samples=samples)
-        self.budget -= num_tokens
-
-    def take_back(self, sequence: Sequence) -> None:
-        item = self.items.pop(sequence.sequence_id, None)
-        if item is not None:
-            self.budget += item.num_tokens
 
 
 class Scheduler:
@@ -67,8 +49,7 @@ class Scheduler:
         self._clock = clock
         self._live: dict[str, LiveRequest] = {}
         self._waiting = WaitingQueue(config.ageing_seconds)
-        self._running: dict[int, Sequence] = {}  # sequence_id -> sequence, in the order they started
-        self._retired: list[int] = []  # ids of sequences that left `_running` since the last plan
+        self._running = RunningBatch(config, kv)
         self._next_sequence_id = 0
         self._next_deadline_ns: float = float("inf")  # no deadline of a live request is earlier
         self._last_plan = Plan(())
@@ -76,7 +57,7 @@ class Scheduler:
     @property
     def has_work(self) -> bool:
         """Whether a step would do anything, be it only to tell the runner who has ended."""
-        return bool(self._live or self._retired)
+        return bool(self._live or self._running.num_stopped)
 
     def add(self, request: Request) -> None:
         """Queue a request.
@@ -128,8 +109,9 @@ class Scheduler:
             for request_id in list(self._live):
                 self.abort(request_id, FinishReason.ERROR, error)
             return
+        by_id = {sequence.sequence_id: sequence for sequence in self._running}
         for sequence_id in sequence_ids:
-            sequence = self._running.get(sequence_id)
+            sequence = by_id.get(sequence_id)
             if sequence is not None:
                 self._end(self._live[sequence.request.request_id], sequence, FinishReason.ERROR, error)
 
@@ -147,14 +129,11 @@ class Scheduler:
         now = self._clock()
         if now >= self._next_deadline_ns:
             self._end_overdue(now)
-        step = _Step(self.config.token_budget)
-        num_retired = len(self._retired)
-        self._schedule_running(step)
-        if len(self._waiting) and len(self._retired) == num_retired:  # else: blocks ran out in this very step
+        step = Step(self.config.token_budget)
+        if self._schedule_running(step):
             self._schedule_waiting(step, now)
-        plan = self._last_plan = Plan(tuple(step.items.values()), tuple(self._retired))
-        self._retired.clear()
-        return plan
+        self._last_plan = Plan(step.scheduled(), self._running.take_stopped())
+        return self._last_plan
 
     def update(self, plan: Plan, output: StepOutput) -> None:
         """Take in what a step computed and drew; deltas go to the outbox.
@@ -194,82 +173,48 @@ class Scheduler:
             free_blocks=kv.num_free_blocks,
             reused_blocks=kv.num_reused_blocks,
             tokens_per_block=kv.block_size,
-            used_slots=kv.num_used_slots(self._running.values()),
+            used_slots=kv.num_used_slots(self._running),
         )
 
     def check_integrity(self) -> None:
         """Raise IntegrityError unless every live sequence is in exactly one place and the blocks add up."""
-        self._kv.check_integrity(self._running.values())
-        waiting = list(self._waiting)
-        held_back = [sequence for live in self._live.values() for sequence in live.held_back]
-        unfinished = [
-            sequence
-            for live in self._live.values()
-            for sequence in live.sequences
-            if sequence.status is not SequenceStatus.FINISHED
-        ]
-        placed = sorted(s.sequence_id for s in [*waiting, *held_back, *self._running.values()])
-        require(placed == sorted(s.sequence_id for s in unfinished), "a live sequence is lost or in two places")
-        require(len(unfinished) == sum(live.num_unfinished for live in self._live.values()), "unfinished miscounted")
-        require(self.num_queued_requests == sum(live.is_queued for live in self._live.values()), "queue miscounted")
-        for sequence in self._running.values():
-            require(sequence.status is SequenceStatus.RUNNING, f"sequence {sequence.sequence_id} runs unmarked")
-            require(sequence.num_computed_tokens < sequence.num_tokens, "a running sequence has nothing to compute")
-        for sequence in [*waiting, *held_back]:
-            require(not sequence.block_table, f"sequence {sequence.sequence_id} waits but holds blocks")
+        self._kv.check_integrity(self._running)
+        check_places(self._live.values(), self._waiting, self._running)
+        require(self.num_queued_requests == sum(live.is_queued for live in self._live.values()), "queue is miscounted")
 
-    def _schedule_running(self, step: _Step) -> None:
-        for sequence in list(self._running.values()):
-            if step.budget == 0:
+    def _schedule_running(self, step: Step) -> bool:
+        """Whether there were blocks enough; if not, nothing should start in the step in which others were stopped."""
+        num_stopped = self._running.num_stopped
+        for sequence in self._running:
+            if step.num_tokens_left == 0:
                 break
             if sequence.status is not SequenceStatus.RUNNING:
                 continue  # Preempted a moment ago for one that started earlier.
-            num_tokens = min(len(sequence.token_ids) - sequence.num_computed_tokens, step.budget)
-            num_slots = self._num_slots(sequence, sequence.num_computed_tokens + num_tokens)
-            while not self._kv.allocate(sequence, num_slots):
-                victim = max(self._running.values(), key=lambda s: standing(s, self.config.ageing_seconds))
-                step.take_back(victim)
+            num_tokens = min(len(sequence.token_ids) - sequence.num_computed_tokens, step.num_tokens_left)
+            while not self._running.grow(sequence, num_tokens):
+                victim = self._running.least_urgent()
                 self._preempt(victim)
+                step.take_back(victim)
                 if victim is sequence:
                     break
             else:
                 step.give(sequence, num_tokens)
+        return self._running.num_stopped == num_stopped
 
-    def _schedule_waiting(self, step: _Step, now: int) -> None:
-        """Start waiting sequences while batch, budget and blocks allow; the first that does not fit stops the rest.
-
-        A sequence starts only if all its known tokens fit beside what the running ones still need and one block more
-        for each of them: otherwise it would soon cost a preemption.
-        """
-        kv = self._kv
-        num_reserved = sum(map(self._num_reserved_blocks, self._running.values()))
-        while len(self._waiting) and step.budget and len(self._running) < self.config.max_batch_size:
+    def _schedule_waiting(self, step: Step, now: int) -> None:
+        while len(self._waiting) and step.num_tokens_left and not self._running.is_full:
             sequence = self._waiting.first()
             prefix = self._match(sequence)
-            num_known = len(sequence.token_ids)
-            num_tokens = num_known - len(prefix) * kv.block_size
-            if num_tokens > step.budget and not self.config.enable_chunked_prefill:
+            num_tokens = sequence.num_tokens - len(prefix) * self._kv.block_size
+            if num_tokens > step.num_tokens_left and not self.config.enable_chunked_prefill:
                 break
-            if not kv.can_start(prefix, self._num_slots(sequence, num_known), num_reserved):
+            if not self._running.fits(sequence, prefix):
                 break
-            num_tokens = min(num_tokens, step.budget)
+            num_tokens = min(num_tokens, step.num_tokens_left)
             self._waiting.discard(sequence)
             self._start(sequence, prefix, now)
-            kv.allocate(sequence, self._num_slots(sequence, sequence.num_computed_tokens + num_tokens))
+            self._running.grow(sequence, num_tokens)
             step.give(sequence, num_tokens)
-            num_reserved += self._num_reserved_blocks(sequence)
-
-    def _num_slots(self, sequence: Sequence, num_tokens: int) -> int:
-        """KV slots for the first `num_tokens` tokens, with room for drafts if these are all that are known."""
-        if num_tokens < len(sequence.token_ids):
-            return num_tokens
-        # The last token that may be drawn is never computed.
-        most = sequence.num_prompt_tokens + sequence.request.sampling.max_tokens - 1
-        return min(num_tokens + self.config.num_lookahead_tokens, most)
-
-    def _num_reserved_blocks(self, sequence: Sequence) -> int:
-        """Blocks a running sequence will ask for until all it knows is computed, and one more."""
-        return max(0, self._kv.num_blocks_for(len(sequence.token_ids)) + 1 - len(sequence.block_table))
 
     def _match(self, sequence: Sequence) -> list[int]:
         live = self._live[sequence.request.request_id]
@@ -279,25 +224,14 @@ class Scheduler:
 
     def _start(self, sequence: Sequence, prefix: list[int], now: int) -> None:
         live = self._live[sequence.request.request_id]
-        if live.is_queued:
-            live.is_queued = False
-            self.num_queued_requests -= 1
-        self._kv.start(sequence, prefix)
-        sequence.status = SequenceStatus.RUNNING
-        sequence.first_scheduled_ns = sequence.first_scheduled_ns or now
-        self._running[sequence.sequence_id] = sequence
+        self.num_queued_requests -= live.is_queued
+        live.is_queued = False
+        self._running.start(sequence, prefix, now)
 
     def _preempt(self, sequence: Sequence) -> None:
-        self._stop_running(sequence)
-        sequence.status = SequenceStatus.PREEMPTED
+        self._running.stop(sequence, SequenceStatus.PREEMPTED)
         sequence.num_preemptions += 1
         self._waiting.push(sequence)
-
-    def _stop_running(self, sequence: Sequence) -> None:
-        """The one place where a sequence gives its blocks back."""
-        del self._running[sequence.sequence_id]
-        self._kv.free(sequence)
-        self._retired.append(sequence.sequence_id)
 
     def _update_sequence(self, item: ScheduledSequence, output: SequenceOutput, now: int) -> None:
         sequence, drawn = item.sequence, output.token_ids
@@ -328,7 +262,7 @@ class Scheduler:
         """Start the held-back siblings on the prompt blocks of `leader`, or queue those that find no place."""
         held_back, live.held_back = live.held_back, []
         for sibling in held_back:
-            if leader.status is SequenceStatus.RUNNING and len(self._running) < self.config.max_batch_size:
+            if leader.status is SequenceStatus.RUNNING and not self._running.is_full:
                 self._start(sibling, self._kv.match(sibling, [leader]), now)
             else:
                 self._waiting.push(sibling)
@@ -343,7 +277,7 @@ class Scheduler:
     ) -> None:
         """End a sequence wherever it stands; `delta` has the last tokens it drew, if any."""
         if sequence.status is SequenceStatus.RUNNING:
-            self._stop_running(sequence)
+            self._running.stop(sequence, SequenceStatus.FINISHED)
         elif sequence in live.held_back:
             live.held_back.remove(sequence)
         else:

@@ -1,0 +1,88 @@
+"""RunningBatch: the sequences that hold blocks and compute."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from trierarch.python_backend.kv.manager import KVCacheManager
+from trierarch.python_backend.scheduling.config import SchedulerConfig
+from trierarch.python_backend.scheduling.queue import standing
+from trierarch.python_backend.sequence import Sequence, SequenceStatus
+
+
+class RunningBatch:
+    """Owns the blocks of running sequences: a sequence has them from `start` to `stop` and at no other time."""
+
+    def __init__(self, config: SchedulerConfig, kv: KVCacheManager) -> None:
+        """An empty batch."""
+        self._config = config
+        self._kv = kv
+        self._running: dict[int, Sequence] = {}  # sequence_id -> sequence, in the order they started
+        self._stopped: list[int] = []  # ids of those that left since `take_stopped`
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def __iter__(self) -> Iterator[Sequence]:
+        """In the order they started; sequences may start and stop meanwhile."""
+        return iter(tuple(self._running.values()))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no sequence may start."""
+        return len(self._running) >= self._config.max_batch_size
+
+    @property
+    def num_stopped(self) -> int:
+        """Sequences that left since the last `take_stopped`."""
+        return len(self._stopped)
+
+    def fits(self, sequence: Sequence, prefix: list[int]) -> bool:
+        """Whether there are blocks for a sequence to start after the computed blocks `prefix`.
+
+        All its known tokens must fit beside what the running ones still need for theirs, and one block more for each
+        of them: a sequence that starts on less would soon cost a preemption. Alone it always fits.
+        """
+        num_blocks_for = self._kv.num_blocks_for
+        num_reserved = sum(
+            max(0, num_blocks_for(running.num_tokens) + 1 - len(running.block_table))
+            for running in self._running.values()
+        )
+        return self._kv.can_start(prefix, self._num_slots(sequence, sequence.num_tokens), num_reserved)
+
+    def start(self, sequence: Sequence, prefix: list[int], now: int) -> None:
+        """Let a sequence run from the end of the computed blocks `prefix`."""
+        self._kv.start(sequence, prefix)
+        sequence.status = SequenceStatus.RUNNING
+        sequence.first_scheduled_ns = sequence.first_scheduled_ns or now
+        self._running[sequence.sequence_id] = sequence
+
+    def stop(self, sequence: Sequence, status: SequenceStatus) -> None:
+        """Take its blocks back; it is `status` from now on."""
+        del self._running[sequence.sequence_id]
+        self._kv.free(sequence)
+        sequence.status = status
+        self._stopped.append(sequence.sequence_id)
+
+    def grow(self, sequence: Sequence, num_tokens: int) -> bool:
+        """Hold blocks for the next `num_tokens` known tokens and for drafts behind them; False changes nothing."""
+        return self._kv.allocate(sequence, self._num_slots(sequence, sequence.num_computed_tokens + num_tokens))
+
+    def least_urgent(self) -> Sequence:
+        """Whom to preempt when blocks run out."""
+        return max(self._running.values(), key=lambda sequence: standing(sequence, self._config.ageing_seconds))
+
+    def take_stopped(self) -> tuple[int, ...]:
+        """Ids of the sequences that left since the last call."""
+        stopped = tuple(self._stopped)
+        self._stopped.clear()
+        return stopped
+
+    def _num_slots(self, sequence: Sequence, num_tokens: int) -> int:
+        """KV slots for the first `num_tokens` tokens, and for drafts if these are all that are known."""
+        num_lookahead = self._config.num_lookahead_tokens
+        if num_lookahead == 0 or num_tokens < len(sequence.token_ids):
+            return num_tokens
+        # The last token that may be drawn is never computed.
+        most = sequence.num_prompt_tokens + sequence.request.sampling.max_tokens - 1
+        return min(num_tokens + num_lookahead, most)
