@@ -1,0 +1,113 @@
+"""Checkpoint to engine: the whole journey, one step a line."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from importlib.metadata import version
+
+import torch
+
+from trierarch.builder import machine
+from trierarch.builder.checkpoint import Checkpoint, TokenizerFiles
+from trierarch.builder.config import BuildConfig
+from trierarch.builder.decoder import Decoder, read_decoder
+from trierarch.builder.errors import ConfigError
+from trierarch.builder.manifest import (
+    CHAT_TEMPLATE_NAME,
+    MANIFEST_NAME,
+    TOKENIZER_NAME,
+    WEIGHTS_NAME,
+    BuiltWith,
+    DType,
+    EngineManifest,
+    FileDigest,
+    KvCache,
+    Limits,
+    Target,
+)
+from trierarch.builder.progress import NoProgress, Progress
+from trierarch.builder.source import open_checkpoint
+from trierarch.builder.staging import check_disk_space, staged_directory, write_file
+from trierarch.builder.weights import plan_weights
+from trierarch.builder.weights_file import file_size, write_weights
+
+
+def build(config: BuildConfig, progress: Progress | None = None) -> EngineManifest:
+    """Build the engine that `config` asks for at `config.output`, whole or not at all.
+
+    The same input gives the same bytes, wherever and whenever it is built with the same versions.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read or is of an unknown kind.
+        ConfigError: an option is out of range for this checkpoint, or something else is at `output`.
+        ResourceError: the disk is full, or `demo` and hub ids find no network.
+    """
+    progress = progress or NoProgress()
+    if config.target is not Target.TORCH:
+        raise ConfigError(f"target is {config.target.value!r}: this builder writes {Target.TORCH.value!r} engines")
+    checkpoint = open_checkpoint(config.model, progress)
+    progress.stage("checkpoint", None)
+    dtype = config.dtype or machine.default_dtype()
+    decoder = read_decoder(checkpoint.config, config.max_seq_len)
+    weights = plan_weights(decoder, checkpoint, dtype)
+    tokenizer = checkpoint.tokenizer(decoder.architecture.vocab_size)
+    limits, kv_cache = _limits(config, decoder), _kv_cache(config, decoder, dtype)
+    small_files = _small_files(tokenizer)
+    with staged_directory(config.output, config.overwrite) as staging:
+        check_disk_space(staging, file_size(weights) + sum(map(len, small_files.values())))
+        files = {WEIGHTS_NAME: write_weights(staging / WEIGHTS_NAME, weights, checkpoint, progress)}
+        for name, content in small_files.items():
+            write_file(staging / name, content)
+            files[name] = FileDigest(num_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+        manifest = EngineManifest(
+            name=config.name or _safe_name(checkpoint),
+            target=config.target,
+            built_with=BuiltWith(trierarch=version("trierarch"), torch=torch.__version__),
+            source=checkpoint.name,
+            source_quantization=checkpoint.quantization,
+            architecture=decoder.architecture,
+            dtype=dtype,
+            limits=limits,
+            kv_cache=kv_cache,
+            tokens=tokenizer.tokens,
+            files=files,
+        )
+        write_file(staging / MANIFEST_NAME, manifest.to_json().encode())
+    return manifest
+
+
+def _limits(config: BuildConfig, decoder: Decoder) -> Limits:
+    return Limits(
+        max_batch_size=config.max_batch_size,
+        max_seq_len=decoder.max_seq_len,
+        max_num_tokens=config.max_num_tokens,
+        max_queue_size=config.max_queue_size,
+    )
+
+
+def _kv_cache(config: BuildConfig, decoder: Decoder, dtype: DType) -> KvCache:
+    bytes_per_token = decoder.architecture.kv_bytes_per_token(dtype)
+    block_bytes = bytes_per_token * config.block_size
+    if config.kv_cache_bytes is not None and config.kv_cache_bytes < block_bytes:
+        raise ConfigError(f"kv_cache_bytes is {config.kv_cache_bytes}: one block of this model takes {block_bytes}")
+    return KvCache(
+        dtype=dtype,
+        block_size=config.block_size,
+        num_bytes=config.kv_cache_bytes,
+        memory_fraction=config.kv_cache_memory_fraction,
+        bytes_per_token=bytes_per_token,
+        enable_prefix_caching=config.enable_prefix_caching,
+    )
+
+
+def _small_files(tokenizer: TokenizerFiles) -> dict[str, bytes]:
+    files = {TOKENIZER_NAME: tokenizer.tokenizer_json}
+    if tokenizer.chat_template is not None:
+        files[CHAT_TEMPLATE_NAME] = tokenizer.chat_template.encode()
+    return files
+
+
+def _safe_name(checkpoint: Checkpoint) -> str:
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", checkpoint.name.rpartition("/")[2]).strip("-.")
+    return name or "engine"

@@ -1,0 +1,41 @@
+"""BuildConfig: what was asked of a build. Defaults that an engine also records are taken from the EngineManifest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from pydantic import Field
+
+from trierarch.builder.manifest import DType, Frozen, KvCache, Limits, PositiveInt, Target
+
+DEFAULT_MAX_SEQ_LEN: Final = 8192
+"""A window longer than this is asked for, since the scheduler promises that any one sequence may fill it."""
+
+
+def _default(model: type[Frozen], field: str) -> Any:
+    return model.model_fields[field].default
+
+
+class BuildConfig(Frozen):
+    """One build: a checkpoint, where its engine goes, and the limits that the engine is built for."""
+
+    model: str = Field(min_length=1)
+    """SOURCE: a Hugging Face directory, a GGUF file, a hub id (`org/name`) or `demo`."""
+    output: Path
+    target: Target = Target.TORCH
+    dtype: DType | None = None
+    """Of weights, activations and KV; None takes what this machine is fast at (`machine.default_dtype`)."""
+    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)
+    """The engine's name; None takes the checkpoint's."""
+    max_batch_size: PositiveInt = _default(Limits, "max_batch_size")
+    max_seq_len: PositiveInt | None = None
+    """None takes the checkpoint's window, but no more than DEFAULT_MAX_SEQ_LEN."""
+    max_num_tokens: PositiveInt = _default(Limits, "max_num_tokens")
+    max_queue_size: PositiveInt = _default(Limits, "max_queue_size")
+    kv_cache_bytes: PositiveInt | None = None
+    kv_cache_memory_fraction: Annotated[float, Field(gt=0, le=0.95)] = _default(KvCache, "memory_fraction")
+    block_size: PositiveInt = _default(KvCache, "block_size")
+    enable_prefix_caching: bool = _default(KvCache, "enable_prefix_caching")
+    overwrite: bool = False
+    """Replace an engine that is already at `output`; anything else there is never touched."""

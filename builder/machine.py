@@ -1,0 +1,45 @@
+"""What this machine can do, read without importing torch."""
+
+from __future__ import annotations
+
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+from trierarch.builder.manifest import DType
+
+CPU_INFO: Final = Path("/proc/cpuinfo")
+_BFLOAT16_FLAGS: Final = frozenset({"avx512_bf16", "amx_bf16"})
+
+
+@cache
+def cpu_flags() -> frozenset[str]:
+    """Flags of the first processor, as /proc/cpuinfo names them; empty where there is no such file."""
+    try:
+        lines = CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return frozenset()
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            return frozenset(value.split())
+    return frozenset()
+
+
+@cache
+def cuda_architectures() -> tuple[str, ...]:
+    """Architecture of each CUDA device, such as sm_90, by the driver's own word; empty where there is none."""
+    command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    if done.returncode != 0:
+        return ()
+    return tuple("sm_" + line.strip().replace(".", "") for line in done.stdout.splitlines() if line.strip())
+
+
+def default_dtype() -> DType:
+    """bfloat16 where the machine multiplies it natively, else float32."""
+    return DType.BFLOAT16 if cuda_architectures() or cpu_flags() & _BFLOAT16_FLAGS else DType.FLOAT32

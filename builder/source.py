@@ -1,0 +1,65 @@
+"""SOURCE to Checkpoint: a Hugging Face directory, a GGUF file, a hub id or `demo`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final
+
+from trierarch.builder.checkpoint import PICKLED_SUFFIXES, Checkpoint
+from trierarch.builder.demo import DEMO, find_demo
+from trierarch.builder.errors import CheckpointError, ConfigError, ResourceError
+from trierarch.builder.gguf_checkpoint import GgufCheckpoint
+from trierarch.builder.progress import Progress
+from trierarch.builder.safetensors_checkpoint import SafetensorsCheckpoint
+
+_HUB_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+_HUB_FILES: Final = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model")
+
+
+def open_checkpoint(model: str, progress: Progress) -> Checkpoint:
+    """Find the checkpoint that `model` names, downloading it where it is not here.
+
+    Raises:
+        CheckpointError: it is pickled, damaged or of an unknown kind.
+        ConfigError: `model` names nothing.
+        ResourceError: it must be downloaded and cannot be.
+    """
+    if model == DEMO and not Path(model).exists():
+        return GgufCheckpoint(find_demo(progress))
+    path = Path(model).expanduser()
+    if path.suffix in PICKLED_SUFFIXES:
+        raise CheckpointError(
+            f"{path.name} is pickled, and reading it would run its code; take the checkpoint's safetensors or GGUF"
+        )
+    if path.is_dir():
+        return SafetensorsCheckpoint(path)
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise CheckpointError(f"{path.name} is not a GGUF file; for safetensors, name the directory they are in")
+        return GgufCheckpoint(path)
+    if _HUB_ID.fullmatch(model) and not model.endswith(".gguf"):
+        return SafetensorsCheckpoint(_download(model, progress), name=model)
+    raise ConfigError(
+        f"model is {model!r}: no such directory or file; give a Hugging Face directory, a GGUF file, a hub id "
+        f"(org/name) or {DEMO!r}"
+    )
+
+
+def _download(hub_id: str, progress: Progress) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise ResourceError(
+            f"model is {hub_id!r}: there is no such directory here, and downloading it needs huggingface_hub; "
+            "install it with: pip install 'trierarch[hub]'"
+        ) from None
+    progress.stage(f"download {hub_id}", None)
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=list(_HUB_FILES)))
+    except Exception as error:  # the library's own errors and those of whatever carries its requests
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ResourceError(
+            f"model is {hub_id!r}: there is no such directory here, and the hub did not give it ({reason}); "
+            "check the name and the network, or give a local directory"
+        ) from error

@@ -1,0 +1,66 @@
+"""Whether an engine may run here, decided before any weight is read."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Final
+
+from trierarch.builder import machine
+from trierarch.builder.errors import EngineError
+from trierarch.builder.manifest import EngineManifest, FileDigest
+
+_REBUILD: Final = "rebuild the engine with: trierarch build"
+_READ_BYTES: Final = 16 << 20
+
+
+def verify(engine: Path, digests: bool = False) -> EngineManifest:
+    """Check an engine against its manifest and against this machine; `digests` reads every byte.
+
+    Raises:
+        EngineError: not an engine, incomplete, altered, or foreign to this version or machine.
+    """
+    manifest = EngineManifest.load(engine)
+    _check_machine(manifest)
+    for name, digest in manifest.files.items():
+        _check_file(engine, name, digest, digests)
+    return manifest
+
+
+def digest_file(path: Path) -> FileDigest:
+    """Size and SHA-256 of a file."""
+    digest = hashlib.sha256()
+    num_bytes = 0
+    with path.open("rb") as file:
+        while piece := file.read(_READ_BYTES):
+            digest.update(piece)
+            num_bytes += len(piece)
+    return FileDigest(num_bytes=num_bytes, sha256=digest.hexdigest())
+
+
+def _check_machine(manifest: EngineManifest) -> None:
+    lacking = [flag for flag in manifest.requires.cpu_flags if flag not in machine.cpu_flags()]
+    if lacking:
+        raise EngineError(f"engine {manifest.name!r} needs a CPU with {', '.join(lacking)}; {_REBUILD} on this machine")
+    device = manifest.requires.device
+    if device not in ("any", "cpu") and device not in machine.cuda_architectures():
+        here = ", ".join(machine.cuda_architectures()) or "no CUDA device"
+        raise EngineError(
+            f"engine {manifest.name!r} was built for {device}, and here is {here}; {_REBUILD} on this machine"
+        )
+
+
+def _check_file(engine: Path, name: str, expected: FileDigest, digests: bool) -> None:
+    path = engine / name
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise EngineError(f"{engine}: files names {name!r}, which lies outside the engine; {_REBUILD}")
+    try:
+        size = path.stat().st_size if path.is_file() else None
+        if size is None:
+            raise EngineError(f"{path} is missing; {_REBUILD}")
+        if size != expected.num_bytes:
+            raise EngineError(f"{path} has {size} bytes, its manifest says {expected.num_bytes}; {_REBUILD}")
+        if digests and digest_file(path) != expected:
+            raise EngineError(f"{path} was altered: its SHA-256 is not the manifest's; {_REBUILD}")
+    except OSError as error:
+        raise EngineError(f"{path} cannot be read ({error.strerror or error}); {_REBUILD}") from error

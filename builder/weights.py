@@ -1,0 +1,201 @@
+"""Where each engine weight comes from: the stacked rows of one or more checkpoint tensors, checked before any is read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from math import prod
+
+import torch
+
+from trierarch.builder.architectures import IGNORABLE, Family
+from trierarch.builder.checkpoint import Checkpoint
+from trierarch.builder.decoder import Decoder
+from trierarch.builder.errors import CheckpointError
+from trierarch.builder.manifest import Architecture, DType, Layer
+
+_TORCH_DTYPES = {DType.FLOAT32: torch.float32, DType.BFLOAT16: torch.bfloat16, DType.FLOAT16: torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One checkpoint tensor, in the checkpoint's own spelling and shape."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """One engine weight. Its bytes are those of its parts, one after the other."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: DType
+    sources: tuple[Source, ...] = ()
+    offset: float = 0.0
+    """Added to each element."""
+    value: torch.Tensor | None = None
+    """Held here in place of sources: what the configuration alone decides."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes in the engine."""
+        return prod(self.shape) * self.dtype.num_bytes
+
+    def parts(self, checkpoint: Checkpoint) -> Iterator[torch.Tensor]:
+        """Each source in turn, contiguous and of `dtype`, so that one tensor at a time is in memory."""
+        loaded = [self.value] if self.value is not None else (checkpoint.load(one.name) for one in self.sources)
+        for tensor in loaded:
+            shifted = tensor.float() + self.offset if self.offset else tensor
+            yield shifted.to(_TORCH_DTYPES[self.dtype]).contiguous()
+
+
+@dataclass(frozen=True, slots=True)
+class _Linear:
+    """Rows that are stacked, and what each maps from; `copies` of it for experts."""
+
+    rows: tuple[int, ...]
+    in_features: int
+    has_bias: bool = False
+    copies: int | None = None
+
+
+def plan_weights(decoder: Decoder, checkpoint: Checkpoint, dtype: DType) -> tuple[Weight, ...]:
+    """Every weight of the engine, matched with the checkpoint's tensors by name and shape.
+
+    Raises:
+        CheckpointError: tensors are missing, misshapen, or nobody's.
+    """
+    architecture, family = decoder.architecture, decoder.family
+    spelling = _spelling(checkpoint.shapes, family)
+    offset = 0.0 if checkpoint.has_folded_norms else family.norm_offset
+    weights = [
+        *_outer_weights(architecture, dtype, offset),
+        *(
+            weight
+            for index, layer in enumerate(architecture.layers)
+            for weight in _layer_weights(architecture, family, layer, index, dtype, offset)
+        ),
+    ]
+    named = tuple(
+        replace(one, sources=tuple(replace(part, name=spelling.get(part.name, part.name)) for part in one.sources))
+        for one in weights
+    )
+    _check(named, checkpoint.shapes, family, architecture)
+    ropes = tuple(
+        Weight(f"rope.{index}.inv_freq", tuple(one.inv_freq.shape), DType.FLOAT32, value=one.inv_freq)
+        for index, one in enumerate(decoder.frequencies)
+    )
+    return named + ropes
+
+
+def _outer_weights(architecture: Architecture, dtype: DType, offset: float) -> Iterator[Weight]:
+    table = (architecture.vocab_size, architecture.hidden_size)
+    norm = (architecture.hidden_size,)
+    yield Weight("embed.weight", table, dtype, (Source("model.embed_tokens.weight", table),))
+    yield Weight("norm.weight", norm, DType.FLOAT32, (Source("model.norm.weight", norm),), offset)
+    if not architecture.tie_embeddings:
+        yield Weight("lm_head.weight", table, dtype, (Source("lm_head.weight", table),))
+
+
+def _layer_weights(
+    architecture: Architecture, family: Family, layer: Layer, index: int, dtype: DType, offset: float
+) -> Iterator[Weight]:
+    source, target = f"model.layers.{index}.", f"layers.{index}."
+    for name, length in _norms(architecture).items():
+        sources = (Source(f"{source}{family.sources[name][0]}.weight", (length,)),)
+        yield Weight(f"{target}{name}.weight", (length,), DType.FLOAT32, sources, offset)
+    for name, linear in _linears(architecture, layer).items():
+        rows = linear.rows if len(family.sources[name]) == len(linear.rows) else (sum(linear.rows),)
+        copies = 1 if linear.copies is None else linear.copies
+        stacked = [
+            (source + pattern.format(e=copy), count)
+            for copy in range(copies)
+            for pattern, count in zip(family.sources[name], rows, strict=True)
+        ]
+        shape = (sum(linear.rows), linear.in_features)
+        yield Weight(
+            f"{target}{name}.weight",
+            shape if linear.copies is None else (copies, *shape),
+            dtype,
+            tuple(Source(f"{stem}.weight", (count, linear.in_features)) for stem, count in stacked),
+        )
+        if linear.has_bias:
+            biases = tuple(Source(f"{stem}.bias", (count,)) for stem, count in stacked)
+            yield Weight(f"{target}{name}.bias", shape[:1], dtype, biases)
+
+
+def _norms(architecture: Architecture) -> dict[str, int]:
+    norms = {"attn_norm": architecture.hidden_size, "mlp_norm": architecture.hidden_size}
+    if architecture.qk_norm:
+        norms |= {"q_norm": architecture.head_dim, "k_norm": architecture.head_dim}
+    if architecture.post_norms:
+        norms |= {"post_attn_norm": architecture.hidden_size, "post_mlp_norm": architecture.hidden_size}
+    return norms
+
+
+def _linears(architecture: Architecture, layer: Layer) -> dict[str, _Linear]:
+    hidden, head_dim = architecture.hidden_size, architecture.head_dim
+    q_rows, kv_rows = architecture.num_heads * head_dim, architecture.num_kv_heads * head_dim
+    linears = {
+        "qkv": _Linear((q_rows, kv_rows, kv_rows), hidden, architecture.qkv_bias),
+        "o": _Linear((hidden,), q_rows, architecture.o_bias),
+    }
+    if layer.is_moe:
+        assert architecture.moe is not None
+        experts, inner = architecture.moe.num_experts, architecture.moe.intermediate_size
+        return linears | {
+            "router": _Linear((experts,), hidden),
+            "experts.gate_up": _Linear((inner, inner), hidden, copies=experts),
+            "experts.down": _Linear((hidden,), inner, copies=experts),
+        }
+    inner = architecture.intermediate_size
+    return linears | {
+        "gate_up": _Linear((inner, inner), hidden, architecture.mlp_bias),
+        "down": _Linear((hidden,), inner, architecture.mlp_bias),
+    }
+
+
+def _spelling(names: Iterable[str], family: Family) -> dict[str, str]:
+    """Common name -> the checkpoint's own, where a family's checkpoints spell it otherwise."""
+    spelling = {}
+    for name in names:
+        for pattern, replacement in family.renames:
+            common, count = re.subn(f"^{pattern}", replacement, name)
+            if count:
+                spelling[common] = name
+                break
+    return spelling
+
+
+def _check(
+    weights: tuple[Weight, ...],
+    shapes: Mapping[str, tuple[int, ...]],
+    family: Family,
+    architecture: Architecture,
+) -> None:
+    wanted = {source.name: source.shape for weight in weights for source in weight.sources}
+    missing = sorted(wanted.keys() - shapes.keys())
+    if missing:
+        raise CheckpointError(f"the checkpoint lacks {_listed(missing)}; download it again")
+    for name, shape in wanted.items():
+        if shapes[name] != shape:
+            raise CheckpointError(
+                f"{name} has shape {shapes[name]}, but config.json says {shape}; download the checkpoint again"
+            )
+    ignorable = (*IGNORABLE, *family.ignorable, *((r"(.*\.)?lm_head\.weight",) if architecture.tie_embeddings else ()))
+    extra = sorted(
+        name for name in shapes.keys() - wanted.keys() if not any(re.fullmatch(one, name) for one in ignorable)
+    )
+    if extra:
+        raise CheckpointError(
+            f"the checkpoint has {_listed(extra)}, which {architecture.family} does not use; "
+            "merge adapters into the checkpoint, or take one that is only this model"
+        )
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more tensors"

@@ -1,0 +1,82 @@
+"""Writing `weights.safetensors` as a stream: header first, then each tensor as it is read, hashed on the way.
+
+Format: 8 bytes of little-endian header length, a JSON header, the bytes without gaps (safetensors' own description).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from trierarch.builder.checkpoint import Checkpoint
+from trierarch.builder.manifest import DType, FileDigest
+from trierarch.builder.progress import Progress
+from trierarch.builder.weights import Weight
+
+ALIGNMENT: Final = 64
+"""Bytes of a cache line and of the widest vector register."""
+_WRITE_BYTES: Final = 16 << 20
+_NAMES: Final = {DType.FLOAT32: "F32", DType.BFLOAT16: "BF16", DType.FLOAT16: "F16"}
+
+
+def file_size(weights: Sequence[Weight]) -> int:
+    """Bytes that `write_weights` will write."""
+    return len(_header(_ordered(weights))) + sum(weight.num_bytes for weight in weights)
+
+
+def write_weights(path: Path, weights: Sequence[Weight], checkpoint: Checkpoint, progress: Progress) -> FileDigest:
+    """Write every weight; equal weights give equal bytes.
+
+    Raises:
+        CheckpointError: a tensor cannot be read.
+        OSError: the file cannot be written.
+    """
+    ordered = _ordered(weights)
+    progress.stage("weights", file_size(weights))
+    digest = hashlib.sha256()
+    num_bytes = 0
+    with path.open("wb") as file:
+
+        def write(piece: bytes | memoryview) -> None:
+            nonlocal num_bytes
+            file.write(piece)
+            digest.update(piece)
+            num_bytes += len(piece)
+            progress.advance(len(piece))
+
+        write(_header(ordered))
+        for weight in ordered:
+            for part in weight.parts(checkpoint):
+                content = part.reshape(-1).view(torch.uint8).numpy().data
+                for start in range(0, len(content), _WRITE_BYTES):
+                    write(content[start : start + _WRITE_BYTES])
+        file.flush()
+        os.fsync(file.fileno())
+    return FileDigest(num_bytes=num_bytes, sha256=digest.hexdigest())
+
+
+def _ordered(weights: Sequence[Weight]) -> list[Weight]:
+    """Weights that keep the next one aligned come first, so that all but the ragged few start on ALIGNMENT."""
+    return sorted(weights, key=lambda weight: weight.num_bytes % ALIGNMENT != 0)
+
+
+def _header(ordered: Sequence[Weight]) -> bytes:
+    entries = {}
+    begin = 0
+    for weight in ordered:
+        end = begin + weight.num_bytes
+        entries[weight.name] = {
+            "dtype": _NAMES[weight.dtype],
+            "shape": list(weight.shape),
+            "data_offsets": [begin, end],
+        }
+        begin = end
+    header = json.dumps(entries, separators=(",", ":")).encode()
+    header += b" " * (-(8 + len(header)) % ALIGNMENT)
+    return len(header).to_bytes(8, "little") + header
