@@ -1,0 +1,92 @@
+"""AttentionTile: which keys some queries of a step see, worked out once and used by every layer of the same window.
+
+Sequences are batched where that wastes little: those of one *group* compute equally many tokens and hold about equally
+many blocks. A long run of queries is cut into pieces, so that early queries do not read keys they cannot see and the
+scores of a long prompt never fill memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+MAX_QUERIES: Final = 128
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionTile:
+    """Some queries of each sequence in a group, and what they see."""
+
+    rows: slice
+    """The group's tokens among the step's: num_sequences * num_queries of them, sequence by sequence."""
+    num_sequences: int
+    num_queries: int
+    """Of each sequence, in the group."""
+    queries: slice
+    """Those of each sequence that this tile computes: t of them."""
+    kv_tiles: torch.Tensor  # (num_sequences, num_kv_heads, num_blocks) int64, as LayerKv numbers them
+    mask: torch.Tensor  # (num_sequences, 1, 1, t, num_blocks * block_size), 0 or -inf
+
+
+@dataclass(frozen=True, slots=True)
+class BlockShape:
+    """What a tile must know of the KV arrays."""
+
+    block_size: int
+    num_kv_heads: int
+    padding_block: int
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceGroup:
+    """Sequences that attend together."""
+
+    first_row: int
+    """Row of the group's first token among the step's."""
+    num_queries: int
+    starts: Ints  # (num_sequences): position of each sequence's first query
+    blocks: Ints  # (num_sequences, num_blocks): block tables, padded
+
+    @property
+    def rows(self) -> slice:
+        """The group's tokens among the step's."""
+        return slice(self.first_row, self.first_row + len(self.starts) * self.num_queries)
+
+    def tiles(
+        self, window: int | None, shape: BlockShape, dtype: torch.dtype, device: torch.device
+    ) -> Iterator[AttentionTile]:
+        """Cut the group into tiles for layers of one window; masks are of `dtype`."""
+        for first in range(0, self.num_queries, MAX_QUERIES):
+            queries = slice(first, min(first + MAX_QUERIES, self.num_queries))
+            kv_tiles, is_visible = self._visible(queries, window, shape)
+            mask = torch.zeros(is_visible.shape, dtype=dtype)
+            mask.masked_fill_(torch.from_numpy(~is_visible), -torch.inf)
+            yield AttentionTile(
+                rows=self.rows,
+                num_sequences=len(self.starts),
+                num_queries=self.num_queries,
+                queries=queries,
+                kv_tiles=torch.from_numpy(kv_tiles).to(device),
+                mask=mask[:, None, None].to(device),
+            )
+
+    def _visible(self, queries: slice, window: int | None, shape: BlockShape) -> tuple[Ints, npt.NDArray[np.bool_]]:
+        """KV tiles that some query sees, (n, heads, blocks), and which of their slots each query sees, (n, t, slots)."""
+        positions = self.starts[:, None] + np.arange(queries.start, queries.stop)  # (n, t)
+        reach = positions + 1 if window is None else np.minimum(window, positions + 1)  # tokens seen, itself included
+        first_block = (positions[:, 0] + 1 - reach[:, 0]) // shape.block_size  # (n)
+        end_block = positions[:, -1] // shape.block_size + 1
+        block_index = first_block[:, None] + np.arange((end_block - first_block).max())  # (n, blocks)
+        held = np.take_along_axis(self.blocks, np.minimum(block_index, self.blocks.shape[1] - 1), axis=1)
+        blocks = np.where(block_index < end_block[:, None], held, shape.padding_block)
+        tiles = blocks[:, None, :] * shape.num_kv_heads + np.arange(shape.num_kv_heads)[None, :, None]
+        slots = (block_index[:, :, None] * shape.block_size + np.arange(shape.block_size)).reshape(len(blocks), -1)
+        distance = positions[:, :, None] - slots[:, None, :]  # (n, t, slots)
+        return tiles, (distance >= 0) & (distance < reach[:, :, None])

@@ -1,0 +1,110 @@
+"""InputBatch: a plan flattened into the arrays of one step."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from trierarch.python_backend.executors.torch.attention_tile import AttentionTile, BlockShape, Ints, SequenceGroup
+from trierarch.python_backend.scheduling.plan import Plan, ScheduledSequence
+
+_SHORT_CONTEXT_BITS = 3
+"""Contexts of fewer than 2**3 blocks are batched whatever their length."""
+
+
+@dataclass(frozen=True, slots=True)
+class InputBatch:
+    """What the model computes. Sequences stand in the order of `items`, their tokens one after the other."""
+
+    items: tuple[ScheduledSequence, ...]
+    first_rows: tuple[int, ...]
+    """Row of each item's first token, [num_sequences]."""
+    token_ids: torch.Tensor  # (num_tokens) int64
+    positions: torch.Tensor  # (num_tokens) int64
+    kv_rows: torch.Tensor  # (num_tokens * num_kv_heads) int64: where LayerKv.write puts each token's heads
+    fresh_blocks: torch.Tensor  # (n) int64: blocks whose first slot is written
+    attention: dict[int | None, tuple[AttentionTile, ...]]
+    """A layer's window -> the tiles that cover all tokens."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Rows of the step, drafts included."""
+        return len(self.token_ids)
+
+    @classmethod
+    def build(
+        cls,
+        plan: Plan,
+        windows: Iterable[int | None],
+        shape: BlockShape,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> InputBatch:
+        """Flatten `plan` for a model whose layers have these `windows`; masks are of `dtype`."""
+        items: list[ScheduledSequence] = []
+        groups: list[SequenceGroup] = []
+        num_tokens = 0
+        for (num_queries, _), members in _grouped(plan.scheduled, shape.block_size).items():
+            groups.append(_group(members, num_tokens, num_queries, shape))
+            items += members
+            num_tokens += num_queries * len(members)
+        token_ids = [token for item in items for token in _token_ids(item)]
+        positions = np.concatenate([_positions(group).ravel() for group in groups])
+        blocks = np.concatenate([_blocks_of_tokens(group, shape.block_size) for group in groups])
+        offsets = positions % shape.block_size
+        heads = np.arange(shape.num_kv_heads)
+        kv_rows = (blocks[:, None] * shape.num_kv_heads + heads) * shape.block_size + offsets[:, None]
+        counts = [_num_queries(item) for item in items]
+        return cls(
+            items=tuple(items),
+            first_rows=tuple((np.cumsum(counts) - counts).tolist()),
+            token_ids=torch.tensor(token_ids, dtype=torch.int64, device=device),
+            positions=torch.from_numpy(positions).to(device),
+            kv_rows=torch.from_numpy(kv_rows.ravel()).to(device),
+            fresh_blocks=torch.from_numpy(blocks[offsets == 0]).to(device),
+            attention={
+                window: tuple(tile for group in groups for tile in group.tiles(window, shape, dtype, device))
+                for window in set(windows)
+            },
+        )
+
+
+def _grouped(items: Iterable[ScheduledSequence], block_size: int) -> dict[tuple[int, int], list[ScheduledSequence]]:
+    """(tokens computed, bits of the number of blocks) -> sequences. Padding at most doubles what a group reads."""
+    groups: dict[tuple[int, int], list[ScheduledSequence]] = defaultdict(list)
+    for item in items:
+        num_queries = _num_queries(item)
+        num_blocks = -(-(item.start + num_queries) // block_size)
+        groups[num_queries, max(num_blocks.bit_length(), _SHORT_CONTEXT_BITS)].append(item)
+    return groups
+
+
+def _group(members: list[ScheduledSequence], first_row: int, num_queries: int, shape: BlockShape) -> SequenceGroup:
+    ends = [item.start + num_queries for item in members]
+    blocks = np.full((len(members), -(-max(ends) // shape.block_size)), shape.padding_block, dtype=np.int64)
+    for row, item, end in zip(blocks, members, ends, strict=True):
+        num_blocks = -(-end // shape.block_size)
+        row[:num_blocks] = item.sequence.block_table[:num_blocks]  # raises if the plan gave too few
+    return SequenceGroup(first_row, num_queries, np.array([item.start for item in members], dtype=np.int64), blocks)
+
+
+def _positions(group: SequenceGroup) -> Ints:
+    positions: Ints = group.starts[:, None] + np.arange(group.num_queries)
+    return positions
+
+
+def _blocks_of_tokens(group: SequenceGroup, block_size: int) -> Ints:
+    blocks: Ints = np.take_along_axis(group.blocks, _positions(group) // block_size, axis=1).ravel()
+    return blocks
+
+
+def _num_queries(item: ScheduledSequence) -> int:
+    return item.num_tokens + len(item.draft_token_ids)
+
+
+def _token_ids(item: ScheduledSequence) -> list[int]:
+    return [*item.sequence.token_ids[item.start : item.start + item.num_tokens], *item.draft_token_ids]

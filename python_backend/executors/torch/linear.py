@@ -1,0 +1,51 @@
+"""Linear layers: one plain reference, and whatever is faster on a device, behind one callable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch.nn import functional
+
+Linear = Callable[[torch.Tensor], torch.Tensor]
+"""x: (rows, in_features) → (rows, out_features), in x's type."""
+
+
+def make_linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> Linear:
+    """The fastest linear layer for where `weight` (out_features, in_features) lies and what type it has."""
+    if weight.device.type == "cpu" and weight.dtype is torch.bfloat16 and _has_onednn_bfloat16():
+        return OneDnnLinear(weight, bias)
+    return PlainLinear(weight, bias)
+
+
+class PlainLinear:
+    """The reference, and the choice on CUDA and for float32."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
+        self._weight = weight
+        self._bias = bias
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """x @ weight.T + bias."""
+        return functional.linear(x, self._weight, self._bias)
+
+
+class OneDnnLinear:
+    """bfloat16 on the CPU with the weight copied once into the tiles that oneDNN's kernels read.
+
+    `functional.linear` does that on every call, which halves the speed of a decode step.
+    """
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+        self._bias = bias
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """x @ weight.T + bias."""
+        result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, "none", [], "")
+        return result
+
+
+def _has_onednn_bfloat16() -> bool:
+    operators = torch.ops.mkldnn  # empty where torch was built without oneDNN
+    return hasattr(operators, "_is_mkldnn_bf16_supported") and bool(operators._is_mkldnn_bf16_supported())

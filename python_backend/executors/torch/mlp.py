@@ -1,0 +1,36 @@
+"""The gated feed-forward network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import torch
+from torch.nn import functional
+
+from trierarch.builder.manifest import Activation
+from trierarch.python_backend.executors.torch.linear import Linear
+
+
+def _gelu_tanh(x: torch.Tensor) -> torch.Tensor:
+    return functional.gelu(x, approximate="tanh")
+
+
+ACTIVATIONS: Final[dict[Activation, Callable[[torch.Tensor], torch.Tensor]]] = {
+    Activation.SILU: functional.silu,
+    Activation.GELU_TANH: _gelu_tanh,
+}
+
+
+class GatedMlp:
+    """down(activation(gate(x)) * up(x)), with gate and up stacked in one matrix."""
+
+    def __init__(self, gate_up: Linear, down: Linear, activation: Activation) -> None:
+        self._gate_up = gate_up
+        self._down = down
+        self._activation = ACTIVATIONS[activation]
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (rows, hidden), and so the result."""
+        gate, up = self._gate_up(x).chunk(2, -1)
+        return self._down(self._activation(gate).mul_(up))

@@ -1,0 +1,129 @@
+"""Decoder: every family of transformer that the manifest can describe, driven by its `Architecture` as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch.nn import functional
+
+from trierarch.builder.manifest import Architecture, Layer
+from trierarch.python_backend.executors.torch.attention import Attention
+from trierarch.python_backend.executors.torch.input_batch import InputBatch
+from trierarch.python_backend.executors.torch.kv_arrays import KvArrays, LayerKv
+from trierarch.python_backend.executors.torch.linear import Linear, make_linear
+from trierarch.python_backend.executors.torch.mlp import GatedMlp
+from trierarch.python_backend.executors.torch.moe import MoeMlp
+from trierarch.python_backend.executors.torch.norm import RmsNorm
+from trierarch.python_backend.executors.torch.rope import RotaryEmbedding, Rotation
+
+Weights = Mapping[str, torch.Tensor]
+
+
+class Decoder:
+    """Token ids → hidden states → logits. Reads and writes the KV arrays; holds no state of a sequence."""
+
+    def __init__(self, architecture: Architecture, weights: Weights) -> None:
+        """weights: as `load_weights` returns them."""
+        self._architecture = architecture
+        self._embedding = weights["embed.weight"]
+        # Rounded as the reference rounds it: in bfloat16, 576 ** 0.5 is 24.
+        self._embedding_scale = torch.tensor(architecture.embedding_scale, dtype=self._embedding.dtype).item()
+        self._ropes = tuple(
+            RotaryEmbedding(weights[f"rope.{index}.inv_freq"], rope.attention_factor)
+            for index, rope in enumerate(architecture.ropes)
+        )
+        self._layers = tuple(
+            DecoderLayer(architecture, layer, _Scope(weights, f"layers.{index}."))
+            for index, layer in enumerate(architecture.layers)
+        )
+        self._norm = RmsNorm(weights["norm.weight"], architecture.norm_eps)
+        self._lm_head = make_linear(self._embedding if architecture.tie_embeddings else weights["lm_head.weight"])
+
+    def hidden(self, batch: InputBatch, kv: KvArrays) -> torch.Tensor:
+        """Run the layers, storing the batch's keys and values. Returns (num_tokens, hidden), before the last norm."""
+        x = functional.embedding(batch.token_ids, self._embedding)
+        if self._embedding_scale != 1.0:
+            x = x * self._embedding_scale
+        rotations = [rope(batch.positions, x.dtype) for rope in self._ropes]
+        for layer, layer_kv in zip(self._layers, kv.layers, strict=True):
+            x = layer(x, batch, layer_kv, rotations)
+        return x
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """hidden: (n, hidden), rows of what `hidden` returned → (n, vocab) float32."""
+        logits = self._lm_head(self._norm(hidden)).float()
+        cap = self._architecture.logit_softcap
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
+class DecoderLayer:
+    """x + attention(norm(x)), then x + mlp(norm(x)), with the norms and biases that the architecture names."""
+
+    def __init__(self, architecture: Architecture, layer: Layer, scope: _Scope) -> None:
+        self._layer = layer
+        self._num_heads, self._num_kv_heads = architecture.num_heads, architecture.num_kv_heads
+        self._attn_norm = scope.norm("attn_norm", architecture)
+        self._qkv = scope.linear("qkv")
+        self._qk_norm = _qk_norm(architecture, scope) if architecture.qk_norm else None
+        self._attention = Attention(
+            architecture.num_kv_heads, architecture.attention_scale, architecture.attention_softcap
+        )
+        self._o = scope.linear("o")
+        self._mlp_norm = scope.norm("mlp_norm", architecture)
+        self._mlp = _moe(architecture, scope) if layer.is_moe else _mlp(architecture, scope)
+        self._post_attn_norm = scope.norm("post_attn_norm", architecture) if architecture.post_norms else None
+        self._post_mlp_norm = scope.norm("post_mlp_norm", architecture) if architecture.post_norms else None
+
+    def __call__(self, x: torch.Tensor, batch: InputBatch, kv: LayerKv, rotations: list[Rotation]) -> torch.Tensor:
+        """x: (num_tokens, hidden), and so the result. rotations: one for each of the architecture's ropes."""
+        attended = self._attend(self._attn_norm(x), batch, kv, rotations)
+        x = x + (attended if self._post_attn_norm is None else self._post_attn_norm(attended))
+        mixed = self._mlp(self._mlp_norm(x))
+        return x + (mixed if self._post_mlp_norm is None else self._post_mlp_norm(mixed))
+
+    def _attend(self, x: torch.Tensor, batch: InputBatch, kv: LayerKv, rotations: list[Rotation]) -> torch.Tensor:
+        heads = self._qkv(x).view(len(x), self._num_heads + 2 * self._num_kv_heads, -1)
+        # Queries and keys are normalised and rotated alike, so they go together.
+        queries_keys, values = heads.split_with_sizes((self._num_heads + self._num_kv_heads, self._num_kv_heads), 1)
+        if self._qk_norm is not None:
+            queries_keys = self._qk_norm(queries_keys)
+        if self._layer.rope is not None:
+            queries_keys = rotations[self._layer.rope](queries_keys)
+        queries, keys = queries_keys.split_with_sizes((self._num_heads, self._num_kv_heads), 1)
+        kv.write(batch.kv_rows, keys, values)
+        return self._o(self._attention(queries, kv, batch.attention[self._layer.window]))
+
+
+class _Scope:
+    """The weights whose names begin alike."""
+
+    def __init__(self, weights: Weights, prefix: str) -> None:
+        self._weights = weights
+        self._prefix = prefix
+
+    def tensor(self, name: str) -> torch.Tensor:
+        return self._weights[self._prefix + name]
+
+    def linear(self, name: str) -> Linear:
+        return make_linear(self.tensor(f"{name}.weight"), self._weights.get(f"{self._prefix}{name}.bias"))
+
+    def norm(self, name: str, architecture: Architecture) -> RmsNorm:
+        return RmsNorm(self.tensor(f"{name}.weight"), architecture.norm_eps)
+
+
+def _qk_norm(architecture: Architecture, scope: _Scope) -> RmsNorm:
+    queries, keys = scope.tensor("q_norm.weight"), scope.tensor("k_norm.weight")
+    weight = torch.cat((queries.expand(architecture.num_heads, -1), keys.expand(architecture.num_kv_heads, -1)))
+    return RmsNorm(weight, architecture.norm_eps)
+
+
+def _mlp(architecture: Architecture, scope: _Scope) -> GatedMlp:
+    return GatedMlp(scope.linear("gate_up"), scope.linear("down"), architecture.activation)
+
+
+def _moe(architecture: Architecture, scope: _Scope) -> MoeMlp:
+    assert architecture.moe is not None
+    matrices = zip(scope.tensor("experts.gate_up.weight"), scope.tensor("experts.down.weight"), strict=True)
+    experts = [GatedMlp(make_linear(gate_up), make_linear(down), architecture.activation) for gate_up, down in matrices]
+    return MoeMlp(scope.linear("router"), experts, architecture.moe)

@@ -1,0 +1,115 @@
+"""TorchRunner: plan → arrays → model → drawn tokens, on the CPU or a CUDA device."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from trierarch.builder.manifest import EngineManifest
+from trierarch.python_backend.executors.torch.attention_tile import BlockShape
+from trierarch.python_backend.executors.torch.input_batch import InputBatch
+from trierarch.python_backend.executors.torch.kv_arrays import KvArrays, plan_num_blocks
+from trierarch.python_backend.executors.torch.machine import default_device, prepare_cpu
+from trierarch.python_backend.executors.torch.model import Decoder
+from trierarch.python_backend.executors.torch.sampler import Sampler
+from trierarch.python_backend.executors.torch.weights import TORCH_DTYPES, load_weights
+from trierarch.python_backend.request import TokenLogprob
+from trierarch.python_backend.scheduling.plan import Plan, ScheduledSequence, SequenceOutput, StepOutput
+
+logger = logging.getLogger(__name__)
+
+_PROMPT_LOGITS_ROWS: Final = 64
+"""Prompt log-probs are worked out this many tokens at a time: logits of a whole prompt would fill memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """What takes memory."""
+
+    model: Decoder
+    kv: KvArrays
+
+
+class TorchRunner:
+    """Owns the weights, the KV arrays and the sampler. Implements the Runner protocol."""
+
+    def __init__(self, engine: Path, manifest: EngineManifest, device: torch.device | None = None) -> None:
+        """Load an engine that is fit for this machine; `device` None takes CUDA where there is one.
+
+        Raises:
+            EngineError: the weights are missing, corrupt or not what the manifest says.
+            ResourceError: the KV cache does not fit, or fits no sequence of `max_seq_len`.
+        """
+        architecture = manifest.architecture
+        self._device = default_device(manifest.requires.device) if device is None else device
+        if self._device.type == "cpu":
+            prepare_cpu()
+        self._dtype = TORCH_DTYPES[manifest.dtype]
+        self._windows = frozenset(layer.window for layer in architecture.layers)
+        with torch.inference_mode():
+            model = Decoder(architecture, load_weights(engine, manifest, self._device))
+            num_blocks = plan_num_blocks(manifest, self._device)
+            kv = KvArrays(num_blocks, architecture, manifest.kv_cache, self._device)
+        self._loaded: _Loaded | None = _Loaded(model, kv)
+        self._shape = BlockShape(manifest.kv_cache.block_size, architecture.num_kv_heads, kv.padding_block)
+        self._sampler = Sampler(architecture.vocab_size, manifest.tokens.eos, self._device)
+        self.num_blocks = num_blocks
+        logger.info("%s on %s: %d threads, %s", manifest.name, self._device, torch.get_num_threads(), manifest.dtype)
+
+    @torch.inference_mode()
+    def run(self, plan: Plan) -> StepOutput:
+        """See Runner.run. Drafts are computed but none is accepted: the step draws one token a sequence."""
+        self._sampler.forget(plan.finished_sequence_ids)
+        if not plan.scheduled:
+            return StepOutput({})
+        assert self._loaded is not None, "the runner is closed"
+        model, kv = self._loaded.model, self._loaded.kv
+        batch = InputBatch.build(plan, self._windows, self._shape, self._dtype, self._device)
+        if len(batch.fresh_blocks):
+            kv.clear(batch.fresh_blocks)
+        hidden = model.hidden(batch, kv)
+        outputs = {item.sequence.sequence_id: SequenceOutput() for item in batch.items}
+        outputs |= self._sample(model, batch, hidden)
+        for item, first_row in zip(batch.items, batch.first_rows, strict=True):
+            if logprobs := self._prompt_logprobs(model, item, hidden[first_row:]):
+                sequence_id = item.sequence.sequence_id
+                outputs[sequence_id] = replace(outputs[sequence_id], prompt_logprobs=logprobs)
+        return StepOutput(outputs)
+
+    def close(self) -> None:
+        """See Runner.close."""
+        self._loaded = None
+
+    def _sample(self, model: Decoder, batch: InputBatch, hidden: torch.Tensor) -> dict[int, SequenceOutput]:
+        """Draw a token for every sequence whose known tokens end in this step; logits of no other row are computed."""
+        drawing = [
+            (item.sequence, first_row + item.num_tokens - 1)
+            for item, first_row in zip(batch.items, batch.first_rows, strict=True)
+            if item.samples
+        ]
+        if not drawing:
+            return {}
+        sequences, rows = zip(*drawing, strict=True)
+        logits = model.logits(hidden[list(rows)])
+        outputs = self._sampler.sample(logits, sequences)
+        return {sequence.sequence_id: output for sequence, output in zip(sequences, outputs, strict=True)}
+
+    def _prompt_logprobs(
+        self, model: Decoder, item: ScheduledSequence, hidden: torch.Tensor
+    ) -> tuple[TokenLogprob, ...]:
+        """Where asked, for prompt tokens start + 1 and on. hidden: (>= num_tokens, hidden), from the item's first."""
+        sequence = item.sequence
+        num_top = sequence.request.sampling.prompt_logprobs
+        if num_top is None or sequence.index > 0 or sequence.num_output_tokens > 0:
+            return ()
+        following = sequence.token_ids[item.start + 1 : item.start + 1 + item.num_tokens]
+        logprobs: list[TokenLogprob] = []
+        for first in range(0, len(following), _PROMPT_LOGITS_ROWS):
+            token_ids = following[first : first + _PROMPT_LOGITS_ROWS]
+            logits = model.logits(hidden[first : first + len(token_ids)])
+            logprobs += self._sampler.prompt_logprobs(logits, token_ids, num_top)
+        return tuple(logprobs)
