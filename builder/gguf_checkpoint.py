@@ -20,7 +20,21 @@ from trierarch.builder.errors import CheckpointError
 from trierarch.builder.gguf_config import find_kind, synthesize_config
 from trierarch.builder.gguf_tokenizer import read_gguf_tokenizer
 
-TENSOR_TYPES: Final = tuple("F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K".split())
+TENSOR_TYPES: Final = (
+    "F32",
+    "F16",
+    "BF16",
+    "Q4_0",
+    "Q4_1",
+    "Q5_0",
+    "Q5_1",
+    "Q8_0",
+    "Q2_K",
+    "Q3_K",
+    "Q4_K",
+    "Q5_K",
+    "Q6_K",
+)
 
 _OUTER_NAMES: Final = {
     "token_embd": "model.embed_tokens",
