@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from trierarch.python_backend.request import FinishReason, Request, TokenDelta, Usage
+from trierarch.python_backend.request import FinishReason, Request, TokenLogprob, Usage
 from trierarch.python_backend.scheduling.plan import ScheduledSequence, SequenceOutput
 from trierarch.python_backend.sequence import Sequence
 
@@ -57,25 +57,19 @@ class LiveRequest:
     def wants_prompt_logprobs(self, sequence: Sequence) -> bool:
         """Whether log-probs of the prompt are asked for and `sequence` is to bring them but has not yet."""
         asked = self.request.sampling.prompt_logprobs is not None
-        return asked and sequence.index == 0 and sequence.first_token_ns == 0
+        return asked and sequence.index == 0 and sequence.num_output_tokens == 0
 
-    def note_prompt_logprobs(self, item: ScheduledSequence, output: SequenceOutput) -> None:
-        """Keep the prompt log-probs of a step, leaving out those known from before a preemption."""
-        if self.wants_prompt_logprobs(item.sequence):
-            known = item.sequence.prompt_logprobs
-            if not known:
-                known.append(None)
-            known.extend(output.prompt_logprobs[len(known) - (item.start + 1) :])
-
-    def delta(self, sequence: Sequence, output: SequenceOutput, num_shown: int) -> TokenDelta:
-        """The first `num_shown` of the tokens just drawn; with the prompt's log-probs if they are the first."""
-        return TokenDelta(
-            request_id=self.request.request_id,
-            index=sequence.index,
-            token_ids=output.token_ids[:num_shown],
-            logprobs=None if output.logprobs is None else output.logprobs[:num_shown],
-            prompt_logprobs=tuple(sequence.prompt_logprobs) if self.wants_prompt_logprobs(sequence) else None,
-        )
+    def take_prompt_logprobs(
+        self, item: ScheduledSequence, output: SequenceOutput
+    ) -> tuple[TokenLogprob | None, ...] | None:
+        """Keep the prompt log-probs of a step, but for those known from before a preemption; all, once it draws."""
+        if not self.wants_prompt_logprobs(item.sequence):
+            return None
+        known = item.sequence.prompt_logprobs
+        if not known:
+            known.append(None)
+        known.extend(output.prompt_logprobs[len(known) - (item.start + 1) :])
+        return tuple(known) if item.samples else None
 
     def usage(self, sequence: Sequence) -> Usage:
         """What `sequence` has cost up to now."""

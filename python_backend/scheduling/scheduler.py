@@ -145,7 +145,7 @@ class Scheduler:
         self.num_steps += 1
         for item in plan.scheduled:
             if item.sequence.status is SequenceStatus.RUNNING:
-                self._update_sequence(item, output.outputs[item.sequence.sequence_id], now)
+                self._update_sequence(item, output.outputs.get(item.sequence.sequence_id, SequenceOutput()), now)
 
     def take_deltas(self) -> list[TokenDelta]:
         """Empty the outbox."""
@@ -238,7 +238,7 @@ class Scheduler:
         if bool(drawn) != item.samples or len(drawn) > len(item.draft_token_ids) + 1:
             raise RuntimeError(f"sequence {sequence.sequence_id}: the runner drew {len(drawn)} tokens for {item}")
         live = self._live[sequence.request.request_id]
-        live.note_prompt_logprobs(item, output)
+        prompt_logprobs = live.take_prompt_logprobs(item, output)
         num_computed_tokens = item.start + item.num_tokens
         if not item.samples:
             self._kv.advance(sequence, num_computed_tokens)
@@ -250,7 +250,13 @@ class Scheduler:
         self._kv.advance(sequence, min(num_computed_tokens + num_accepted, len(sequence.token_ids)))
         if live.held_back:
             self._release_siblings(live, sequence, now)
-        delta = live.delta(sequence, output, num_shown)
+        delta = TokenDelta(
+            request_id=live.request.request_id,
+            index=sequence.index,
+            token_ids=drawn[:num_shown],
+            logprobs=None if output.logprobs is None else output.logprobs[:num_shown],
+            prompt_logprobs=prompt_logprobs,
+        )
         sequence.first_token_ns = sequence.first_token_ns or now
         sequence.last_token_ns = now
         if reason is None:

@@ -1,0 +1,119 @@
+"""CheckingRunner: a model whose tokens can be worked out by hand and whose KV arrays remember what was put in them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from trierarch.python_backend.request import FinishReason, Request, TokenLogprob
+from trierarch.python_backend.scheduling.plan import Plan, ScheduledSequence, SequenceOutput, StepOutput
+from trierarch.python_backend.sequence import Sequence
+
+Slot = tuple[int, int]
+"""(block id, offset)"""
+
+
+def next_token(token_ids: list[int], index: int, vocab_size: int) -> int:
+    """The model: greedy, and a function of everything before, so that a wrong history shows in the output."""
+    state = index + 1
+    for token in token_ids:
+        state = (31 * state + token + 1) % 1_000_003
+    return state % vocab_size
+
+
+def alone(request: Request, index: int, vocab_size: int, end_ids: tuple[int, ...]) -> tuple[list[int], FinishReason]:
+    """The slow obvious way: what sequence `index` of the request draws with no scheduler, no blocks and no batch."""
+    sampling = request.sampling
+    ends = end_ids if sampling.end_ids is None else sampling.end_ids
+    output: list[int] = []
+    while True:
+        token = next_token([*request.prompt_token_ids, *output], index, vocab_size)
+        may_stop = len(output) >= sampling.min_tokens
+        if may_stop and token in ends:
+            return output, FinishReason.STOP
+        output.append(token)
+        if may_stop and any(tuple(output[-len(word) :]) == word for word in sampling.stop_words):
+            return output, FinishReason.STOP
+        if len(output) == sampling.max_tokens:
+            return output, FinishReason.LENGTH
+
+
+class CheckingRunner:
+    """Computes plans on KV slots that hold, for each token, the whole history that led to it.
+
+    Before and after each step every computed position of every scheduled sequence must hold what that sequence
+    expects: this finds blocks shared wrongly, given away too early, or overwritten. `guesses` are drafts: for the
+    k-th one a True is a right guess and a False a wrong one; they are used over and over.
+    """
+
+    def __init__(self, block_size: int, vocab_size: int, guesses: tuple[bool, ...] = ()) -> None:
+        self.block_size = block_size
+        self.vocab_size = vocab_size
+        self.guesses = guesses
+        self.slots: dict[Slot, tuple[str, str, tuple[int, ...]]] = {}
+        """slot -> adapter, salt, and all tokens up to and with the one whose KV is there"""
+        self.num_computed = 0
+        """Tokens over all steps, drafts included."""
+
+    def with_drafts(self, plan: Plan) -> Plan:
+        """The plan with drafts filled in, as many as its block tables have room for."""
+        return replace(plan, scheduled=tuple(self._draft(item) for item in plan.scheduled))
+
+    def run(self, plan: Plan) -> StepOutput:
+        """Compute the plan; assert that it can be computed."""
+        scheduled_ids = [item.sequence.sequence_id for item in plan.scheduled]
+        assert len(scheduled_ids) == len(set(scheduled_ids))
+        assert not set(scheduled_ids) & set(plan.finished_sequence_ids)
+        for item in plan.scheduled:
+            assert item.num_tokens >= 1
+            assert item.start == item.sequence.num_computed_tokens
+            assert item.samples == (item.start + item.num_tokens == item.sequence.num_tokens)
+            self._check(item.sequence, item.sequence.token_ids, item.start)
+        for item in plan.scheduled:
+            tokens = _tokens_of_step(item)
+            for position in range(item.start, len(tokens)):
+                request = item.sequence.request
+                content = request.adapter, request.cache_salt, tuple(tokens[: position + 1])
+                self.slots[self._slot(item.sequence, position)] = content
+                self.num_computed += 1
+        for item in plan.scheduled:
+            tokens = _tokens_of_step(item)
+            self._check(item.sequence, tokens, len(tokens))
+        return StepOutput({item.sequence.sequence_id: self._draw(item) for item in plan.scheduled})
+
+    def _slot(self, sequence: Sequence, position: int) -> Slot:
+        return sequence.block_table[position // self.block_size], position % self.block_size
+
+    def _check(self, sequence: Sequence, tokens: list[int], num_tokens: int) -> None:
+        for position in range(num_tokens):
+            expected = sequence.request.adapter, sequence.request.cache_salt, tuple(tokens[: position + 1])
+            found = self.slots[self._slot(sequence, position)]
+            assert found == expected, f"sequence {sequence.sequence_id} reads {found}, not {expected}"
+
+    def _draft(self, item: ScheduledSequence) -> ScheduledSequence:
+        room = len(item.sequence.block_table) * self.block_size - item.start - item.num_tokens
+        drafts: list[int] = []
+        for is_right in self.guesses[: room if item.samples else 0]:
+            right = next_token([*item.sequence.token_ids, *drafts], item.sequence.index, self.vocab_size)
+            drafts.append(right if is_right else (right + 1) % self.vocab_size)
+        return replace(item, draft_token_ids=tuple(drafts))
+
+    def _draw(self, item: ScheduledSequence) -> SequenceOutput:
+        sequence, sampling = item.sequence, item.sequence.request.sampling
+        drawn: list[int] = []
+        if item.samples:
+            for guess in (*item.draft_token_ids, None):
+                drawn.append(next_token([*sequence.token_ids, *drawn], sequence.index, self.vocab_size))
+                if guess != drawn[-1]:
+                    break
+        prompt_end = min(item.start + item.num_tokens + 1, sequence.num_prompt_tokens)
+        return SequenceOutput(
+            token_ids=tuple(drawn),
+            logprobs=None if sampling.logprobs is None else tuple(TokenLogprob(token, -1.0) for token in drawn),
+            prompt_logprobs=()
+            if sampling.prompt_logprobs is None
+            else tuple(TokenLogprob(sequence.token_ids[t], -float(t)) for t in range(item.start + 1, prompt_end)),
+        )
+
+
+def _tokens_of_step(item: ScheduledSequence) -> list[int]:
+    return item.sequence.token_ids[: item.start + item.num_tokens] + list(item.draft_token_ids)

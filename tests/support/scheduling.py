@@ -1,0 +1,107 @@
+"""A scheduler on a CheckingRunner and a clock that only moves when told: all a story about scheduling needs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from support.checking_runner import CheckingRunner
+
+from trierarch.python_backend.kv.manager import KVCacheManager
+from trierarch.python_backend.request import Request, SamplingParams, TokenDelta
+from trierarch.python_backend.scheduling.config import SchedulerConfig
+from trierarch.python_backend.scheduling.plan import Plan
+from trierarch.python_backend.scheduling.scheduler import Scheduler
+from trierarch.python_backend.sequence import Sequence, SequenceStatus
+
+CONFIG_DEFAULTS: dict[str, Any] = {"max_batch_size": 8, "max_seq_len": 64, "max_num_tokens": 64, "max_queue_size": 64}
+
+
+def make_request(request_id: str, prompt: tuple[int, ...] | int, *, max_tokens: int = 4, **fields: Any) -> Request:
+    """A request; an int for `prompt` is its length. Fields of SamplingParams and of Request may be mixed."""
+    sampling = {name: fields.pop(name) for name in list(fields) if name in SamplingParams.__dataclass_fields__}
+    return Request(
+        request_id=request_id,
+        prompt_token_ids=tuple(range(1, prompt + 1)) if isinstance(prompt, int) else prompt,
+        sampling=SamplingParams(max_tokens=max_tokens, **sampling),
+        arrival_time=fields.pop("arrival_time", 0.0),
+        **fields,
+    )
+
+
+class World:
+    """Scheduler, KV cache, runner and clock, with everything that came out."""
+
+    def __init__(
+        self,
+        num_blocks: int,
+        block_size: int,
+        *,
+        enable_prefix_caching: bool = True,
+        end_ids: tuple[int, ...] = (),
+        vocab_size: int = 1000,
+        guesses: tuple[bool, ...] = (),
+        **config: Any,
+    ) -> None:
+        self.now = 0.0
+        self.kv = KVCacheManager(num_blocks, block_size, enable_prefix_caching)
+        self.config = SchedulerConfig(**{**CONFIG_DEFAULTS, **config})
+        self.end_ids = end_ids
+        self.runner = CheckingRunner(block_size, vocab_size, guesses)
+        self.scheduler = Scheduler(self.config, self.kv, end_ids, lambda: round(self.now * 1e9))
+        self.deltas: dict[tuple[str, int], list[TokenDelta]] = defaultdict(list)
+        """(request id, index) -> its stream"""
+        self.plans: list[Plan] = []
+        self.sequences: dict[tuple[str, int], Sequence] = {}
+        """(request id, index) -> sequence, from its first step on"""
+
+    def add(self, request_id: str, prompt: tuple[int, ...] | int, **fields: Any) -> None:
+        """Add a request that arrives now."""
+        self.scheduler.add(make_request(request_id, prompt, **{"arrival_time": self.now, **fields}))
+
+    def step(self) -> Plan:
+        """One turn of the loop."""
+        plan = self.runner.with_drafts(self.scheduler.schedule())
+        for item in plan.scheduled:
+            self.sequences[item.sequence.request.request_id, item.sequence.index] = item.sequence
+        self.scheduler.update(plan, self.runner.run(plan))
+        self.plans.append(plan)
+        self.collect()
+        self.scheduler.check_integrity()
+        return plan
+
+    def collect(self) -> None:
+        """Move the scheduler's deltas to the streams."""
+        for delta in self.scheduler.take_deltas():
+            stream = self.deltas[delta.request_id, delta.index]
+            assert not (stream and stream[-1].finish_reason), f"{delta} follows the last delta"
+            stream.append(delta)
+
+    def run(self, max_steps: int = 1000) -> int:
+        """Step until nothing is left to do; how many steps that took."""
+        for num_steps in range(max_steps):
+            if not self.scheduler.has_work:
+                return num_steps
+            self.step()
+        raise AssertionError(f"still working after {max_steps} steps")
+
+    def output(self, request_id: str, index: int = 0) -> list[int]:
+        """All tokens streamed so far."""
+        return [token for delta in self.deltas[request_id, index] for token in delta.token_ids]
+
+    def last(self, request_id: str, index: int = 0) -> TokenDelta:
+        """The stream's last delta."""
+        return self.deltas[request_id, index][-1]
+
+    def table(self, request_id: str, index: int = 0) -> list[int]:
+        """The sequence's block table."""
+        return self.sequences[request_id, index].block_table
+
+    def running(self) -> set[str]:
+        """Ids of the requests that run, of those that ever took a step."""
+        return {name for (name, _), seq in self.sequences.items() if seq.status is SequenceStatus.RUNNING}
+
+
+def shares(plan: Plan) -> list[tuple[str, int, int]]:
+    """(request id, start, tokens) of each scheduled sequence."""
+    return [(item.sequence.request.request_id, item.start, item.num_tokens) for item in plan.scheduled]
