@@ -1,0 +1,197 @@
+"""TritonServer: one tritonserver process, from occupied port to last byte drained."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import httpx
+import psutil
+
+from trierarch.builder.errors import ResourceError
+from trierarch.orchestrator import guardian
+from trierarch.orchestrator.ports import Ports
+from trierarch.orchestrator.run_directory import RunDirectory
+from trierarch.orchestrator.server_log import failure, tail
+
+POLL_SECONDS: Final = 0.1
+KILL_GRACE_SECONDS: Final = 5.0
+"""Added to the drain timeout before a server that does not end is killed: Triton counts whole seconds."""
+STUB_NAME: Final = "triton_python_b"
+"""Kernel's name of a stub process: the first 15 characters."""
+WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+class LogLevel(StrEnum):
+    """Least severe of Triton's messages that reach the log."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    INFO = "info"
+    VERBOSE = "verbose"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """How one server is run."""
+
+    repository: Path
+    host: str = "127.0.0.1"
+    ports: Ports = field(default_factory=Ports)
+    log_level: LogLevel = LogLevel.INFO
+    drain_timeout: int = 30
+    """Seconds that open requests are given to finish when the server is stopped."""
+    ready_timeout: float = 600.0
+    """Seconds until every model must be ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """Addresses a client on this machine reaches a server by."""
+
+    http: str
+    grpc: str
+    metrics: str
+
+
+class TritonServer:
+    """Owns the process: whatever ends us or it, no server, stub or shared memory is left behind."""
+
+    def __init__(self, binary: Path, run: RunDirectory, config: ServerConfig) -> None:
+        """Prepare to run `binary`; nothing starts yet."""
+        self._binary = binary
+        self._run = run
+        self.config = config
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        """Start the process."""
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Kill what has not been stopped."""
+        self.kill()
+
+    def start(self) -> None:
+        """Start the process; ports given as 0 are chosen now and kept over restarts.
+
+        Raises:
+            ResourceError: a port is occupied.
+        """
+        self.config = replace(self.config, ports=self.config.ports.reserve(self.config.host))
+        command = [sys.executable, "-I", "-S", guardian.__file__, str(self._binary), *self._arguments()]
+        with self._run.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                cwd=self._run.path,
+                env=self._run.environment(),
+                stdin=subprocess.PIPE,  # breaks when we end, however we end; the guardian then kills the server
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # a terminal's Ctrl-C reaches us alone; we decide how the server ends
+            )
+
+    def _arguments(self) -> list[str]:
+        config = self.config
+        severities = [LogLevel.ERROR, LogLevel.WARNING, LogLevel.INFO, LogLevel.VERBOSE]
+        shown = severities[: severities.index(config.log_level) + 1]
+        return [
+            f"--model-repository={config.repository.resolve()}",
+            f"--backend-directory={self._run.backends}",
+            f"--http-address={config.host}",
+            f"--http-port={config.ports.http}",
+            f"--grpc-address={config.host}",
+            f"--grpc-port={config.ports.grpc}",
+            f"--metrics-address={config.host}",
+            f"--metrics-port={config.ports.metrics}",
+            f"--exit-timeout-secs={config.drain_timeout}",
+            f"--log-warning={LogLevel.WARNING in shown}",
+            f"--log-info={LogLevel.INFO in shown}",
+            f"--log-verbose={int(LogLevel.VERBOSE in shown)}",
+            f"--backend-config=python,shm-region-prefix-name={self._run.shared_memory_prefix}",
+        ]
+
+    @property
+    def endpoints(self) -> Endpoints:
+        """Where clients on this machine connect."""
+        host = WILDCARDS.get(self.config.host, self.config.host)
+        host = f"[{host}]" if ":" in host else host
+        ports = self.config.ports
+        return Endpoints(
+            http=f"http://{host}:{ports.http}", grpc=f"{host}:{ports.grpc}", metrics=f"http://{host}:{ports.metrics}/metrics"
+        )
+
+    @property
+    def log(self) -> Path:
+        """The server's log."""
+        return self._run.log
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process lives."""
+        return self._process is not None and self._process.poll() is None
+
+    def stub_pids(self) -> frozenset[int]:
+        """Live stub processes, one for each instance of a Python model."""
+        if self._process is None:
+            return frozenset()
+        try:
+            below = psutil.Process(self._process.pid).children(recursive=True)
+            stubs = [process for process in below if process.name().startswith(STUB_NAME)]
+            return frozenset(stub.pid for stub in stubs if stub.status() != psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            return frozenset()
+
+    def wait_ready(self, on_wait: Callable[[float], None] = lambda seconds: None) -> float:
+        """Wait until every model is ready; `on_wait` hears the seconds waited so far. Returns them at the end.
+
+        Raises:
+            ResourceError: the server ended, or a model was not ready in time; the message has what its log says.
+        """
+        started = time.monotonic()
+        url = f"{self.endpoints.http}/v2/health/ready"
+        with httpx.Client(timeout=5.0, trust_env=False) as client:
+            while (waited := time.monotonic() - started) < self.config.ready_timeout:
+                if not self.is_running:
+                    raise ResourceError(failure(self.log))
+                try:
+                    if client.get(url).status_code == httpx.codes.OK:
+                        return waited
+                except httpx.TransportError:
+                    pass  # not listening yet
+                on_wait(waited)
+                time.sleep(POLL_SECONDS)
+        raise ResourceError(
+            f"the models were not ready after {self.config.ready_timeout:g} s; the log's last lines:\n{tail(self.log)}"
+        )
+
+    def stop(self) -> bool:
+        """Refuse new requests, let open ones finish within the drain timeout, end. Whether it ended by itself."""
+        if self._process is None:
+            return True
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(self.config.drain_timeout + KILL_GRACE_SECONDS)
+            return True
+        except subprocess.TimeoutExpired:
+            return False
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        """End the server and its stubs at once; open streams break. Idempotent."""
+        if self._process is not None:
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+            self._process.wait()
+            self._process = None
+            self._run.sweep_shared_memory()
