@@ -62,13 +62,17 @@ class World:
     def step(self) -> Plan:
         """One turn of the loop."""
         plan = self.runner.with_drafts(self.scheduler.schedule())
-        for item in plan.scheduled:
-            self.sequences[item.sequence.request.request_id, item.sequence.index] = item.sequence
+        self.note(plan)
         self.scheduler.update(plan, self.runner.run(plan))
-        self.plans.append(plan)
         self.collect()
         self.scheduler.check_integrity()
         return plan
+
+    def note(self, plan: Plan) -> None:
+        """Remember a plan and whom it moves."""
+        self.plans.append(plan)
+        for item in plan.scheduled:
+            self.sequences[item.sequence.request.request_id, item.sequence.index] = item.sequence
 
     def collect(self) -> None:
         """Move the scheduler's deltas to the streams."""
