@@ -87,8 +87,7 @@ class GgufCheckpoint:
             CheckpointError: the file is damaged, or of an unknown architecture or tensor type.
         """
         self.name = name or path.stem
-        reader = _open(path)
-        self._metadata = {key: field.contents() for key, field in reader.fields.items()}
+        reader, self._metadata = _open(path)
         _, kind = find_kind(self._metadata)
         tensors = {tensor.name: tensor for tensor in reader.tensors}
         for tensor in reader.tensors:
@@ -161,9 +160,10 @@ class GgufCheckpoint:
             self._stored[pattern.format(e=expert)] = _Stored(tensor, expert, None)
 
 
-def _open(path: Path) -> gguf.GGUFReader:
+def _open(path: Path) -> tuple[gguf.GGUFReader, dict[str, Any]]:
     try:
-        return gguf.GGUFReader(path)
+        reader = gguf.GGUFReader(path)
+        return reader, {key: field.contents() for key, field in reader.fields.items()}
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist") from None
     except Exception as error:  # what the reader raises on a damaged file follows from where the damage is

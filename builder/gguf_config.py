@@ -6,6 +6,7 @@ fixes for it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -52,6 +53,7 @@ _PLAIN_KEYS: Final = {
     "attn_logit_softcapping": "attn_logit_softcapping",
     "final_logit_softcapping": "final_logit_softcapping",
     "rope.freq_base": "rope_theta",
+    "rope.scaling.original_context_length": "original_max_position_embeddings",
     "rope.freq_base_swa": "rope_local_base_freq",
     "expert_count": "num_local_experts",
     "expert_used_count": "num_experts_per_tok",
@@ -110,7 +112,6 @@ def synthesize_config(
 
 
 def _rope_scaling(values: Mapping[str, Any], rope_factors: Mapping[str, list[float]]) -> dict[str, Any] | None:
-    original = values.get("rope.scaling.original_context_length")
     if "freqs" in rope_factors:
         # llama.cpp stores what the llama3 rule divides each frequency by: LongRoPE with one list and no attention factor.
         freqs = rope_factors["freqs"]
@@ -120,17 +121,18 @@ def _rope_scaling(values: Mapping[str, Any], rope_factors: Mapping[str, list[flo
             "rope_type": "longrope",
             "short_factor": rope_factors.get("short"),
             "long_factor": rope_factors["long"],
-            "original_max_position_embeddings": original,
             "attention_factor": values.get("rope.scaling.attn_factor"),
         }
     kind = values.get("rope.scaling.type", "none")
     if kind == "none":
         return None
+    factor, attention_factor = values.get("rope.scaling.factor"), values.get("rope.scaling.attn_factor")
+    if kind == "yarn" and attention_factor and factor:
+        attention_factor *= 0.1 * math.log(factor) + 1.0  # GGUF keeps what comes on top of YaRN's own
     return {
         "rope_type": kind,
-        "factor": values.get("rope.scaling.factor"),
-        "original_max_position_embeddings": original,
-        "attention_factor": values.get("rope.scaling.attn_factor"),
+        "factor": factor,
+        "attention_factor": attention_factor,
         "beta_fast": values.get("rope.scaling.yarn_beta_fast"),
         "beta_slow": values.get("rope.scaling.yarn_beta_slow"),
     }
