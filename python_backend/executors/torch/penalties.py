@@ -89,7 +89,8 @@ def penalize(
     frequency = spread(sampling.frequency_penalty for sampling in samplings)
     counts = _tensor(np.concatenate([history.counts for history in histories]), logits.device)
     seen = logits[at]
-    seen = torch.where(seen > 0, seen / repetition, seen * repetition)
+    # Dividing by next to nothing may overflow, and infinity less infinity would be NaN.
+    seen = torch.where(seen > 0, seen / repetition, seen * repetition).clamp(max=_MOST)
     logits[at] = seen - presence * (counts > 0) - frequency * counts
 
 

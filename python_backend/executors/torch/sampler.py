@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from collections.abc import Sequence as Rows
 from dataclasses import replace
+from typing import Final, TypeVar
 
 import torch
 
@@ -16,6 +17,11 @@ from trierarch.python_backend.executors.torch.uniforms import Uniforms
 from trierarch.python_backend.request import TokenLogprob
 from trierarch.python_backend.scheduling.plan import SequenceOutput
 from trierarch.python_backend.sequence import Sequence
+
+T = TypeVar("T", int, bool)
+
+# Row by row a CPU draws several times faster than from a large batch, whose every pass goes through memory.
+_CACHED_LOGITS: Final = 2**18
 
 
 class Sampler:
@@ -37,20 +43,22 @@ class Sampler:
         """
         if not sequences:
             return []
-        peaks, tokens = logits.max(1)  # the first of equals: the lowest id. A NaN anywhere makes a NaN peak.
-        drawn = [row for row, sequence in enumerate(sequences) if not self._is_argmax(sequence)]
-        masked: set[int] = set()
-        if drawn:
+        is_sound = _is_sound(logits).tolist()
+        is_possible = [True] * len(sequences)
+        tokens = [0] * len(sequences)
+        greedy = [row for row, sequence in enumerate(sequences) if self._is_argmax(sequence)]
+        if greedy:
+            # argmax takes the first of equals: the lowest id.
+            _scatter(tokens, greedy, _rows(logits, greedy).argmax(1))
+        for drawn in self._parts(sorted(set(range(len(sequences))).difference(greedy))):
             chosen = [sequences[row] for row in drawn]
-            weights = self.weights(logits[drawn], chosen)
+            weights = self.weights(_rows(logits, drawn), chosen)
             uniforms = [self._uniforms.next(sequence) for sequence in chosen]
-            tokens[drawn] = draw(weights, torch.tensor(uniforms, dtype=torch.float64, device=weights.device))
-            possible = weights.any(1).tolist()
-            masked = {row for row, is_possible in zip(drawn, possible, strict=True) if not is_possible}
-        sound = torch.isfinite(peaks).tolist()
+            _scatter(tokens, drawn, draw(weights, torch.tensor(uniforms, dtype=torch.float64, device=weights.device)))
+            _scatter(is_possible, drawn, weights.amax(1) > 0.0)
         outputs = [
-            SequenceOutput(token_ids=(token,)) if is_sound and row not in masked else _failure(is_sound)
-            for row, (token, is_sound) in enumerate(zip(tokens.tolist(), sound, strict=True))
+            SequenceOutput(token_ids=(token,)) if sound and possible else _failure(sound)
+            for token, sound, possible in zip(tokens, is_sound, is_possible, strict=True)
         ]
         return self._with_logprobs(logits, sequences, outputs)
 
@@ -66,21 +74,21 @@ class Sampler:
         """
         samplings = [sequence.request.sampling for sequence in sequences]
         scaled = logits.to(torch.float32, copy=True)
-        is_sound = torch.isfinite(scaled.amax(1))
+        is_sound = _is_sound(scaled)
         self._rules.apply(scaled, sequences)
-        # Penalties beyond reason may have overflowed; below, infinity less infinity would be NaN.
-        peaks, best = scaled.clamp_(max=torch.finfo(scaled.dtype).max).max(1)
-        is_sound &= torch.isfinite(peaks)
+        is_sound &= _is_sound(scaled)
+        greedy = [row for row, sampling in enumerate(samplings) if sampling.is_greedy]
+        best = scaled[greedy].argmax(1)
+        # The peak goes to 0 first, so that the smallest temperature cannot make it infinite.
+        scaled.sub_(scaled.amax(1, keepdim=True))
         tiny = torch.finfo(scaled.dtype).tiny
         temperatures = [1.0 if sampling.is_greedy else max(sampling.temperature, tiny) for sampling in samplings]
-        # The peak goes to 0 first, so that the smallest temperature cannot make it infinite.
-        scaled.sub_(peaks[:, None]).div_(torch.tensor(temperatures, device=scaled.device)[:, None])
+        scaled.div_(torch.tensor(temperatures, device=scaled.device)[:, None])
         weights = torch.softmax(scaled, 1)
-        greedy = [row for row, sampling in enumerate(samplings) if sampling.is_greedy]
-        if greedy:
-            weights[greedy] = 0.0
-            weights[greedy, best[greedy]] = 1.0
-        weights.masked_fill_(~is_sound[:, None], 0.0)
+        weights[greedy] = 0.0
+        weights[greedy, best] = 1.0
+        if not bool(is_sound.all()):
+            weights[~is_sound] = 0.0
         truncate(weights, samplings)
         return weights
 
@@ -91,6 +99,11 @@ class Sampler:
     def forget(self, sequence_ids: Iterable[int]) -> None:
         """Drop what is kept for sequences that ended or were preempted."""
         self._rules.forget(sequence_ids)
+
+    def _parts(self, rows: list[int]) -> list[list[int]]:
+        """Rows to work on together: all of them, but on a CPU no more than stay in its cache."""
+        size = max(1, _CACHED_LOGITS // self._vocab_size) if self._device.type == "cpu" else max(1, len(rows))
+        return [rows[start : start + size] for start in range(0, len(rows), size)]
 
     def _is_argmax(self, sequence: Sequence) -> bool:
         return sequence.request.sampling.is_greedy and not self._rules.concern(sequence)
@@ -107,7 +120,7 @@ class Sampler:
             rows = list(asked)
             token_ids = [outputs[row].token_ids[0] for row in rows]
             num_top = [count or 0 for count in asked.values()]
-            for row, logprob in zip(rows, token_logprobs(logits[rows], token_ids, num_top), strict=True):
+            for row, logprob in zip(rows, token_logprobs(_rows(logits, rows), token_ids, num_top), strict=True):
                 outputs[row] = replace(outputs[row], logprobs=(logprob,))
         return outputs
 
@@ -115,12 +128,28 @@ class Sampler:
 def draw(weights: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     """One index a row in proportion to `weights`, by inverting the cumulative sum; never one of weight 0. (n) int64
 
-    weights: (n, m) in [0, 1]. uniforms: (n) float64 in [0, 1). A row without any weight yields m - 1.
+    weights: (n, m) in [0, 1]. uniforms: (n) float64 in [0, 1). A row without any weight yields an index all the same.
     """
     held = quantize(weights).cumsum(1)
     total = held[:, -1]
     targets = torch.minimum((uniforms * total).to(torch.int64), total - 1)
     return torch.searchsorted(held, targets[:, None], right=True)[:, 0].clamp_(max=weights.shape[1] - 1)
+
+
+def _is_sound(logits: torch.Tensor) -> torch.Tensor:
+    """Rows (n) whose largest logit is a number: not infinite, none NaN beside it, not all masked."""
+    return torch.isfinite(logits.amax(1))
+
+
+def _rows(logits: torch.Tensor, rows: list[int]) -> torch.Tensor:
+    if len(rows) == len(logits):
+        return logits
+    return logits.index_select(0, torch.tensor(rows, device=logits.device))
+
+
+def _scatter(into: list[T], rows: list[int], values: torch.Tensor) -> None:
+    for row, value in zip(rows, values.tolist(), strict=True):
+        into[row] = value
 
 
 def _failure(is_sound: bool) -> SequenceOutput:
