@@ -1,0 +1,47 @@
+"""Every family's logits against transformers', on a small random checkpoint that transformers itself saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from support.checkpoints import FAMILIES, VOCAB_SIZE, random_model, save_checkpoint
+from support.forward import prompt_logits
+
+from trierarch.builder.build import build
+from trierarch.builder.config import BuildConfig
+from trierarch.builder.manifest import DType
+
+WINDOW = 16  # of the families that have one
+PROMPT_LENGTH = 100
+assert PROMPT_LENGTH > 2 * WINDOW
+
+CHUNKS = {"whole": [100], "chunked": [37, 1, 1, 16, 1, 44], "by one": [1] * 100}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.Tensor]:
+    """An engine in float32, and transformers' logits of `prompt()`."""
+    model = random_model(request.param, seed=1)
+    directory = tmp_path_factory.mktemp(request.param)
+    save_checkpoint(model, directory / "checkpoint")
+    build(BuildConfig(model=str(directory / "checkpoint"), output=directory / "engine", dtype=DType.FLOAT32))
+    with torch.inference_mode():
+        reference = model(torch.tensor([prompt()])).logits[0]
+    return directory / "engine", reference
+
+
+def prompt() -> list[int]:
+    generator = torch.Generator().manual_seed(7)
+    return torch.randint(VOCAB_SIZE, (PROMPT_LENGTH,), generator=generator).tolist()
+
+
+@pytest.mark.parametrize("chunks", CHUNKS.values(), ids=CHUNKS)
+def test_logits_equal_transformers(family: tuple[Path, torch.Tensor], chunks: list[int]) -> None:
+    engine, reference = family
+    logits = prompt_logits(engine, prompt(), chunks)
+    errors = (logits - reference).norm(dim=1) / reference.norm(dim=1)
+    assert errors.max() < 1e-4
+    # A uniform answer would be near anything: the reference must have something to say.
+    assert reference.std(dim=1).min() > 0.1
