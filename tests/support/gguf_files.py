@@ -11,10 +11,10 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
-
 from support.checkpoints import BOS, CHAT_TEMPLATE, EOS, PAD, small_tokenizer
-from trierarch.builder.rope import frequencies, rope_settings
+
 from trierarch.builder.hf_config import HfConfig
+from trierarch.builder.rope import frequencies, rope_settings
 
 ARCHITECTURES: Mapping[str, gguf.MODEL_ARCH] = {
     "llama": gguf.MODEL_ARCH.LLAMA,
@@ -82,7 +82,9 @@ def byte_level_keys(vocab_size: int) -> dict[str, Any]:
     model = json.loads(small_tokenizer().to_str())["model"]
     by_id = {index: token for token, index in model["vocab"].items()}
     tokens = [by_id.get(index, f"[PAD{index}]") for index in range(vocab_size)]
-    types = [CONTROL if index in (BOS, EOS, PAD) else NORMAL if index in by_id else UNUSED for index in range(vocab_size)]
+    types = [
+        CONTROL if index in (BOS, EOS, PAD) else NORMAL if index in by_id else UNUSED for index in range(vocab_size)
+    ]
     return {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "gpt-2",

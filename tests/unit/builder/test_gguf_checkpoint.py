@@ -58,7 +58,9 @@ def test_gguf_and_hugging_face_give_the_same_engine(family: str, tmp_path: Path)
     assert actual.tokens == expected.tokens
     assert weights.keys() == expected_weights.keys()
     for name, weight in weights.items():
-        torch.testing.assert_close(weight, expected_weights[name], rtol=1e-6, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            weight, expected_weights[name], rtol=1e-6, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 @pytest.mark.parametrize("tensor_type", QUANTIZABLE)
