@@ -41,9 +41,8 @@ class LogLevel(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
-    """How one server is run."""
+    """How a server is run."""
 
-    repository: Path
     host: str = "127.0.0.1"
     ports: Ports = field(default_factory=Ports)
     log_level: LogLevel = LogLevel.INFO
@@ -65,10 +64,9 @@ class Endpoints:
 class TritonServer:
     """Owns the process: whatever ends us or it, no server, stub or shared memory is left behind."""
 
-    def __init__(self, binary: Path, run: RunDirectory, config: ServerConfig) -> None:
-        """Prepare to run `binary`; nothing starts yet."""
-        self._binary = binary
-        self._run = run
+    def __init__(self, binary: Path, repository: Path, run: RunDirectory, config: ServerConfig) -> None:
+        """Prepare to run `binary` over a model repository; nothing starts yet."""
+        self._binary, self._repository, self._run = binary, repository, run
         self.config = config
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -77,7 +75,9 @@ class TritonServer:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Kill what has not been stopped."""
         self.kill()
 
@@ -105,7 +105,7 @@ class TritonServer:
         severities = [LogLevel.ERROR, LogLevel.WARNING, LogLevel.INFO, LogLevel.VERBOSE]
         shown = severities[: severities.index(config.log_level) + 1]
         return [
-            f"--model-repository={config.repository.resolve()}",
+            f"--model-repository={self._repository.resolve()}",
             f"--backend-directory={self._run.backends}",
             f"--http-address={config.host}",
             f"--http-port={config.ports.http}",
@@ -127,7 +127,9 @@ class TritonServer:
         host = f"[{host}]" if ":" in host else host
         ports = self.config.ports
         return Endpoints(
-            http=f"http://{host}:{ports.http}", grpc=f"{host}:{ports.grpc}", metrics=f"http://{host}:{ports.metrics}/metrics"
+            http=f"http://{host}:{ports.http}",
+            grpc=f"{host}:{ports.grpc}",
+            metrics=f"http://{host}:{ports.metrics}/metrics",
         )
 
     @property

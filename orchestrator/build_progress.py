@@ -1,0 +1,55 @@
+"""RichProgress: the builder's stages as progress bars."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+
+class RichProgress:
+    """Draws a bar for each stage while the `with` block lasts; see `trierarch.builder.progress.Progress`."""
+
+    def __init__(self, console: Console) -> None:
+        """Draw on `console`."""
+        self._bars = Progress(
+            SpinnerColumn(finished_text="[green]✓"),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(binary_units=True),
+            TimeElapsedColumn(),
+            console=console,
+        )
+        self._stage: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        """Begin to draw."""
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Finish the last bar, unless it failed."""
+        if error is None:
+            self._finish()
+        self._bars.stop()
+
+    def stage(self, name: str, total_bytes: int | None) -> None:
+        """Begin the next bar; one of unknown length pulses."""
+        self._finish()
+        self._stage = self._bars.add_task(name, total=total_bytes)
+
+    def advance(self, num_bytes: int) -> None:
+        """Move the bar."""
+        if self._stage is not None:
+            self._bars.advance(self._stage, num_bytes)
+
+    def _finish(self) -> None:
+        if self._stage is not None:
+            task = self._bars.tasks[self._stage]
+            total = task.completed if task.total is None else task.total
+            # A stage of no bytes is over all the same: a bar of zero counts as finished.
+            self._bars.update(self._stage, total=total, completed=total)

@@ -1,0 +1,1 @@
+"""The commands of `trierarch`, one noun a file."""

@@ -1,0 +1,122 @@
+"""`trierarch build`: a checkpoint becomes an engine."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trierarch.builder.errors import ConfigError
+from trierarch.orchestrator.sizes import parse_size
+
+if TYPE_CHECKING:
+    from trierarch.builder.config import BuildConfig
+
+LIMITS = "Limits, fixed once built"
+
+
+def build(
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="SOURCE",
+            help="A Hugging Face directory (safetensors), a GGUF file, a hub id (org/name), or 'demo' (SmolLM2-135M).",
+        ),
+    ],
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Where the engine goes, whole or not at all.")],
+    target: Annotated[
+        str | None, typer.Option(help="Executor the engine is for.", show_default="torch", metavar="torch")
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DTYPE",
+            help="float32, bfloat16 or float16, of weights, activations and KV.",
+            show_default="what this machine is fast at",
+        ),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The engine's name.", show_default="the checkpoint's")] = None,
+    max_batch_size: Annotated[
+        int | None, typer.Option(help="Sequences running in one step.", show_default="64", rich_help_panel=LIMITS)
+    ] = None,
+    max_seq_len: Annotated[
+        int | None,
+        typer.Option(
+            help="Prompt and output tokens of one sequence.",
+            show_default="the checkpoint's window, at most 8192",
+            rich_help_panel=LIMITS,
+        ),
+    ] = None,
+    max_num_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Tokens computed in one step; longer prompts go in chunks.", show_default="512", rich_help_panel=LIMITS
+        ),
+    ] = None,
+    max_queue_size: Annotated[
+        int | None,
+        typer.Option(help="Requests waiting; one more is refused at once.", show_default="256", rich_help_panel=LIMITS),
+    ] = None,
+    kv_cache_bytes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Memory for keys and values, such as 512MiB or 2GB.",
+            show_default="20% of the memory free at load",
+            rich_help_panel=LIMITS,
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the engine that is at DIR.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the engine's manifest as JSON.")] = False,
+) -> None:
+    """Build an engine from a checkpoint.
+
+    An engine is a directory: weights in the layout the executor wants, tokenizer, chat template, and engine.json.
+    A build that fails or is interrupted leaves nothing behind; the same input always gives the same bytes.
+    """
+    from trierarch.builder.build import build as build_engine
+    from trierarch.orchestrator.build_progress import RichProgress
+    from trierarch.orchestrator.console import ERR, OUT
+    from trierarch.orchestrator.engine_summary import summary_table
+
+    started = time.monotonic()
+    config = build_config(
+        model=model,
+        output=output,
+        target=target,
+        dtype=dtype,
+        name=name,
+        max_batch_size=max_batch_size,
+        max_seq_len=max_seq_len,
+        max_num_tokens=max_num_tokens,
+        max_queue_size=max_queue_size,
+        kv_cache_bytes=None if kv_cache_bytes is None else parse_size(kv_cache_bytes),
+        overwrite=overwrite,
+    )
+    with RichProgress(ERR) as progress:
+        manifest = build_engine(config, progress)
+    if json:
+        OUT.out(manifest.to_json(), end="")
+        return
+    OUT.print(summary_table(manifest, ("built in", f"{time.monotonic() - started:.1f} s"), ("at", str(output))))
+    ERR.print(f"\nserve it with: [bold]trierarch serve {output}[/]", soft_wrap=True)
+
+
+def build_config(**asked: Any) -> BuildConfig:
+    """A BuildConfig of what was asked; None stands for its own default.
+
+    Raises:
+        ConfigError: a value is out of range; the message names the option.
+    """
+    from pydantic import ValidationError
+
+    from trierarch.builder.config import BuildConfig
+
+    try:
+        return BuildConfig(**{field: value for field, value in asked.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = "--" + "-".join(str(part) for part in first["loc"]).replace("_", "-")
+        raise ConfigError(f"{option} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}") from None

@@ -1,0 +1,76 @@
+"""An engine's manifest, as a table for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.table import Table
+
+from trierarch.builder.manifest import Architecture, EngineManifest
+from trierarch.orchestrator.sizes import format_size
+
+
+def summary_rows(manifest: EngineManifest) -> Iterator[tuple[str, str]]:
+    """(what, value) for each line of the summary."""
+    architecture, limits, kv_cache = manifest.architecture, manifest.limits, manifest.kv_cache
+    quantization = f" ({manifest.source_quantization})" if manifest.source_quantization else ""
+    weights = sum(file.num_bytes for file in manifest.files.values())
+    yield "engine", f"{manifest.name}, from {manifest.source}{quantization}"
+    yield "runs on", f"{manifest.target.value}, {manifest.dtype.value}" + _quantization(manifest) + _device(manifest)
+    yield "architecture", _shape(architecture)
+    yield "attention", _attention(architecture)
+    yield "vocabulary", f"{architecture.vocab_size:,} tokens"
+    yield "size", f"{format_size(weights)} in {len(manifest.files)} files"
+    yield (
+        "KV cache",
+        f"{format_size(kv_cache.bytes_per_token)} a token ({kv_cache.dtype.value}), blocks of {kv_cache.block_size}, "
+        + _capacity(manifest),
+    )
+    yield (
+        "limits",
+        f"{limits.max_seq_len:,} tokens a sequence, {limits.max_batch_size} sequences and "
+        + f"{limits.max_num_tokens:,} tokens a step, {limits.max_queue_size} requests waiting",
+    )
+
+
+def summary_table(manifest: EngineManifest, *more: tuple[str, str]) -> Table:
+    """The summary, with `more` lines below."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold cyan", no_wrap=True)
+    table.add_column()
+    for name, value in (*summary_rows(manifest), *more):
+        table.add_row(name, value)
+    return table
+
+
+def _quantization(manifest: EngineManifest) -> str:
+    return f", {manifest.quantization} weights" if manifest.quantization else ""
+
+
+def _device(manifest: EngineManifest) -> str:
+    requires = manifest.requires
+    needs = [*requires.cpu_flags, *([] if requires.device == "any" else [requires.device])]
+    return f"; needs {', '.join(needs)}" if needs else "; any machine"
+
+
+def _shape(architecture: Architecture) -> str:
+    moe = architecture.moe
+    width = (
+        f"{moe.num_experts} experts of {moe.intermediate_size:,}, {moe.experts_per_token} a token"
+        if moe
+        else f"{architecture.intermediate_size:,} MLP"
+    )
+    return f"{architecture.family}: {architecture.num_layers} layers × {architecture.hidden_size:,} hidden, {width}"
+
+
+def _attention(architecture: Architecture) -> str:
+    windowed = sum(layer.window is not None for layer in architecture.layers)
+    window = f"; {windowed} layers with a window" if windowed else ""
+    return f"{architecture.num_heads} heads of {architecture.head_dim}, {architecture.num_kv_heads} for keys and values{window}"
+
+
+def _capacity(manifest: EngineManifest) -> str:
+    kv_cache = manifest.kv_cache
+    if kv_cache.num_bytes is None:
+        return f"{kv_cache.memory_fraction:.0%} of the memory free at load"
+    return f"{format_size(kv_cache.num_bytes)} for {kv_cache.num_bytes // kv_cache.bytes_per_token:,} tokens"

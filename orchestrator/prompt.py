@@ -1,0 +1,125 @@
+"""What a client asks of the text door, and what comes back, in Python's types."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """What is asked. None leaves a tensor out, and the contract's default rules: nothing sent is greedy."""
+
+    text: str
+    max_tokens: int
+    chat: bool = False
+    """Whether the engine's chat template is put around the text."""
+    temperature: float | None = None
+    top_k: int | None = None
+    """0 is off, and must be sent to be off: Triton's contract takes the most likely token otherwise."""
+    top_p: float | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    n: int = 1
+
+    def tensors(self, stream: bool) -> Iterator[tuple[str, str, list[Any]]]:
+        """(name, Triton datatype, values) of each input; each is sent with a batch dimension of 1 in front."""
+        yield "text_input", "BYTES", [self.text.encode()]
+        yield "max_tokens", "INT32", [self.max_tokens]
+        yield "stream", "BOOL", [stream]
+        for wanted in ("exclude_input_in_output", "return_finish_reason", "return_num_input_tokens"):
+            yield wanted, "BOOL", [True]
+        yield "return_num_output_tokens", "BOOL", [True]
+        if self.chat:
+            yield "apply_chat_template", "BOOL", [True]
+        optional = {
+            "temperature": ("FP32", self.temperature),
+            "top_k": ("INT32", self.top_k),
+            "top_p": ("FP32", self.top_p),
+            "min_p": ("FP32", self.min_p),
+            "seed": ("UINT64", self.seed),
+            "num_return_sequences": ("INT32", None if self.n == 1 else self.n),
+        }
+        for name, (datatype, value) in optional.items():
+            if value is not None:
+                yield name, datatype, [value]
+        if self.stop:
+            yield "stop_words", "BYTES", [word.encode() for word in self.stop]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """One piece of one answer."""
+
+    text: str
+    index: int
+    """Which of the prompt's `n` answers it belongs to."""
+    token_ids: tuple[int, ...]
+    finish_reason: str | None
+    """With the last chunk of an answer: stop, length, cancelled, timeout or error."""
+    num_input_tokens: int | None
+    num_output_tokens: int | None
+    """Of this answer so far."""
+    received: float
+    """`time.monotonic()` seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """The whole of one answer."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: str | None
+    num_input_tokens: int
+    num_output_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """What an exchange cost, as the client saw it. Times are seconds."""
+
+    num_input_tokens: int
+    num_output_tokens: int
+    """Over all answers."""
+    ttft: float
+    """From sending the prompt to the first text."""
+    seconds: float
+    """From sending the prompt to the last."""
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Rate of the tokens after the first; 0 where there is none."""
+        decoding = self.seconds - self.ttft
+        return (self.num_output_tokens - 1) / decoding if self.num_output_tokens > 1 and decoding > 0 else 0.0
+
+
+def join(chunks: Iterable[Chunk]) -> list[Completion]:
+    """The answers that chunks make up, by index."""
+    answers: dict[int, list[Chunk]] = {}
+    for chunk in chunks:
+        answers.setdefault(chunk.index, []).append(chunk)
+    return [
+        Completion(
+            text="".join(part.text for part in parts),
+            token_ids=tuple(token for part in parts for token in part.token_ids),
+            finish_reason=parts[-1].finish_reason,
+            num_input_tokens=max(part.num_input_tokens or 0 for part in parts),
+            num_output_tokens=max(part.num_output_tokens or 0 for part in parts),
+        )
+        for _, parts in sorted(answers.items())
+    ]
+
+
+def measure(started: float, chunks: list[Chunk]) -> Figures:
+    """Figures of an exchange that was sent at `started` (`time.monotonic()`) and gave `chunks`."""
+    answers = join(chunks)
+    times = [chunk.received for chunk in chunks if chunk.text or chunk.token_ids] or [started]
+    return Figures(
+        num_input_tokens=max((answer.num_input_tokens for answer in answers), default=0),
+        num_output_tokens=sum(answer.num_output_tokens for answer in answers),
+        ttft=times[0] - started,
+        seconds=times[-1] - started,
+    )

@@ -1,0 +1,38 @@
+"""A server over an engine or a repository, for as long as a `with` block lasts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from trierarch.builder.errors import ResourceError
+from trierarch.orchestrator.repository import repository_of
+from trierarch.orchestrator.run_directory import RunDirectory
+from trierarch.orchestrator.triton_install import find_triton
+from trierarch.orchestrator.triton_server import ServerConfig, TritonServer
+
+
+@contextmanager
+def serving(
+    path: Path, config: ServerConfig, on_wait: Callable[[float], None] = lambda seconds: None
+) -> Iterator[TritonServer]:
+    """Serve `path`, ready when the block is entered and gone when it is left; `on_wait` hears the seconds until ready.
+
+    Raises:
+        TrierarchError: there is no server to run, a port is occupied, or `path` cannot be served. The run directory
+            is then left for its log to be read, until the next server starts.
+    """
+    install = find_triton()
+    run = RunDirectory(install)
+    try:
+        with TritonServer(install.binary, repository_of(path, run), run, config) as server:
+            server.wait_ready(on_wait)
+            yield server
+    except ResourceError:
+        run.release()
+        raise
+    except BaseException:
+        run.remove()
+        raise
+    run.remove()
