@@ -88,7 +88,10 @@ def _group(members: list[ScheduledSequence], first_row: int, num_queries: int, s
     blocks = np.full((len(members), -(-max(ends) // shape.block_size)), shape.padding_block, dtype=np.int64)
     for row, item, end in zip(blocks, members, ends, strict=True):
         num_blocks = -(-end // shape.block_size)
-        row[:num_blocks] = item.sequence.block_table[:num_blocks]  # raises if the plan gave too few
+        held = item.sequence.block_table[:num_blocks]
+        if len(held) < num_blocks:
+            raise ValueError(f"sequence {item.sequence.sequence_id} has {len(held)} blocks for {end} tokens")
+        row[:num_blocks] = held
     return SequenceGroup(first_row, num_queries, np.array([item.start for item in members], dtype=np.int64), blocks)
 
 

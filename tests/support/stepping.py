@@ -1,0 +1,82 @@
+"""Scheduler and TorchRunner stepped on the calling thread, for tests that look at what each step did."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from trierarch.builder.manifest import EngineManifest
+from trierarch.python_backend.executors.runner import Runner
+from trierarch.python_backend.kv.manager import KVCacheManager
+from trierarch.python_backend.request import Request, SamplingParams, TokenDelta, Usage
+from trierarch.python_backend.scheduling.config import SchedulerConfig
+from trierarch.python_backend.scheduling.scheduler import Scheduler
+
+
+@dataclass
+class Stepper:
+    """One engine being served, without threads."""
+
+    scheduler: Scheduler
+    runner: Runner
+    kv: KVCacheManager
+    deltas: dict[str, list[TokenDelta]] = field(default_factory=dict)
+    """request id -> what came out so far, all sequences of the request together"""
+    num_requests: int = 0
+
+    @classmethod
+    def open(cls, manifest: EngineManifest, runner: Runner, num_blocks: int | None = None, **settings: Any) -> Stepper:
+        """`num_blocks` is fewer than the runner has; `settings` are of the SchedulerConfig or `enable_prefix_caching`."""
+        limits, kv_cache = manifest.limits, manifest.kv_cache
+        has_prefixes = settings.pop("enable_prefix_caching", kv_cache.enable_prefix_caching)
+        kv = KVCacheManager(num_blocks or runner.num_blocks, kv_cache.block_size, has_prefixes)
+        config = SchedulerConfig(**{**limits.model_dump(), **settings})
+        return cls(Scheduler(config, kv, manifest.tokens.eos), runner, kv)
+
+    def add(self, prompt: Sequence[int], **sampling: Any) -> str:
+        """Queue a request; greedy and without end tokens unless `sampling` says otherwise. Returns its id."""
+        request_id, self.num_requests = str(self.num_requests), self.num_requests + 1
+        params = SamplingParams(**{"max_tokens": 16, "temperature": 0.0, "end_ids": (), **sampling})
+        self.scheduler.add(
+            Request(
+                request_id=request_id, prompt_token_ids=tuple(prompt), sampling=params, arrival_time=time.monotonic()
+            )
+        )
+        self.deltas[request_id] = []
+        return request_id
+
+    def step(self) -> None:
+        """Schedule, run, update."""
+        plan = self.scheduler.schedule()
+        output = self.runner.run(plan)
+        for sequence_id, its in output.outputs.items():
+            if its.error is not None:
+                self.scheduler.fail(its.error, [sequence_id])
+        self.scheduler.update(plan, output)
+        for delta in self.scheduler.take_deltas():
+            self.deltas[delta.request_id].append(delta)
+
+    def finish(self) -> None:
+        """Step until nothing is left."""
+        while self.scheduler.has_work:
+            self.step()
+
+    def token_ids(self, request_id: str) -> list[int]:
+        """What the request's only sequence has drawn."""
+        return [token for delta in self.deltas[request_id] for token in delta.token_ids]
+
+    def usages(self) -> list[Usage]:
+        """Of every sequence that has finished since the last `forget`."""
+        return [delta.usage for deltas in self.deltas.values() for delta in deltas if delta.usage is not None]
+
+    def forget(self) -> None:
+        """Drop the deltas seen so far."""
+        self.deltas.clear()
+
+    def generate(self, prompts: Sequence[Sequence[int]], **sampling: Any) -> list[list[int]]:
+        """Add all prompts at once and finish them."""
+        request_ids = [self.add(prompt, **sampling) for prompt in prompts]
+        self.finish()
+        return [self.token_ids(request_id) for request_id in request_ids]

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from support.forward import prompt_logits
+from support.random_engine import random_weights, tiny_architecture, tiny_manifest, write_weights
+from support.stepping import Stepper
+
+from trierarch.builder.manifest import Architecture, EngineManifest
+from trierarch.python_backend.executors.runner import Runner
+from trierarch.python_backend.executors.torch.runner import TorchRunner
+from trierarch.python_backend.request import FinishReason
+from trierarch.python_backend.scheduling.plan import Plan, ScheduledSequence, StepOutput
+
+CPU = torch.device("cpu")
+BLOCK_SIZE = 4
+POISON = 49
+"""Token whose embedding is NaN."""
+
+Engine = tuple[Path, EngineManifest]
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Engine:
+    return make_engine(tmp_path, tiny_architecture())
+
+
+def make_engine(directory: Path, architecture: Architecture, num_blocks: int = 128) -> Engine:
+    weights = random_weights(architecture)
+    weights["embed.weight"][POISON] = torch.nan
+    # A tied head would carry the NaN into every token's logits.
+    weights["lm_head.weight"] = random_weights(architecture, seed=1)["embed.weight"]
+    weights["lm_head.weight"][POISON] = 0  # never the best: only prompts have it
+    manifest = tiny_manifest(architecture.model_copy(update={"tie_embeddings": False}), num_blocks=num_blocks)
+    write_weights(directory, weights)
+    (directory / "engine.json").write_text(manifest.to_json())
+    return directory, manifest
+
+
+def open_stepper(engine: Engine, **settings: object) -> Stepper:
+    return Stepper.open(engine[1], TorchRunner(*engine, CPU), **settings)
+
+
+def prompts(count: int) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(count)
+    lengths = torch.randint(1, 40, (count,), generator=generator).tolist()
+    return [torch.randint(POISON, (length,), generator=generator).tolist() for length in lengths]
+
+
+def test_draws_the_best_token_of_the_decoders_logits(engine: Engine) -> None:
+    (prompt,) = prompts(1)
+    (drawn,) = open_stepper(engine).generate([prompt], max_tokens=6)
+    for count, token in enumerate(drawn):
+        known = prompt + drawn[:count]
+        assert token == int(prompt_logits(engine[0], known, [len(known)])[-1].argmax())
+
+
+@pytest.mark.parametrize("max_num_tokens", [5, 512])
+@pytest.mark.parametrize("num_blocks", [20, 128])
+def test_batching_chunking_and_preemption_change_nothing(engine: Engine, num_blocks: int, max_num_tokens: int) -> None:
+    alone = open_stepper(engine, enable_prefix_caching=False)
+    expected = [alone.generate([prompt])[0] for prompt in prompts(8)]
+    stepper = open_stepper(engine, num_blocks=num_blocks, max_num_tokens=max_num_tokens)
+    assert stepper.generate(prompts(8)) == expected
+    num_preemptions = sum(usage.num_preemptions for usage in stepper.usages())
+    assert (num_preemptions > 0) == (num_blocks == 20)
+
+
+class Drafting:
+    """A runner that puts wrong guesses behind the known tokens, as far as the blocks have room."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self.num_blocks = runner.num_blocks
+        self.num_drafts = 0
+
+    def run(self, plan: Plan) -> StepOutput:
+        drafted = tuple(self._draft(item) for item in plan.scheduled)
+        self.num_drafts += sum(len(item.draft_token_ids) for item in drafted)
+        return self._runner.run(replace(plan, scheduled=drafted))
+
+    def close(self) -> None:
+        self._runner.close()
+
+    def _draft(self, item: ScheduledSequence) -> ScheduledSequence:
+        room = len(item.sequence.block_table) * BLOCK_SIZE - item.start - item.num_tokens
+        return replace(item, draft_token_ids=(3, 7)[:room])
+
+
+def test_drafts_are_computed_and_change_nothing(engine: Engine) -> None:
+    (prompt,) = prompts(1)
+    stepper = open_stepper(engine)
+    (expected,) = stepper.generate([prompt], max_tokens=5)
+
+    drafting = Drafting(stepper.runner)
+    stepper = Stepper.open(engine[1], drafting, num_lookahead_tokens=2)
+    assert stepper.generate([prompt], max_tokens=5) == [expected]
+    assert drafting.num_drafts > 5
+
+
+@pytest.mark.parametrize("max_num_tokens", [7, 512])
+def test_prompt_logprobs_come_from_the_position_before(engine: Engine, max_num_tokens: int) -> None:
+    prompt = prompts(4)[0] + prompts(4)[1]
+    stepper = open_stepper(engine, max_num_tokens=max_num_tokens)
+    request_id = stepper.add(prompt, max_tokens=1, prompt_logprobs=2)
+    stepper.add(prompts(1)[0], max_tokens=8)
+    stepper.finish()
+    logprobs = stepper.deltas[request_id][0].prompt_logprobs
+    assert logprobs is not None
+    assert len(logprobs) == len(prompt)
+    assert logprobs[0] is None
+    expected = prompt_logits(engine[0], prompt, [len(prompt)]).log_softmax(-1)
+    for position, (token, logprob) in enumerate(zip(prompt[1:], logprobs[1:], strict=True)):
+        assert logprob is not None
+        assert logprob.token_id == token
+        assert logprob.logprob == pytest.approx(expected[position, token].item(), abs=1e-4)
+        assert [token for token, _ in logprob.top] == expected[position].topk(2).indices.tolist()
+
+
+@pytest.mark.parametrize("max_num_tokens", [16, 512])
+def test_nan_of_one_sequence_harms_no_other_then_or_later(engine: Engine, max_num_tokens: int) -> None:
+    """Sequences with NaN run beside others, end with an error, and leave their blocks to those that come after."""
+    expected = open_stepper(engine).generate(prompts(6))
+    stepper = open_stepper(engine, enable_prefix_caching=False, max_num_tokens=max_num_tokens)
+    for _ in range(3):
+        poisoned = [stepper.add([*prompt, POISON, 3], max_tokens=4) for prompt in prompts(6)]
+        healthy = [stepper.add(prompt) for prompt in prompts(6)]
+        stepper.finish()
+        assert [stepper.token_ids(request_id) for request_id in healthy] == expected
+        reasons = {stepper.deltas[request_id][-1].finish_reason for request_id in poisoned}
+        assert reasons == {FinishReason.ERROR}
+
+
+def test_running_a_plan_again_gives_the_same(engine: Engine) -> None:
+    runner = TorchRunner(*engine, CPU)
+    stepper = Stepper.open(engine[1], runner)
+    stepper.add(prompts(1)[0])
+    plan = stepper.scheduler.schedule()
+    assert runner.run(plan) == runner.run(plan)
+
+
+def test_an_empty_plan_is_nothing(engine: Engine) -> None:
+    assert TorchRunner(*engine, CPU).run(Plan((), finished_sequence_ids=(3,))).outputs == {}
+
+
+def test_a_block_table_that_is_too_short_is_refused(engine: Engine) -> None:
+    runner = TorchRunner(*engine, CPU)
+    stepper = Stepper.open(engine[1], runner)
+    stepper.add([1, 2, 3, 4, 5])
+    (item,) = stepper.scheduler.schedule().scheduled
+    item.sequence.block_table.pop()
+    with pytest.raises(ValueError, match="1 blocks for 5 tokens"):
+        runner.run(Plan((item,)))
