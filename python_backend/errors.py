@@ -26,6 +26,12 @@ class InvalidRequest(ServingError):
         shown = shown if len(shown) <= 80 else shown[:77] + "..."
         super().__init__(f"{field} is {shown}: {remedy}")
         self.field = field
+        self._value = value
+        self._remedy = remedy
+
+    def renamed(self, field: str) -> InvalidRequest:
+        """The same error about `field`: what the client calls the thing."""
+        return type(self)(field, self._value, self._remedy)
 
 
 class UnknownAdapter(InvalidRequest):

@@ -1,0 +1,165 @@
+"""Composes an engine into a Triton model repository: TensorRT-LLM's five models, nothing templated.
+
+    tensorrt_llm/       holds the executor; takes token ids, and text
+    ensemble/           the contract's text door: one step, straight into tensorrt_llm (docs/decisions/0001)
+    tensorrt_llm_bls/   the same door through business-logic scripting
+    preprocessing/      text to token ids, for clients that do the steps themselves
+    postprocessing/     token ids to text
+
+Every model of the backend finds the engine at `<model>/1/engine`. It is linked there once, in tensorrt_llm, and the
+others link to that; with `copy` the repository stands alone and the others carry the manifest and the tokenizer.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from trierarch.builder.errors import ConfigError, ResourceError
+from trierarch.builder.manifest import CHAT_TEMPLATE_NAME, MANIFEST_NAME, TOKENIZER_NAME, EngineManifest
+from trierarch.builder.verify import verify
+from trierarch.ensembles.model_config import EnsembleStep, ModelConfig
+from trierarch.python_backend.triton.contract import ENSEMBLE, MAX_BATCH_SIZE, Role
+
+CONFIG_NAME: Final = "config.pbtxt"
+ENSEMBLE_NAME: Final = "ensemble"
+VERSION: Final = "1"
+ENGINE: Final = "engine"
+KEEP: Final = ".gitkeep"
+"""Triton wants a version directory even where it holds nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComposeOptions:
+    """What a repository's owner may choose."""
+
+    copy: bool = False
+    """Copy the engine into the repository instead of linking it."""
+    decoupled: bool = True
+    """Whether models stream. Unary gRPC clients need False: Triton refuses them on decoupled models."""
+    exclude_input_in_output: bool = False
+    """Whether unstreamed answers leave out the prompt when the client does not say."""
+    accumulate_tokens: bool = False
+    """Whether tensorrt_llm_bls streams the text so far in place of what is new."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Composition:
+    """A repository that was written."""
+
+    path: Path
+    engine: EngineManifest
+    models: tuple[str, ...]
+
+
+def compose(engine: Path, output: Path, options: ComposeOptions = ComposeOptions()) -> Composition:
+    """Write a repository that serves `engine` to `output`, whole or not at all; a repository there is replaced.
+
+    Raises:
+        EngineError: the engine is not one, or not for this machine.
+        ConfigError: something that is not a repository is at `output`.
+        ResourceError: the disk is full or cannot be written.
+    """
+    manifest = verify(engine)
+    output = Path(os.path.abspath(output))
+    _check_replaceable(output)
+    staging = output.with_name(f".{output.name}.{secrets.token_hex(4)}.composing")
+    try:
+        staging.mkdir(parents=True)
+        write_configs(staging, options)
+        _place_engine(engine, manifest, staging, output, options.copy)
+        _replace(staging, output)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ResourceError(f"the disk of {output.parent} is full; free some space or link the engine") from error
+        raise ResourceError(f"{output} cannot be written ({error.strerror}); choose another --output") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return Composition(path=output, engine=manifest, models=tuple(config.name for config in model_configs(options)))
+
+
+def model_configs(options: ComposeOptions) -> tuple[ModelConfig, ...]:
+    """The configs of a repository. What is left at its default is not written: auto-complete supplies it."""
+    exclude = {"exclude_input_in_output": "true"} if options.exclude_input_in_output else {}
+    accumulate = {"accumulate_tokens": "true"} if options.accumulate_tokens else {}
+    is_decoupled = None if options.decoupled else False
+    ensemble = ModelConfig(
+        name=ENSEMBLE_NAME,
+        contract=ENSEMBLE,
+        max_batch_size=MAX_BATCH_SIZE,
+        steps=(
+            EnsembleStep(
+                model=Role.TENSORRT_LLM,
+                inputs={tensor.name: tensor.name for tensor in ENSEMBLE.inputs},
+                outputs={tensor.name: tensor.name for tensor in ENSEMBLE.outputs},
+            ),
+        ),
+    )
+    return (
+        ensemble,
+        ModelConfig(name=Role.POSTPROCESSING),
+        ModelConfig(name=Role.PREPROCESSING),
+        ModelConfig(name=Role.TENSORRT_LLM, parameters=exclude, is_decoupled=is_decoupled),
+        ModelConfig(name=Role.TENSORRT_LLM_BLS, parameters=accumulate, is_decoupled=is_decoupled),
+    )
+
+
+def write_configs(repository: Path, options: ComposeOptions) -> None:
+    """Write everything of a repository but the engine, into an empty directory."""
+    for config in model_configs(options):
+        version = repository / config.name / VERSION
+        version.mkdir(parents=True)
+        (repository / config.name / CONFIG_NAME).write_text(config.to_pbtxt(), encoding="utf-8")
+        if config.steps:
+            (version / KEEP).touch()
+        elif config.name != Role.TENSORRT_LLM:
+            (version / ENGINE).symlink_to(Path("..", "..", Role.TENSORRT_LLM, VERSION, ENGINE))
+
+
+def _place_engine(engine: Path, manifest: EngineManifest, staging: Path, output: Path, copy: bool) -> None:
+    home = Path(Role.TENSORRT_LLM, VERSION, ENGINE)
+    if not copy:
+        # The link is read from the repository's last place, whatever links lie on the way there.
+        (staging / home).symlink_to(
+            os.path.relpath(engine.resolve(), (output.parent.resolve() / output.name / home).parent)
+        )
+        return
+    for name in (MANIFEST_NAME, *manifest.files):
+        _copy_file(engine / name, staging / home / name)
+    for model in (Role.PREPROCESSING, Role.POSTPROCESSING, Role.TENSORRT_LLM_BLS):
+        place = staging / model / VERSION / ENGINE
+        place.unlink()
+        for name in (MANIFEST_NAME, TOKENIZER_NAME, CHAT_TEMPLATE_NAME):
+            if (engine / name).is_file():
+                _copy_file(engine / name, place / name)
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+
+
+def _check_replaceable(output: Path) -> None:
+    is_empty = output.is_dir() and not any(output.iterdir())
+    is_repository = (output / Role.TENSORRT_LLM / CONFIG_NAME).is_file()
+    if os.path.lexists(output) and not (is_empty or is_repository):
+        raise ConfigError(f"output is {str(output)!r}: something that is no model repository is there; choose another")
+
+
+def _replace(staging: Path, output: Path) -> None:
+    """Rename `staging` to `output`; what is there makes way first and returns if that fails."""
+    old = staging.with_suffix(".replaced")
+    try:
+        if output.exists():
+            os.rename(output, old)
+        os.rename(staging, output)
+    except BaseException:
+        if old.exists() and not output.exists():
+            os.rename(old, output)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,202 @@
+"""What the models tell Triton's metrics port: TensorRT-LLM's families, and ours under `trierarch_`.
+
+Gauges are read from the executor's snapshot every `stats_check_period_ms`; histograms take one value a sequence, or one
+a token for the inter-token latency. Setting a metric costs Triton's Python backend some 20 µs, so an unchanged gauge is
+left alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from trierarch.python_backend.executors.executor import ExecutorStats
+from trierarch.python_backend.request import Usage
+
+TOKEN_BUCKETS: Final = (10.0, 50.0, 100.0, 500.0, 1000.0)
+SECONDS_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+
+class Gauge(Protocol):
+    """A value that goes up and down."""
+
+    def set(self, value: float) -> None:
+        """Replace the value."""
+        ...
+
+
+class Histogram(Protocol):
+    """Counts of values by bucket."""
+
+    def observe(self, value: float) -> None:
+        """Count one value."""
+        ...
+
+
+class MetricRegistry(Protocol):
+    """Makes the metrics; Triton's in the server, a recording one in tests."""
+
+    def gauge(self, name: str, description: str, labels: Mapping[str, str]) -> Gauge:
+        """A gauge of the family `name`."""
+        ...
+
+    def histogram(self, name: str, description: str, labels: Mapping[str, str], buckets: Sequence[float]) -> Histogram:
+        """A histogram of the family `name` with these upper bounds."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class GaugeFamily:
+    """Gauges of one name, told apart by one label."""
+
+    name: str
+    description: str
+    label: str
+    values: Mapping[str, Callable[[ExecutorStats], float]]
+    """Value of the label -> what to show."""
+
+
+@dataclass(frozen=True, slots=True)
+class HistogramFamily:
+    """A histogram over finished sequences."""
+
+    name: str
+    description: str
+    labels: Mapping[str, str]
+    buckets: tuple[float, ...]
+    value: Callable[[Usage], float]
+
+
+def _waste_slots(stats: ExecutorStats) -> float:
+    return stats.used_blocks * stats.tokens_per_block - stats.used_slots
+
+
+GAUGES: Final = (
+    GaugeFamily(
+        "nv_trt_llm_request_metrics",
+        "TRT LLM request metrics",
+        "request_type",
+        {
+            "active": lambda stats: stats.num_active_requests,
+            "max": lambda stats: stats.max_requests,
+            "scheduled": lambda stats: stats.num_scheduled_requests,
+            "context": lambda stats: stats.num_context_requests,
+            "waiting": lambda stats: max(0, stats.num_active_requests - stats.num_scheduled_requests),
+        },
+    ),
+    GaugeFamily(
+        "nv_trt_llm_runtime_memory_metrics",
+        "TRT LLM runtime memory metrics",
+        "memory_type",
+        {"cpu": lambda stats: stats.memory_bytes, "gpu": lambda stats: 0, "pinned": lambda stats: 0},
+    ),
+    GaugeFamily(
+        "nv_trt_llm_kv_cache_block_metrics",
+        "TRT LLM KV cache block metrics",
+        "kv_cache_block_type",
+        {
+            "max": lambda stats: stats.max_blocks,
+            "free": lambda stats: stats.free_blocks,
+            "used": lambda stats: stats.used_blocks,
+            "reused": lambda stats: stats.reused_blocks,
+            "tokens_per": lambda stats: stats.tokens_per_block,
+            "fraction": lambda stats: stats.used_blocks / max(1, stats.max_blocks),
+        },
+    ),
+    GaugeFamily(
+        "nv_trt_llm_inflight_batcher_metrics",
+        "TRT LLM inflight_batcher-specific metrics",
+        "inflight_batcher_specific_metric",
+        {
+            "micro_batch_id": lambda stats: 0,
+            "generation_requests": lambda stats: stats.num_scheduled_requests - stats.num_context_requests,
+            "total_context_tokens": lambda stats: stats.num_context_tokens,
+            "paused_requests": lambda stats: stats.num_paused_requests,
+        },
+    ),
+    GaugeFamily(
+        "nv_trt_llm_general_metrics",
+        "General TRT LLM metrics",
+        "general_type",
+        {"iteration_counter": lambda stats: stats.num_steps, "timestamp": lambda stats: int(time.time())},
+    ),
+    GaugeFamily(
+        "trierarch_kv_cache_slots",
+        "KV slots of allocated blocks: holding a token, or waste",
+        "slot_type",
+        {"used": lambda stats: stats.used_slots, "waste": _waste_slots},
+    ),
+)
+
+HISTOGRAMS: Final = (
+    HistogramFamily(
+        "nv_llm_input_token_len",
+        "TRT LLM response metrics",
+        {"response_metric_type": "total_input_tokens"},
+        TOKEN_BUCKETS,
+        lambda usage: usage.num_prompt_tokens,
+    ),
+    HistogramFamily(
+        "nv_llm_output_token_len",
+        "TRT LLM response metrics",
+        {"response_metric_type": "total_output_tokens"},
+        TOKEN_BUCKETS,
+        lambda usage: usage.num_output_tokens,
+    ),
+    HistogramFamily(
+        "trierarch_queue_time_seconds",
+        "From a request's arrival to the first step that computed it",
+        {},
+        SECONDS_BUCKETS,
+        lambda usage: (usage.first_scheduled_ns - usage.arrival_ns) / 1e9,
+    ),
+    HistogramFamily(
+        "trierarch_time_to_first_token_seconds",
+        "From a request's arrival to its first output token",
+        {},
+        SECONDS_BUCKETS,
+        lambda usage: (usage.first_token_ns - usage.arrival_ns) / 1e9,
+    ),
+)
+INTER_TOKEN_LATENCY: Final = "trierarch_inter_token_latency_seconds"
+
+
+class EngineMetrics:
+    """The metrics of one model that holds an executor."""
+
+    def __init__(self, registry: MetricRegistry, model: str, version: str) -> None:
+        """Declare every family, so that all are on the port before the first request."""
+        labels = {"model": model, "version": version}
+        self._gauges = [
+            (registry.gauge(family.name, family.description, {**labels, family.label: value}), read)
+            for family in GAUGES
+            for value, read in family.values.items()
+        ]
+        self._shown: list[float | None] = [None] * len(self._gauges)
+        self._histograms = [
+            (registry.histogram(family.name, family.description, {**labels, **family.labels}, family.buckets), family)
+            for family in HISTOGRAMS
+        ]
+        self._inter_token = registry.histogram(
+            INTER_TOKEN_LATENCY, "Between two output tokens of a sequence", labels, SECONDS_BUCKETS
+        )
+
+    def publish(self, stats: ExecutorStats) -> None:
+        """Show a snapshot."""
+        for index, (gauge, read) in enumerate(self._gauges):
+            value = float(read(stats))
+            if value != self._shown[index]:
+                gauge.set(value)
+                self._shown[index] = value
+
+    def observe_sequence(self, usage: Usage) -> None:
+        """Count a finished sequence; one that never drew a token has no times to count."""
+        if usage.num_output_tokens:
+            for histogram, family in self._histograms:
+                histogram.observe(float(family.value(usage)))
+
+    def observe_inter_token(self, seconds: float) -> None:
+        """Count the time between a sequence's consecutive tokens."""
+        self._inter_token.observe(seconds)

@@ -1,0 +1,74 @@
+"""Parameters: what config.pbtxt's `parameters` may set, typed and complete."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, Self
+
+from pydantic import Field, ValidationError
+
+from trierarch.builder.errors import ConfigError
+from trierarch.builder.manifest import Frozen
+from trierarch.python_backend.triton.contract import Role
+
+OF_TRITON: Final = {"FORCE_CPU_ONLY_INPUT_TENSORS", "EXECUTION_ENV_PATH"}
+"""Parameters that Triton's Python backend reads itself."""
+
+
+class Parameters(Frozen):
+    """Names and defaults are TensorRT-LLM's where it has them. Unknown names are refused: they would be lost."""
+
+    role: Role | None = None
+    """What the model does; None reads it from the model's name."""
+    exclude_input_in_output: bool = False
+    """Whether unstreamed answers leave out the prompt when the request does not say."""
+    cancellation_check_period_ms: int = Field(default=100, gt=0)
+    stats_check_period_ms: int = Field(default=100, gt=0)
+    drain_timeout_seconds: float = Field(default=30.0, ge=0)
+    """How long running requests may take to finish when the model is unloaded."""
+    tensorrt_llm_model_name: str = Role.TENSORRT_LLM.value
+    """The model that tensorrt_llm_bls asks."""
+    accumulate_tokens: bool = False
+    """Whether tensorrt_llm_bls streams the text so far in place of what is new."""
+    add_special_tokens: bool = True
+    """Whether preprocessing adds the tokenizer's special tokens, such as a beginning-of-sequence token."""
+    skip_special_tokens: bool = True
+    """Whether postprocessing leaves special tokens out of the text."""
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Read a model configuration as Triton gives it, parsed from JSON.
+
+        Raises:
+            ConfigError: an unknown name or a value out of range.
+        """
+        raw = {
+            name: entry["string_value"]
+            for name, entry in config.get("parameters", {}).items()
+            if name not in OF_TRITON and entry.get("string_value")
+        }
+        try:
+            return cls.model_validate(raw)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(part) for part in first["loc"])
+            raise ConfigError(
+                f"model {config['name']!r}: parameter {name} is {raw.get(name)!r}: {first['msg']}; "
+                f"this backend reads {', '.join(cls.model_fields)}"
+            ) from None
+
+
+def role_of(config: Mapping[str, Any]) -> Role:
+    """The role of a model: its parameter, or else its name.
+
+    Raises:
+        ConfigError: neither names a role.
+    """
+    role = Parameters.from_config(config).role
+    if role is not None:
+        return role
+    if config["name"] in list(Role):
+        return Role(config["name"])
+    raise ConfigError(
+        f"model {config['name']!r} has no role; name it for one or set the parameter role: {', '.join(Role)}"
+    )

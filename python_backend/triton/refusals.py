@@ -1,0 +1,78 @@
+"""Tensors of the contract that this backend cannot honour: refused with a reason, unless their value asks for nothing.
+
+Tensors that only hint at speed or at another kind of model (pad_id, len_penalty, retention_*, lookahead_*,
+decoder_input_ids, ...) change no output of a decoder without beams; they are accepted and ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from trierarch.python_backend.errors import InvalidRequest, UnknownAdapter
+from trierarch.python_backend.triton.inputs import Inputs
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a tensor is refused, and the values that are no reason to."""
+
+    remedy: str
+    neutral: tuple[object, ...] = ()
+    """Values that ask for nothing; an empty tensor never does."""
+    error: Callable[[str, object, str], InvalidRequest] = InvalidRequest
+
+
+_NO_BEAMS: Final = "this engine samples and has no beam search; send 1, and num_return_sequences for several answers"
+_NO_DRAFTS: Final = "this engine takes no drafts from the client; leave it out"
+_NO_EMBEDDINGS: Final = "this engine takes text or token ids, no embeddings; leave it out"
+_NO_LOGITS: Final = "this engine returns no logits; ask for return_log_probs or num_log_probs instead"
+_NO_GUIDES: Final = "this engine has no guided decoding; leave it out"
+_NO_ADAPTERS: Final = "no LoRA adapter is registered with this engine; leave it out to use the base model"
+_NO_IMAGES: Final = "this engine reads text alone; leave it out"
+_NO_DISAGGREGATION: Final = "this engine computes prompts itself; leave it out"
+
+REFUSALS: Final[dict[str, Refusal]] = {
+    "beam_width": Refusal(_NO_BEAMS, neutral=(0, 1)),
+    "runtime_top_p_decay": Refusal("top_p does not decay in this engine; send 1.0 or leave it out", neutral=(1.0,)),
+    "draft_input_ids": Refusal(_NO_DRAFTS),
+    "draft_logits": Refusal(_NO_DRAFTS),
+    "num_draft_tokens": Refusal(_NO_DRAFTS, neutral=(0,)),
+    "encoder_input_features": Refusal(_NO_EMBEDDINGS),
+    "prompt_embedding_table": Refusal(_NO_EMBEDDINGS),
+    "prompt_vocab_size": Refusal(_NO_EMBEDDINGS, neutral=(0,)),
+    "mrope_rotary_cos_sin": Refusal(_NO_EMBEDDINGS),
+    "cross_attention_mask": Refusal(_NO_EMBEDDINGS),
+    "skip_cross_attn_blocks": Refusal(_NO_EMBEDDINGS, neutral=(False,)),
+    "return_context_logits": Refusal(_NO_LOGITS, neutral=(False,)),
+    "return_generation_logits": Refusal(_NO_LOGITS, neutral=(False,)),
+    "guided_decoding_guide_type": Refusal(_NO_GUIDES, neutral=(b"",)),
+    "guided_decoding_guide": Refusal(_NO_GUIDES, neutral=(b"",)),
+    "lora_task_id": Refusal(_NO_ADAPTERS, neutral=(0,), error=UnknownAdapter),
+    "lora_name": Refusal(_NO_ADAPTERS, neutral=(b"",), error=UnknownAdapter),
+    "lora_weights": Refusal(_NO_ADAPTERS, error=UnknownAdapter),
+    "lora_config": Refusal(_NO_ADAPTERS, error=UnknownAdapter),
+    "context_phase_params": Refusal(_NO_DISAGGREGATION),
+    "image_input": Refusal(_NO_IMAGES),
+    "image_bytes_input": Refusal(_NO_IMAGES),
+    "image_url_input": Refusal(_NO_IMAGES, neutral=(b"",)),
+    "video_bytes_input": Refusal(_NO_IMAGES),
+    "IMAGE_BYTES": Refusal(_NO_IMAGES),
+    "IMAGE_URL": Refusal(_NO_IMAGES, neutral=(b"",)),
+    "VIDEO_BYTES": Refusal(_NO_IMAGES),
+}
+
+
+def refuse_unsupported(inputs: Inputs) -> None:
+    """Raise InvalidRequest for the first tensor of a row that asks for what this backend lacks."""
+    for name, refusal in REFUSALS.items():
+        row = inputs.row(name)
+        if row is None:
+            continue
+        values = row.reshape(-1)
+        if values.size != 1:
+            raise refusal.error(name, row.shape, refusal.remedy)
+        value = values.tolist()[0]
+        if value not in refusal.neutral:
+            raise refusal.error(name, value, refusal.remedy)

@@ -1,0 +1,111 @@
+"""Pieces of output as named arrays, with the ranks and the order that TensorRT-LLM's clients rely on.
+
+`output_ids` comes first and has rank 3 (clients read outputs[0].shape[2]); strings have rank 1 (they read
+`as_numpy("text_output")[0]`); every other output has a leading batch dimension of 1.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trierarch.python_backend.request import FinishReason, TokenLogprob, Usage
+
+Array = NDArray[np.generic]
+NamedArray = tuple[str, Array]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """What one response carries of one sequence: a streamed delta, or all of it."""
+
+    token_ids: tuple[int, ...]
+    num_new_tokens: int
+    """Of `token_ids`, without an echoed prompt."""
+    text: str = ""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    cum_log_prob: float = 0.0
+    """Over the sequence so far."""
+    prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+    num_prompt_tokens: int = 0
+    batch_index: int = 0
+    sequence_index: int = 0
+    usage: Usage | None = None
+    """With a sequence's last piece."""
+    finish_reason: FinishReason | None = None
+    """With a sequence's last piece."""
+
+
+def _int32(*values: int) -> Array:
+    return np.array([values], np.int32)
+
+
+def _int64(value: int) -> Array:
+    return np.array([[value]], np.int64)
+
+
+def _float32(values: Sequence[float], rank: int) -> Array:
+    return np.array(values, np.float32).reshape((1,) * (rank - 1) + (-1,))
+
+
+def _string(text: str) -> Array:
+    return np.array([text.encode()], np.object_)
+
+
+def _token_logprobs(items: Iterable[TokenLogprob | None]) -> Array:
+    """JSON: for each token its id, log-probability and `top` rivals as [id, log-probability]; null for the first."""
+    return _string(
+        json.dumps(
+            [
+                None if item is None else {"token_id": item.token_id, "logprob": item.logprob, "top": item.top}
+                for item in items
+            ]
+        )
+    )
+
+
+_ALWAYS: Final[dict[str, Callable[[Piece], Array]]] = {
+    "output_ids": lambda piece: np.array(piece.token_ids, np.int32).reshape(1, 1, -1),
+    "sequence_length": lambda piece: _int32(len(piece.token_ids)),
+    "cum_log_probs": lambda piece: _float32([piece.cum_log_prob], rank=2),
+    "output_log_probs": lambda piece: _float32([item.logprob for item in piece.logprobs], rank=3),
+    "batch_index": lambda piece: _int32(piece.batch_index),
+    "sequence_index": lambda piece: _int32(piece.sequence_index),
+    "num_input_tokens": lambda piece: _int32(piece.num_prompt_tokens),
+    "num_output_tokens": lambda piece: _int32(piece.num_new_tokens),
+    "top_log_probs": lambda piece: _token_logprobs(piece.logprobs),
+    "text_output": lambda piece: _string(piece.text),
+}
+
+_WITH_USAGE: Final[dict[str, Callable[[Usage], Array]]] = {
+    "kv_cache_alloc_new_blocks": lambda usage: _int32(usage.num_new_blocks),
+    "kv_cache_reused_blocks": lambda usage: _int32(usage.num_reused_blocks),
+    "kv_cache_alloc_total_blocks": lambda usage: _int32(usage.num_new_blocks + usage.num_reused_blocks),
+    "arrival_time_ns": lambda usage: _int64(usage.arrival_ns),
+    "first_scheduled_time_ns": lambda usage: _int64(usage.first_scheduled_ns),
+    "first_token_time_ns": lambda usage: _int64(usage.first_token_ns),
+    "last_token_time_ns": lambda usage: _int64(usage.last_token_ns),
+    "acceptance_rate": lambda usage: _float32(
+        [usage.num_accepted_draft_tokens / max(1, usage.num_draft_tokens)], rank=2
+    ),
+    "total_accepted_draft_tokens": lambda usage: _int32(usage.num_accepted_draft_tokens),
+    "total_draft_tokens": lambda usage: _int32(usage.num_draft_tokens),
+}
+PERF_METRICS: Final = frozenset(_WITH_USAGE)
+
+
+def to_arrays(piece: Piece, outputs: frozenset[str]) -> list[NamedArray]:
+    """The arrays of one response, of those outputs that `outputs` names and the piece can fill."""
+    arrays = [(name, make(piece)) for name, make in _ALWAYS.items() if name in outputs]
+    if piece.usage is not None:
+        arrays += [(name, make(piece.usage)) for name, make in _WITH_USAGE.items() if name in outputs]
+    if piece.prompt_logprobs is not None and "prompt_log_probs" in outputs:
+        arrays.append(("prompt_log_probs", _token_logprobs(piece.prompt_logprobs)))
+    if piece.finish_reason is not None and "finish_reason" in outputs:
+        arrays.append(("finish_reason", _string(piece.finish_reason.value)))
+    return arrays
