@@ -1,0 +1,159 @@
+"""Ordeal: everything that can happen to a scheduler, with the checks that must hold whatever does."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+from support.checking_runner import alone
+from support.scheduling import World, make_request
+
+from trierarch.python_backend.errors import ExecutorFailed, InvalidRequest, Overloaded
+from trierarch.python_backend.request import FinishReason, Request
+from trierarch.python_backend.sequence import SequenceStatus
+
+VOCAB_SIZE = 3
+MAX_SEQ_LEN = 16
+"""Tiny, as the vocabulary is, so that equal prefixes and full pools come fast."""
+PROMPTS = ((0, 1, 1, 0, 1, 0, 0, 1), (0, 1, 1, 0, 0, 1, 1, 0), (1, 0, 0, 1, 0, 1, 1, 0))
+
+
+def random_world(seed: int) -> World:
+    """A scheduler with tiny limits and a small pool."""
+    random = Random(seed)
+    guesses = tuple(random.random() < 0.7 for _ in range(random.choice((0, 0, 1, 3))))
+    return World(
+        num_blocks=random.randint(4, 12),
+        block_size=random.randint(1, 3),
+        enable_prefix_caching=random.random() < 0.7,
+        end_ids=random.choice(((), (2,))),
+        vocab_size=VOCAB_SIZE,
+        guesses=guesses,
+        num_lookahead_tokens=len(guesses),
+        max_batch_size=random.randint(1, 5),
+        max_num_tokens=random.randint(1, 9),
+        max_queue_size=random.randint(2, 8),
+        max_seq_len=MAX_SEQ_LEN,
+        enable_chunked_prefill=random.random() < 0.7,
+    )
+
+
+class Ordeal:
+    """A world, what was asked of it, and what was done to it. Each deed draws what it needs from a seed."""
+
+    def __init__(self, seed: int) -> None:
+        self.world = random_world(seed)
+        self.requests: dict[str, Request] = {}
+        self.disturbed: set[tuple[str, int]] = set()
+        """(request id, index) of sequences that were told to end"""
+
+    def arrive(self, seed: int) -> None:
+        """A request comes, and is taken in unless it is invalid or the queue is full."""
+        random, world = Random(seed), self.world
+        patience = random.choice((None, None, None, 0, 1, 5))
+        request = make_request(
+            str(len(self.requests)),
+            prompt=random.choice(PROMPTS)[: random.randint(1, 8)],
+            max_tokens=random.randint(1, 9),
+            n=random.choice((1, 1, 2, 3)),
+            priority=random.randint(-1, 1),
+            adapter=random.choice(("", "", "", "x")),
+            cache_salt=random.choice(("", "", "", "s")),
+            stop_words=random.choice(((), (), ((0, 0),), ((1,), (2, 0, 1)))),
+            end_ids=random.choice((None, None, (), (1, 2))),
+            prompt_logprobs=random.choice((None, None, 0)),
+            arrival_time=world.now,
+            deadline=None if patience is None else world.now + patience,
+        )
+        try:
+            world.scheduler.add(request)
+        except InvalidRequest:
+            num_tokens = len(request.prompt_token_ids) + request.sampling.max_tokens
+            assert num_tokens > MAX_SEQ_LEN or world.kv.num_blocks_for(num_tokens - 1) > world.kv.num_blocks
+        except Overloaded:
+            assert world.scheduler.num_queued_requests == world.config.max_queue_size
+        else:
+            self.requests[request.request_id] = request
+
+    def cancel(self, seed: int) -> None:
+        """A request, or one of its sequences, is told to end; it may not have started, or be over."""
+        random = Random(seed)
+        if self.requests:
+            name = random.choice(sorted(self.requests))
+            indices = range(self.requests[name].sampling.n)
+            index = random.choice((None, *indices))
+            self.world.scheduler.abort(name, index=index)
+            self.disturbed |= {(name, i) for i in (indices if index is None else [index])}
+
+    def fail(self, seed: int) -> None:
+        """A sequence's step fails."""
+        if self.world.sequences:
+            place = Random(seed).choice(sorted(self.world.sequences))
+            self.world.scheduler.fail(ExecutorFailed("on purpose"), [self.world.sequences[place].sequence_id])
+            self.disturbed.add(place)
+
+    def cancel_during_a_step(self, seed: int) -> None:
+        """As `cancel`, between schedule and update."""
+        world = self.world
+        plan = world.runner.with_drafts(world.scheduler.schedule())
+        world.note(plan)
+        output = world.runner.run(plan)
+        self.cancel(seed)
+        world.scheduler.update(plan, output)
+
+    def wait(self, seed: int) -> None:
+        """Time passes."""
+        self.world.now += Random(seed).choice((0.5, 3.0))
+
+    def step(self, seed: int = 0) -> None:
+        """One turn of the loop, within the limits and never idle while a request lives."""
+        world = self.world
+        plan = world.step()
+        assert len(plan.scheduled) <= world.config.max_batch_size
+        assert sum(item.num_tokens for item in plan.scheduled) <= world.config.token_budget
+        assert plan.scheduled or not world.scheduler.stats().num_active_requests
+
+    def check(self) -> None:
+        """All that must hold between any two deeds."""
+        world = self.world
+        world.collect()
+        world.scheduler.check_integrity()
+        stats = world.scheduler.stats()
+        num_running = sum(s.status is SequenceStatus.RUNNING for s in world.sequences.values())
+        assert stats.used_blocks + stats.free_blocks == stats.max_blocks
+        num_wasted_slots = stats.used_blocks * stats.tokens_per_block - stats.used_slots
+        assert 0 <= num_wasted_slots <= (stats.tokens_per_block - 1) * num_running
+
+    def finish(self) -> None:
+        """Let everything end, in a bounded number of steps, and compare every stream with the slow obvious way."""
+        max_steps = 100 + 10 * MAX_SEQ_LEN * sum(request.sampling.n for request in self.requests.values())
+        for _ in range(max_steps):
+            if not self.world.scheduler.has_work:
+                break
+            self.step()
+            self.check()
+        assert not self.world.scheduler.has_work
+        assert self.world.kv.num_free_blocks == self.world.kv.num_blocks
+        for name, request in self.requests.items():
+            for index in range(request.sampling.n):
+                self._check_stream(name, index, request)
+
+    def _check_stream(self, name: str, index: int, request: Request) -> None:
+        stream, output = self.world.deltas[name, index], self.world.output(name, index)
+        assert [delta.finish_reason is not None for delta in stream] == [False] * (len(stream) - 1) + [True]
+        last = stream[-1]
+        assert last.usage is not None
+        assert last.usage.num_output_tokens == len(output)
+        tokens, reason = alone(request, index, VOCAB_SIZE, self.world.end_ids)
+        if last.finish_reason in (FinishReason.STOP, FinishReason.LENGTH):
+            assert (output, last.finish_reason) == (tokens, reason)
+        else:
+            assert last.finish_reason is FinishReason.TIMEOUT or (name, index) in self.disturbed
+            assert output == tokens[: len(output)]
+        prompt_logprobs = [delta.prompt_logprobs for delta in stream if delta.prompt_logprobs is not None]
+        if index == 0 and request.sampling.prompt_logprobs is not None and output:
+            (entries,) = prompt_logprobs
+            found = [None if entry is None else entry.token_id for entry in entries]
+            assert found == [None, *request.prompt_token_ids[1:]]
+        else:
+            assert len(prompt_logprobs) <= (index == 0)
