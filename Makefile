@@ -1,22 +1,50 @@
 # `make demo` runs the whole of Trierarch on this machine; `make test` checks it. Both install what they need into .venv.
+SHELL := /bin/bash -o pipefail
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+LOG := $(VENV)/install.log
+
+# pip, with one line of progress; its warnings are shown only when it fails.
+INSTALL = PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --constraint constraints.txt
+PROGRESS = awk '/^ *(Collecting|Downloading|Using cached)/ { printf "\r\033[K    %d: %s", ++n, $$2; fflush() } END { printf "\r\033[K" }'
 
 .DEFAULT_GOAL := help
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
+demo: setup ## build an engine of a real model, serve it with a real Triton, ask it a question
+	@$(BIN)/trierarch demo
+
+test: setup lint ## lint, format, types; unit, golden and integration tests
+	@echo "==> tests (integration tests start a real Triton and build the demo engine: a few minutes)"
+	@$(BIN)/pytest
+
+lint: setup ## check style, format and types
+	@echo "==> ruff check"
+	@$(BIN)/ruff check
+	@echo "==> ruff format"
+	@$(BIN)/ruff format --check
+	@echo "==> mypy"
+	@$(BIN)/mypy
+
+bench: setup ## list the benchmarks; make bench NAME=cpu runs one
+	@$(BIN)/python -P -m trierarch.benchmarks $(NAME)
+
 setup: $(STAMP) ## create .venv and install Trierarch in it
 
+clean: ## remove .venv, built engines and caches
+	rm -rf $(VENV) engines .trierarch .pytest_cache .mypy_cache .ruff_cache .hypothesis .src/*.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
 $(STAMP): pyproject.toml constraints.txt
-	@echo "==> installing into $(VENV) (the first time takes a minute or two)"
-	@$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 14), "Python 3.11 to 3.13 is needed; name one with: make PYTHON=python3.12 ..."'
+	@PYTHONPATH=.src $(PYTHON) -m trierarch.orchestrator.prerequisites
+	@echo "==> installing into $(VENV) (the first time takes a few minutes)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[server]' --group dev --group reference
+	@$(INSTALL) --quiet --upgrade 'pip>=25.1' 2> $(LOG) || { cat $(LOG); exit 1; }
+	@$(INSTALL) --editable '.[server]' --group dev --group reference 2> $(LOG) | $(PROGRESS) || { cat $(LOG); exit 1; }
 	@touch $@
 
-.PHONY: help setup
+.PHONY: help demo test lint bench setup clean

@@ -7,20 +7,19 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 import httpx
-from rich.console import Group, RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from trierarch.builder.errors import ResourceError
-from trierarch.orchestrator.client import DEFAULT_MODEL
 from trierarch.orchestrator.metrics import Metrics
 from trierarch.orchestrator.triton_server import TritonServer
 
+MODEL = "tensorrt_llm"
+QUESTION = "Why is the sky blue?"
 
-def announcement(server: TritonServer) -> RenderableType:
-    """A table of endpoints and two commands that ask the server something."""
+
+def endpoint_table(server: TritonServer, *more: tuple[str, str]) -> Table:
+    """Models, capacity and endpoints, and `more` lines below."""
     endpoints = server.endpoints
-    model = f"{endpoints.http}/v2/models/{DEFAULT_MODEL}"
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold cyan", no_wrap=True)
     table.add_column(overflow="fold")
@@ -28,18 +27,18 @@ def announcement(server: TritonServer) -> RenderableType:
     for name, value in capacity(server):
         table.add_row(name, value)
     table.add_row("gRPC", endpoints.grpc)
-    table.add_row("HTTP", f"{model}/generate_stream, {model}/generate")
+    table.add_row("HTTP", endpoints.http)
     table.add_row("metrics", endpoints.metrics)
-    table.add_row("log", str(server.log))
-    body = json.dumps(
-        {"text_input": "Why is the sky blue?", "max_tokens": 64, "stream": True, "apply_chat_template": True}
-    )
-    return Group(
-        Text("ready\n", style="bold green"),
-        table,
-        Text(f"\n  trierarch generate 'Why is the sky blue?' --url {endpoints.grpc}"),
-        Text(f"  curl -N {model}/generate_stream -d '{body}'\n", overflow="fold"),
-    )
+    for name, value in more:
+        table.add_row(name, value)
+    return table
+
+
+def commands_to_paste(server: TritonServer) -> Iterator[str]:
+    """Shell lines that ask the server something."""
+    yield f"trierarch generate '{QUESTION}' --url {server.endpoints.grpc}"
+    body = {"text_input": QUESTION, "max_tokens": 64, "stream": True, "apply_chat_template": True}
+    yield f"curl -N {server.endpoints.http}/v2/models/{MODEL}/generate_stream -d '{json.dumps(body)}'"
 
 
 def endpoints_json(server: TritonServer) -> str:
@@ -48,7 +47,7 @@ def endpoints_json(server: TritonServer) -> str:
 
 
 def models(server: TritonServer) -> list[str]:
-    """Names of the models in the repository, those that are ready."""
+    """Names of the repository's models that are ready."""
     index = httpx.post(f"{server.endpoints.http}/v2/repository/index", json={"ready": True}, trust_env=False).json()
     return sorted(model["name"] for model in index)
 
@@ -57,9 +56,9 @@ def capacity(server: TritonServer) -> Iterator[tuple[str, str]]:
     """(what, value) of what the executor said it can hold."""
     try:
         metrics = Metrics.read(server.endpoints.metrics)
-        family, label = "nv_trt_llm_kv_cache_block_metrics", "kv_cache_block_type"
-        blocks = round(metrics.value(family, **{label: "max"}))
-        tokens = round(metrics.value(family, **{label: "tokens_per"}))
+        family = "nv_trt_llm_kv_cache_block_metrics"
+        blocks = round(metrics.value(family, kv_cache_block_type="max"))
+        tokens = round(metrics.value(family, kv_cache_block_type="tokens_per"))
         requests = round(metrics.value("nv_trt_llm_request_metrics", request_type="max"))
     except (ResourceError, KeyError):
         return  # a repository of other models

@@ -6,7 +6,25 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    SpinnerColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.text import Text
+
+
+class SizeColumn(DownloadColumn):
+    """Bytes done of all, where the stage has any."""
+
+    def render(self, task: Task) -> Text:
+        """Nothing for a stage of unknown length."""
+        return super().render(task) if task.fields["counts_bytes"] else Text()
 
 
 class RichProgress:
@@ -18,7 +36,7 @@ class RichProgress:
             SpinnerColumn(finished_text="[green]✓"),
             TextColumn("{task.description}"),
             BarColumn(),
-            DownloadColumn(binary_units=True),
+            SizeColumn(binary_units=True),
             TimeElapsedColumn(),
             console=console,
         )
@@ -40,7 +58,7 @@ class RichProgress:
     def stage(self, name: str, total_bytes: int | None) -> None:
         """Begin the next bar; one of unknown length pulses."""
         self._finish()
-        self._stage = self._bars.add_task(name, total=total_bytes)
+        self._stage = self._bars.add_task(name, total=total_bytes, counts_bytes=total_bytes is not None)
 
     def advance(self, num_bytes: int) -> None:
         """Move the bar."""
@@ -51,5 +69,4 @@ class RichProgress:
         if self._stage is not None:
             task = self._bars.tasks[self._stage]
             total = task.completed if task.total is None else task.total
-            # A stage of no bytes is over all the same: a bar of zero counts as finished.
             self._bars.update(self._stage, total=total, completed=total)

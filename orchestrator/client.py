@@ -10,6 +10,7 @@ Streaming is the primitive; a whole answer is `join(stream)`.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import time
 import uuid
@@ -84,12 +85,12 @@ class TextStream:
         # The header makes Triton answer an error with its gRPC status, not with a message alone.
         self._channel.start_stream(self._arrive, headers={"triton_grpc_error": "true"})
         self.started = time.monotonic()
-        self._channel.async_stream_infer(
-            client.model,
-            [_input(*tensor) for tensor in prompt.tensors(stream)],
-            request_id=request_id,
-            enable_empty_final_response=True,
-        )
+        inputs = [_input(*tensor) for tensor in prompt.tensors(stream)]
+        # A stream that is broken already says why when it is read.
+        with contextlib.suppress(triton.InferenceServerException):
+            self._channel.async_stream_infer(
+                client.model, inputs, request_id=request_id, enable_empty_final_response=True
+            )
 
     def __enter__(self) -> Self:
         """The stream itself."""
@@ -138,7 +139,7 @@ class TextStream:
     def _explain(self, error: Any) -> TrierarchError:
         status = str(error.status() or "").removeprefix("StatusCode.")
         message = " ".join(str(error.message()).split())
-        if status in REFUSED:
+        if status in REFUSED or "unknown model" in message:
             return RequestRefused(message)
         if status == "UNAVAILABLE" and self._has_answered:
             return StreamBroken(f"the server at {self._url} went away while it was answering ({message}); ask again")

@@ -15,15 +15,12 @@ def repository_of(path: Path, run: RunDirectory) -> Path:
     Raises:
         ConfigError: `path` is neither.
         EngineError: the engine is corrupt or foreign to this machine.
+        ResourceError: the disk is full.
     """
     if (path / MANIFEST_NAME).is_file():
-        from trierarch.ensembles.compose import ComposeOptions, compose
+        from trierarch.ensembles.compose import compose
 
-        from trierarch.builder.verify import verify
-
-        verify(path)
-        compose(path, run.repository, ComposeOptions())
-        return run.repository
+        return compose(path, run.repository).path
     if path.is_dir() and any(path.glob("*/config.pbtxt")):
         return path
     raise ConfigError(

@@ -25,14 +25,16 @@ def serving(
     """
     install = find_triton()
     run = RunDirectory(install)
+    keep_log = False
     try:
         with TritonServer(install.binary, repository_of(path, run), run, config) as server:
             server.wait_ready(on_wait)
             yield server
     except ResourceError:
-        run.release()
+        keep_log = run.log.exists()
         raise
-    except BaseException:
-        run.remove()
-        raise
-    run.remove()
+    finally:
+        if keep_log:
+            run.release()
+        else:
+            run.remove()

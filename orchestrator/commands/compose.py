@@ -1,4 +1,4 @@
-"""`trierarch compose`: engines become a Triton model repository."""
+"""`trierarch compose`: an engine becomes a Triton model repository."""
 
 from __future__ import annotations
 
@@ -10,11 +10,37 @@ import typer
 
 def compose(
     engine: Annotated[Path, typer.Argument(help="An engine's directory.")],
-    output: Annotated[Path, typer.Option(metavar="DIR", help="Where the repository goes.")],
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Where the repository goes, whole or not at all.")],
+    copy: Annotated[
+        bool,
+        typer.Option("--copy", help="Copy the engine into the repository, to carry it elsewhere, in place of links."),
+    ] = False,
+    decoupled: Annotated[
+        bool,
+        typer.Option("--decoupled/--unary", help="Stream answers, or serve unary gRPC clients: Triton cannot do both."),
+    ] = True,
+    exclude_input: Annotated[
+        bool, typer.Option("--exclude-input", help="Leave the prompt out of unstreamed answers unless a client says.")
+    ] = False,
+    accumulate_tokens: Annotated[
+        bool, typer.Option("--accumulate-tokens", help="Let tensorrt_llm_bls stream the text so far, not what is new.")
+    ] = False,
 ) -> None:
     """Compose an engine into a Triton model repository.
 
-    The repository has TensorRT-LLM's models (tensorrt_llm, preprocessing, postprocessing, ensemble, tensorrt_llm_bls);
-    each is a config.pbtxt, and the backend fills in the rest from the engine's manifest.
+    The repository has TensorRT-LLM's models: tensorrt_llm, ensemble, tensorrt_llm_bls, preprocessing, postprocessing.
+    Each is a short config.pbtxt; the backend fills in tensors and limits from the engine's manifest.
     """
-    raise NotImplementedError
+    from trierarch.ensembles.compose import ComposeOptions
+    from trierarch.ensembles.compose import compose as compose_repository
+    from trierarch.orchestrator.console import OUT, say
+
+    options = ComposeOptions(
+        copy=copy,
+        decoupled=decoupled,
+        exclude_input_in_output=exclude_input,
+        accumulate_tokens=accumulate_tokens,
+    )
+    composition = compose_repository(engine, output, options)
+    OUT.print(f"[bold cyan]{output}[/]: {', '.join(composition.models)}", soft_wrap=True)
+    say(f"serve it with: trierarch serve {output}")

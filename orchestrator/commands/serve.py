@@ -72,10 +72,14 @@ def _log_level(name: str) -> LogLevel:
 
 
 def _announce(server: TritonServer, as_json: bool) -> None:
-    from trierarch.orchestrator.announcement import announcement, endpoints_json
-    from trierarch.orchestrator.console import OUT
+    from trierarch.orchestrator.announcement import commands_to_paste, endpoint_table, endpoints_json
+    from trierarch.orchestrator.console import OUT, say
 
     if as_json:
         typer.echo(endpoints_json(server))
-    else:
-        OUT.print(announcement(server))
+        return
+    OUT.print(endpoint_table(server, ("log", str(server.log))))
+    OUT.print("\n[dim]ask it something:[/]")
+    for command in commands_to_paste(server):
+        OUT.print(f"  {command}", soft_wrap=True, markup=False)
+    say("serving; Ctrl-C stops")
