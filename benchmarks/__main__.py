@@ -1,0 +1,97 @@
+"""`python -m trierarch.benchmarks`: list the benchmarks, run one, or install rivals."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from trierarch.benchmarks import registry
+from trierarch.benchmarks.paths import OUT
+from trierarch.benchmarks.registry import BENCHMARKS, DEFAULT_SEED, Benchmark, Options
+from trierarch.builder.errors import TrierarchError
+
+LOG_WIDTH = 140
+"""Of tables that go to a file or a pipe."""
+
+app = typer.Typer(
+    name="benchmarks", help="Measure Trierarch beside its rivals on this machine.", pretty_exceptions_enable=False
+)
+out = Console(highlight=False, width=None if sys.stdout.isatty() else LOG_WIDTH)
+err = Console(stderr=True, highlight=False)
+
+
+def say(message: str) -> None:
+    """Tell what is going on."""
+    err.print(f"==> {message}", style="dim", markup=False)
+
+
+@app.callback(invoke_without_command=True)
+def listing(context: typer.Context) -> None:
+    """List the benchmarks, or run the one named."""
+    if context.invoked_subcommand is None:
+        width = max(map(len, BENCHMARKS))
+        for benchmark in BENCHMARKS.values():
+            out.print(f"[bold]{benchmark.name:{width}}[/]  {benchmark.summary}", soft_wrap=True)
+
+
+@app.command()
+def install(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Rivals to bring here; without names they are listed.")
+    ] = None,
+) -> None:
+    """Install rivals, each in an environment of its own, from the one demo checkpoint."""
+    from trierarch.benchmarks.rivals.catalog import RIVALS, named
+
+    for rival in named(names or []):
+        rival.ensure(say)
+    for rival in RIVALS.values():
+        out.print(f"[bold]{rival.name:12}[/]  {'installed' if rival.is_installed else '–':9}  {rival.summary}")
+
+
+def _command(benchmark: Benchmark) -> None:
+    @app.command(name=benchmark.name, help=benchmark.summary)
+    def run(
+        quick: Annotated[bool, typer.Option("--quick", help="Try the harness; the figures mean nothing.")] = False,
+        rivals: Annotated[
+            str | None, typer.Option(metavar="A,B|none", help="Rivals to measure; all that are installed by default.")
+        ] = None,
+        seed: Annotated[int, typer.Option(help="Of every random prompt.")] = DEFAULT_SEED,
+        json: Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")] = False,
+    ) -> None:
+        from trierarch.benchmarks.table import show
+
+        report = benchmark.run(Options(is_quick=quick, rivals=rival_names(rivals), seed=seed, say=say))
+        path = report.write(OUT)
+        if json:
+            typer.echo(report.to_json(), nl=False)
+        else:
+            show(report, out)
+        say(f"written to {path}")
+
+
+def rival_names(value: str | None) -> tuple[str, ...] | None:
+    """The names in a comma-separated list; `none` is none of them, and None all that are installed."""
+    if value is None:
+        return None
+    return tuple(name for name in (part.strip() for part in value.split(",")) if name and name != "none")
+
+
+for _benchmark in registry.BENCHMARKS.values():
+    _command(_benchmark)
+
+
+def main() -> None:
+    """What cannot be done is told on one line."""
+    try:
+        app()
+    except TrierarchError as error:
+        err.print(f"error: {error}", style="bold red", markup=False, soft_wrap=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

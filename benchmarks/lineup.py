@@ -1,0 +1,82 @@
+"""Lineup: the subjects that take part, ours and theirs. One that fails leaves it and the others go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Final, Self
+
+from trierarch.benchmarks.measurement import Measurement, Sample
+from trierarch.benchmarks.process_tree import ForeignShare
+from trierarch.benchmarks.subjects.subject import Subject, SubjectFailed
+
+MAX_ATTEMPTS: Final = 3
+"""How often a disturbed repeat is tried; the least disturbed attempt counts."""
+
+Probe = Callable[[Subject, str], float]
+"""Measures one figure once; the key names the attempt, and prompts drawn from it have not been sent before."""
+
+
+class Lineup:
+    """Runs probes over all subjects, turn by turn, so that a drift of the machine meets all of them alike."""
+
+    def __init__(self, subjects: Iterable[Subject], num_repeats: int, say: Callable[[str], None]) -> None:
+        """Take `subjects` in, none of them started."""
+        self.subjects = list(subjects)
+        self.notes: list[str] = []
+        """Why subjects left."""
+        self._num_repeats = num_repeats
+        self._say = say
+
+    def __enter__(self) -> Self:
+        """The lineup itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End all subjects."""
+        for subject in self.subjects:
+            subject.close()
+
+    def each(self, action: Callable[[Subject], None]) -> None:
+        """Do something with every subject."""
+        for subject in list(self.subjects):
+            try:
+                action(subject)
+            except SubjectFailed as error:
+                self._drop(subject, error)
+
+    def measure(
+        self, figure: str, probe: Probe, before_repeat: Callable[[], None] | None = None
+    ) -> dict[str, Measurement]:
+        """Subject's name -> samples of `probe`. Subjects take turns, and another goes first in each repeat."""
+        samples: dict[str, list[Sample]] = {subject.name: [] for subject in self.subjects}
+        for repeat in range(self._num_repeats):
+            if before_repeat is not None:
+                before_repeat()
+            turn = repeat % max(1, len(self.subjects))
+            for subject in self.subjects[turn:] + self.subjects[:turn]:
+                self._say(f"{figure}: {subject.name}, repeat {repeat + 1} of {self._num_repeats}")
+                try:
+                    samples[subject.name].append(self._quietest(subject, probe, f"{figure}/{repeat}"))
+                except SubjectFailed as error:
+                    self._drop(subject, error)
+        remaining = {subject.name for subject in self.subjects}
+        return {name: Measurement(tuple(taken)) for name, taken in samples.items() if name in remaining}
+
+    def _quietest(self, subject: Subject, probe: Probe, key: str) -> Sample:
+        attempts: list[Sample] = []
+        for attempt in range(MAX_ATTEMPTS):
+            foreign = ForeignShare(lambda: subject.pids)
+            value = probe(subject, f"{key}/{attempt}")
+            attempts.append(Sample(value, foreign.share()))
+            if not attempts[-1].is_disturbed:
+                break
+        return min(attempts, key=lambda sample: sample.foreign_share)
+
+    def _drop(self, subject: Subject, error: SubjectFailed) -> None:
+        subject.close()
+        self.subjects.remove(subject)
+        self.notes.append(f"{subject.name} left: {error}")
+        self._say(self.notes[-1])

@@ -1,0 +1,49 @@
+"""The benchmarks by name. What one needs is imported when it runs, so that listing them costs nothing."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from trierarch.benchmarks.report import Report
+
+DEFAULT_SEED: Final = 20_261_121
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How a benchmark is run."""
+
+    is_quick: bool = False
+    """Try the harness in seconds; the figures mean nothing."""
+    rivals: tuple[str, ...] | None = None
+    """Names of rivals to measure beside ours; None is all that are installed."""
+    seed: int = DEFAULT_SEED
+    say: Callable[[str], None] = lambda message: None
+    """Hears what is going on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """One entry: a module of this package with `run(options) -> Report`."""
+
+    name: str
+    summary: str
+
+    def run(self, options: Options) -> Report:
+        """Run it."""
+        report: Report = importlib.import_module(f"trierarch.benchmarks.{self.name}").run(options)
+        return report
+
+
+BENCHMARKS: Final[dict[str, Benchmark]] = {
+    benchmark.name: benchmark
+    for benchmark in (
+        Benchmark(
+            "cpu", "the demo model on this CPU: decode, batches, TTFT, prefix, cold start, memory, beside rivals"
+        ),
+        Benchmark("kv_waste", "KV slots allocated but unused under a mixed load of thousands of sequences"),
+    )
+}

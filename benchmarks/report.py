@@ -1,0 +1,149 @@
+"""Report: rows of figure, unit, ours, rival, rival's value, ratio, goal, met; with all that is needed to doubt them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from trierarch.benchmarks.measurement import Measurement
+
+
+class Better(StrEnum):
+    """Which way a figure is good."""
+
+    HIGHER = "higher"
+    LOWER = "lower"
+
+
+class Of(StrEnum):
+    """What a goal bounds."""
+
+    VALUE = "value"
+    RATIO = "ratio"
+    """Ours over the best rival's, whichever way is better."""
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """A bound that the figure must reach or keep; `Figure.better` says which."""
+
+    of: Of
+    bound: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """What is measured."""
+
+    name: str
+    unit: str
+    better: Better
+    goal: Goal | None = None
+
+    @property
+    def goal_text(self) -> str | None:
+        """The goal for people."""
+        if self.goal is None:
+            return None
+        sign = "≥" if self.better is Better.HIGHER else "≤"
+        of = "× best rival" if self.goal.of is Of.RATIO else self.unit
+        return f"{sign} {self.goal.bound:g} {of}"
+
+    def is_met(self, value: float | None, ratio: float | None) -> bool | None:
+        """Whether the goal is reached; None where there is no goal or nothing to hold against it."""
+        measured = value if self.goal is not None and self.goal.of is Of.VALUE else ratio
+        if self.goal is None or measured is None:
+            return None
+        return measured >= self.goal.bound if self.better is Better.HIGHER else measured <= self.goal.bound
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One of our subjects beside one rival, or alone. Values are medians of the repeats."""
+
+    figure: str
+    subject: str
+    """Which of ours: `executor`, `triton`, `scheduler`."""
+    unit: str
+    better: Better
+    ours: float | None
+    rival: str | None = None
+    rival_value: float | None = None
+    ratio: float | None = None
+    """ours / rival_value."""
+    goal: str | None = None
+    """On one row of a figure only: the best rival's, or the row without a rival."""
+    met: bool | None = None
+    samples: tuple[float, ...] = ()
+    rival_samples: tuple[float, ...] = ()
+    is_disturbed: bool = False
+    """Whether other processes used the machine during a repeat of either side, after all attempts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """The result of one benchmark."""
+
+    benchmark: str
+    is_quick: bool
+    """Whether it only tried the harness: its figures mean nothing."""
+    date: str
+    commit: str | None
+    """With `+` where the working tree had changes."""
+    seed: int
+    machine: Mapping[str, Any]
+    versions: Mapping[str, str]
+    lengths: Mapping[str, Any]
+    rows: tuple[Row, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Subject -> what was set beyond its defaults."""
+    notes: tuple[str, ...] = ()
+    """What went wrong or must be known."""
+
+    def to_json(self) -> str:
+        """For machines; keys in the order above."""
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+    def write(self, folder: Path) -> Path:
+        """Write `NAME.json`, or `NAME-quick.json` so that a trial never replaces a result; returns its path."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{self.benchmark}{'-quick' if self.is_quick else ''}.json"
+        staging = path.with_suffix(f".{os.getpid()}.part")
+        staging.write_text(self.to_json(), encoding="utf-8")
+        staging.replace(path)
+        return path
+
+
+def compare(
+    figure: Figure, subject: str, ours: Measurement | None, rivals: Mapping[str, Measurement] | None = None
+) -> list[Row]:
+    """Rows of one figure, the best rival first and with the goal; one row without a rival where none was measured."""
+    ordered = sorted((rivals or {}).items(), key=lambda item: item[1].median, reverse=figure.better is Better.HIGHER)
+    rows = []
+    for name, theirs in ordered or [(None, None)]:
+        value = None if ours is None else ours.median
+        ratio = None if value is None or theirs is None or theirs.median == 0 else value / theirs.median
+        carries_goal = not rows
+        rows.append(
+            Row(
+                figure=figure.name,
+                subject=subject,
+                unit=figure.unit,
+                better=figure.better,
+                ours=value,
+                rival=name,
+                rival_value=None if theirs is None else theirs.median,
+                ratio=ratio,
+                goal=figure.goal_text if carries_goal else None,
+                met=figure.is_met(value, ratio) if carries_goal else None,
+                samples=() if ours is None else ours.values,
+                rival_samples=() if theirs is None else theirs.values,
+                is_disturbed=any(side is not None and side.is_disturbed for side in (ours, theirs)),
+            )
+        )
+    return rows

@@ -1,0 +1,84 @@
+"""Rival: one engine of somebody else's, how it is installed and how its worker is started."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from trierarch.benchmarks.paths import RIVALS
+from trierarch.benchmarks.subjects.worker import Launch
+from trierarch.builder.errors import ResourceError
+
+STAMP: Final = "installed"
+"""Written when an installation is whole."""
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rival:
+    """What is known of it before it is here."""
+
+    name: str
+    summary: str
+    """What of it runs, in what precision."""
+    install: Callable[[Say], None]
+    """Bring it here; may be run again and then does only what is missing."""
+    launch: Callable[[], Launch]
+    """For an installed rival."""
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether `install` came to its end."""
+        return (home(self.name) / STAMP).is_file()
+
+    def ensure(self, say: Say) -> None:
+        """Install it unless it is here.
+
+        Raises:
+            ResourceError: a step failed, such as a download or a compiler.
+        """
+        if self.is_installed:
+            say(f"{self.name} is installed")
+            return
+        home(self.name).mkdir(parents=True, exist_ok=True)
+        self.install(say)
+        (home(self.name) / STAMP).touch()
+
+
+def home(name: str) -> Path:
+    """A rival's folder."""
+    return RIVALS / name
+
+
+def environment(name: str, requirements: Sequence[str], say: Say) -> Path:
+    """Make a rival's virtual environment with `requirements`; the path of its Python."""
+    python = python_of(name)
+    if not python.is_file():
+        run([sys.executable, "-m", "venv", str(home(name) / "venv")])
+    say(f"{name}: installing {', '.join(requirements)}")
+    run([str(python), "-m", "pip", "install", "--quiet", *requirements])
+    return python
+
+
+def python_of(name: str) -> Path:
+    """Python of a rival's environment."""
+    return home(name) / "venv" / "bin" / "python"
+
+
+def run(command: Sequence[str], working_directory: Path | None = None) -> None:
+    """Run one step; its output is shown only if it fails.
+
+    Raises:
+        ResourceError: it is missing or ended with another status than 0.
+    """
+    try:
+        done = subprocess.run(command, cwd=working_directory, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise ResourceError(f"{command[0]} cannot be run: {error}") from error
+    if done.returncode != 0:
+        last_lines = "\n".join((done.stdout + done.stderr).strip().splitlines()[-20:])
+        raise ResourceError(f"{' '.join(map(str, command))} ended with status {done.returncode}:\n{last_lines}")

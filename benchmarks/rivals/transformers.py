@@ -1,0 +1,29 @@
+"""Hugging Face transformers, in our own environment: the golden tests need the same release."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Final
+
+from trierarch.benchmarks.rivals.checkpoint import DIRECTORY, demo_directory
+from trierarch.benchmarks.rivals.rival import Rival, Say
+from trierarch.benchmarks.subjects.worker import Launch
+from trierarch.builder.errors import ResourceError
+
+NAME: Final = "transformers"
+
+
+def _install(say: Say) -> None:
+    if importlib.util.find_spec("transformers") is None:
+        raise ResourceError("transformers is not in this environment; install it with: pip install --group reference")
+    demo_directory(say)
+
+
+TRANSFORMERS: Final = Rival(
+    name=NAME,
+    summary="Hugging Face transformers, eager generate, bfloat16",
+    install=_install,
+    launch=lambda: Launch(name=NAME, python=Path(sys.executable), module="transformers", model=DIRECTORY),
+)

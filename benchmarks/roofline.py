@@ -1,0 +1,55 @@
+"""What the machine can give: bytes read a second by all threads, multiply-adds a second. Prints one line of JSON.
+
+python -m trierarch.benchmarks.roofline [--bandwidth-only]
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Final
+
+import torch
+
+READ_BYTES: Final = 1 << 30
+"""Far beyond any cache."""
+NUM_READS: Final = 12
+GEMM_SIZE: Final = 2048
+NUM_GEMMS: Final = 12
+
+
+def read_bandwidth() -> float:
+    """GB/s of reading READ_BYTES with all threads, the best of several: a limit is what was seen possible."""
+    source = torch.ones(READ_BYTES // 4, dtype=torch.float32)
+    return READ_BYTES / _best_seconds(lambda: torch.sum(source), NUM_READS) / 1e9
+
+
+def gemm_rate(dtype: torch.dtype) -> float:
+    """GFLOP/s of a square product, the best of several."""
+    left, right = (torch.randn(GEMM_SIZE, GEMM_SIZE).to(dtype) for _ in range(2))
+    return 2 * GEMM_SIZE**3 / _best_seconds(lambda: torch.mm(left, right), NUM_GEMMS) / 1e9
+
+
+def _best_seconds(action: Callable[[], object], count: int) -> float:
+    action()
+    best = float("inf")
+    for _ in range(count):
+        started = time.perf_counter()
+        action()
+        best = min(best, time.perf_counter() - started)
+    return best
+
+
+def main() -> None:
+    """Measure and print."""
+    result = {"read_gb_per_s": read_bandwidth()}
+    if "--bandwidth-only" not in sys.argv[1:]:
+        result["bf16_gflop_per_s"] = gemm_rate(torch.bfloat16)
+        result["f32_gflop_per_s"] = gemm_rate(torch.float32)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What is measured, ours and theirs alike: engines, each in a process of its own."""

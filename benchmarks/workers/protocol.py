@@ -1,0 +1,83 @@
+"""The conversation between a benchmark and a worker, a process that runs one engine: JSON lines on standard streams.
+
+    worker    {"version": ..., "settings": {...}, "pid": ..., "started": ...}      once, when the engine is loaded
+    driver    {"prompts": [[id, ...], ...], "num_output_tokens": n}
+    worker    {"seconds": s, "token_ids": [[id, ...], ...]}                        all prompts at once, to the last token
+    driver    end of file: the worker closes its engine and ends
+
+A worker's failure is {"error": ...}, after which it ends. Whatever an engine itself prints goes to standard error.
+Workers run under a rival's own Python, where neither Trierarch nor its dependencies are installed: this module needs
+the standard library alone. Every engine is given the limits below, so that none is measured with more room.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+TokenIds = list[int]
+
+MAX_BATCH_SIZE: Final = 32
+MAX_SEQ_LEN: Final = 1024
+KV_CACHE_BYTES: Final = 1 << 30
+NUM_THREADS: Final = len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What a worker says once its engine is loaded."""
+
+    version: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    """What was set beyond the engine's defaults, for the record."""
+    pid: int = field(default_factory=os.getpid)
+    """Root of the processes whose memory counts."""
+    started: float | None = None
+    """`time.monotonic()` when that process was started, where it is not the worker itself."""
+
+
+class Worker(Protocol):
+    """One engine: greedy, deaf to end tokens, all prompts of a call in flight together."""
+
+    @property
+    def ready(self) -> Ready:
+        """What it is."""
+        ...
+
+    def generate(self, prompts: list[TokenIds], num_output_tokens: int) -> list[TokenIds]:
+        """Exactly `num_output_tokens` token ids for each prompt."""
+        ...
+
+    def close(self) -> None:
+        """End the engine."""
+        ...
+
+
+def serve(open_worker: Callable[[Path], Worker]) -> None:
+    """Run the worker of the model named by the first argument until standard input ends."""
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)  # engines print where they like; replies must stay whole lines of their own
+
+    def reply(message: dict[str, Any]) -> None:
+        print(json.dumps(message), file=replies, flush=True)
+
+    try:
+        worker = open_worker(Path(sys.argv[1]))
+        try:
+            reply(asdict(worker.ready))
+            for line in sys.stdin:
+                ask = json.loads(line)
+                started = time.perf_counter()
+                token_ids = worker.generate(ask["prompts"], ask["num_output_tokens"])
+                reply({"seconds": time.perf_counter() - started, "token_ids": token_ids})
+        finally:
+            worker.close()
+    except Exception as error:
+        reply({"error": f"{type(error).__name__}: {error}"})
+        raise

@@ -1,0 +1,45 @@
+"""vLLM on the CPU, in one process: its usual three leave one of two cores idle and are a third slower."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import vllm
+
+from trierarch.benchmarks.workers.protocol import MAX_BATCH_SIZE, MAX_SEQ_LEN, NUM_THREADS, Ready, TokenIds, serve
+
+
+class VLLMWorker:
+    """One LLM object."""
+
+    def __init__(self, model: Path) -> None:
+        """Load and compile the checkpoint `model`."""
+        self._llm = vllm.LLM(
+            str(model),
+            dtype="bfloat16",
+            max_model_len=MAX_SEQ_LEN,
+            max_num_seqs=MAX_BATCH_SIZE,
+            enable_prefix_caching=True,
+            distributed_executor_backend="uni",
+            disable_log_stats=True,
+        )
+
+    @property
+    def ready(self) -> Ready:
+        """The release."""
+        return Ready(vllm.__version__, {"threads": NUM_THREADS, "distributed_executor_backend": "uni"})
+
+    def generate(self, prompts: list[TokenIds], num_output_tokens: int) -> list[TokenIds]:
+        """Hand all prompts over in one call."""
+        sampling = vllm.SamplingParams(temperature=0.0, max_tokens=num_output_tokens, ignore_eos=True, detokenize=False)
+        asks = [{"prompt_token_ids": prompt} for prompt in prompts]
+        results = self._llm.generate(asks, sampling, use_tqdm=False)
+        return [list(result.outputs[0].token_ids) for result in results]
+
+    def close(self) -> None:
+        """Free the engine."""
+        del self._llm
+
+
+if __name__ == "__main__":
+    serve(VLLMWorker)
