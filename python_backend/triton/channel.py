@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 import triton_python_backend_utils as pb
 
 from trierarch.python_backend.triton.responses import NamedArray
-from trierarch.python_backend.triton.status import status_of
+from trierarch.python_backend.triton.status import status_of, tag
 
 logger = logging.getLogger(__name__)
 
@@ -42,9 +42,10 @@ class Channel(Protocol):
 class TritonChannel:
     """A Channel over a response sender."""
 
-    def __init__(self, sender: Any) -> None:
-        """Own `sender`, an InferenceResponseSender nobody else uses."""
+    def __init__(self, sender: Any, tags_errors: bool = False) -> None:
+        """Own `sender`, an InferenceResponseSender nobody else uses; `tags_errors` for a reader that is a BLS model."""
         self._sender = sender
+        self._tags_errors = tags_errors
         self._is_open = True
 
     def send(self, arrays: Sequence[NamedArray], is_final: bool) -> None:
@@ -59,8 +60,9 @@ class TritonChannel:
     def fail(self, error: BaseException) -> None:
         """See Channel.fail."""
         code, message = status_of(error)
+        shown = tag(code, message) if self._tags_errors else message
         try:
-            self._send(pb.InferenceResponse(error=pb.TritonError(message, getattr(pb.TritonError, code))), True)
+            self._send(pb.InferenceResponse(error=pb.TritonError(shown, getattr(pb.TritonError, code))), True)
         except Exception:
             logger.exception("an error could not be sent: %s", message)
 

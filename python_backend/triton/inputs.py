@@ -55,10 +55,10 @@ class Inputs:
             raise InvalidRequest(name, number, "must be a finite number")
         return number
 
-    def flag(self, name: str, default: bool = False) -> bool:
+    def flag(self, name: str) -> bool | None:
         """A scalar of a BOOL tensor."""
         value = self._scalar(name, "b", "BOOL")
-        return default if value is None else bool(value)
+        return None if value is None else bool(value)
 
     def text(self, name: str) -> str | None:
         """A scalar of a STRING tensor."""

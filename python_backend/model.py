@@ -1,0 +1,57 @@
+"""Triton's class. It finds the role a model plays and hands everything on; a model has no code of its own.
+
+A role's module is imported with the model, not before: auto-complete runs in every stub and needs neither torch nor
+the engine.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from trierarch.python_backend.triton.auto_complete import complete, is_decoupled
+from trierarch.python_backend.triton.contract import Role
+from trierarch.python_backend.triton.model_context import ModelContext, RoleModel
+from trierarch.python_backend.triton.parameters import Parameters, role_of
+
+_ROLES = {
+    Role.TENSORRT_LLM: ("trierarch.python_backend.triton.roles.tensorrt_llm", "TensorrtLlm"),
+    Role.PREPROCESSING: ("trierarch.python_backend.triton.roles.preprocessing", "Preprocessing"),
+    Role.POSTPROCESSING: ("trierarch.python_backend.triton.roles.postprocessing", "Postprocessing"),
+    Role.TENSORRT_LLM_BLS: ("trierarch.python_backend.triton.roles.tensorrt_llm_bls", "TensorrtLlmBls"),
+}
+
+
+class TritonPythonModel:
+    """One instance of one model, in a process of its own."""
+
+    @staticmethod
+    def auto_complete_config(auto_complete_model_config: Any) -> Any:
+        """Supply tensors, batch size and the decoupled policy."""
+        return complete(auto_complete_model_config)
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load what the role needs; an engine that cannot run here fails the model with one line."""
+        logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+        config = json.loads(args["model_config"])
+        context = ModelContext(
+            name=args["model_name"],
+            version=args["model_version"],
+            engine=Path(args["model_repository"], args["model_version"], "engine"),
+            parameters=Parameters.from_config(config),
+            is_decoupled=is_decoupled(config),
+        )
+        module, name = _ROLES[role_of(config)]
+        self._role: RoleModel = getattr(import_module(module), name)(context)
+
+    def execute(self, requests: list[Any]) -> list[Any] | None:
+        """Take requests; None when their responses come through the senders."""
+        return self._role.execute(requests)
+
+    def finalize(self) -> None:
+        """Finish what is running and give everything back."""
+        self._role.close()

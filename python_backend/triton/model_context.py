@@ -1,0 +1,34 @@
+"""What a role is given to work with, and what it owes Triton."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from trierarch.python_backend.triton.parameters import Parameters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelContext:
+    """One instance of one model."""
+
+    name: str
+    version: str
+    engine: Path
+    """`<model>/<version>/engine`; a link or a directory."""
+    parameters: Parameters
+    is_decoupled: bool
+    """Whether one request may have many responses."""
+
+
+class RoleModel(Protocol):
+    """A model of the repository, made from a ModelContext."""
+
+    def execute(self, requests: list[Any]) -> list[Any] | None:
+        """Take Triton's requests; None when their responses come through the senders."""
+        ...
+
+    def close(self) -> None:
+        """Finish what is running and give everything back."""
+        ...

@@ -1,0 +1,67 @@
+"""Reply: one sequence's deltas gathered into pieces, each piece a response."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from trierarch.python_backend.request import TokenLogprob
+from trierarch.python_backend.text.generator import TextDelta
+from trierarch.python_backend.triton.responses import Piece
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplyOptions:
+    """How a row's sequences are told to the client."""
+
+    is_streaming: bool
+    """A response for each delta, or one for the whole."""
+    echo: bool
+    """Whether the prompt precedes the output. Never while streaming."""
+    outputs: frozenset[str]
+    """Names of the tensors to fill."""
+    batch_index: int = 0
+
+
+@dataclass(slots=True)
+class Reply:
+    """Gathers one sequence. What no response has carried yet is in `_token_ids`, `_text` and `_logprobs`."""
+
+    options: ReplyOptions
+    sequence_index: int
+    prompt_token_ids: tuple[int, ...]
+    prompt_text: str
+    _token_ids: list[int] = field(default_factory=list)
+    _text: list[str] = field(default_factory=list)
+    _logprobs: list[TokenLogprob] = field(default_factory=list)
+    _prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+    _cum_log_prob: float = 0.0
+
+    def add(self, delta: TextDelta) -> Piece | None:
+        """Take a delta; the piece that is to be sent now, if any. The last delta always makes one."""
+        self._token_ids += delta.token_ids
+        self._text.append(delta.text)
+        self._logprobs += delta.logprobs or ()
+        self._cum_log_prob += sum(item.logprob for item in delta.logprobs or ())
+        self._prompt_logprobs = delta.prompt_logprobs or self._prompt_logprobs
+        is_last = delta.finish_reason is not None
+        # Tokens whose text is still held back wait for it where the client sees only the text.
+        has_news = bool(self._token_ids if "output_ids" in self.options.outputs else delta.text)
+        return self._take(delta) if is_last or (self.options.is_streaming and has_news) else None
+
+    def _take(self, delta: TextDelta) -> Piece:
+        echo = self.options.echo
+        piece = Piece(
+            token_ids=(*(self.prompt_token_ids if echo else ()), *self._token_ids),
+            num_new_tokens=len(self._token_ids),
+            text=(self.prompt_text if echo else "") + "".join(self._text),
+            logprobs=tuple(self._logprobs),
+            cum_log_prob=self._cum_log_prob,
+            prompt_logprobs=self._prompt_logprobs,
+            num_prompt_tokens=len(self.prompt_token_ids),
+            batch_index=self.options.batch_index,
+            sequence_index=self.sequence_index,
+            usage=delta.usage,
+            finish_reason=delta.finish_reason,
+        )
+        self._token_ids, self._text, self._logprobs, self._prompt_logprobs = [], [], [], None
+        return piece

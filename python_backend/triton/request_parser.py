@@ -1,0 +1,244 @@
+"""A Triton request's arrays as what the text layer and the reply need. Knows nothing of Triton but names and shapes.
+
+Two doors lead in: token tensors (`input_ids`, `request_output_len`, `runtime_top_k`, ...) and the ensemble's text
+tensors (`text_input`, `max_tokens`, `top_k`, ...). A request goes through one of them; options that exist under two
+names are taken under either, but not under both with different values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import numpy as np
+
+from trierarch.python_backend.errors import InvalidRequest
+from trierarch.python_backend.request import SamplingParams
+from trierarch.python_backend.triton.inputs import Array, Inputs, batch_size
+from trierarch.python_backend.triton.refusals import refuse_unsupported
+from trierarch.python_backend.triton.reply import ReplyOptions
+from trierarch.python_backend.triton.responses import PERF_METRICS
+
+Value = TypeVar("Value")
+
+TEXT_NAMES: Final = {
+    "prompt_token_ids": "text_input",
+    "n": "num_return_sequences",
+    "logprobs": "num_log_probs",
+    "prompt_logprobs": "num_prompt_log_probs",
+    "end_ids": "end_id",
+    "logit_bias": "embedding_bias_words",
+    "adapter": "lora_name",
+}
+"""Our name of a field -> the text tensor it came from, where they differ."""
+TOKEN_NAMES: Final = {
+    **TEXT_NAMES,
+    "prompt_token_ids": "input_ids",
+    "max_tokens": "request_output_len",
+    "top_k": "runtime_top_k",
+    "top_p": "runtime_top_p",
+    "stop_words": "stop_words_list",
+    "bad_words": "bad_words_list",
+    "logit_bias": "embedding_bias",
+}
+"""The same for the token tensors."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """One row of a request."""
+
+    prompt: str | tuple[int, ...]
+    apply_chat_template: bool
+    """Whether `prompt` is one user message for the engine's chat template."""
+    sampling: SamplingParams
+    stop: tuple[str, ...]
+    """Strings that end the output."""
+    bad_words: tuple[str, ...]
+    bias_words: tuple[tuple[str, float], ...]
+    """Words and what is added to the logits of their tokens."""
+    priority: int
+    cache_salt: str
+    reply: ReplyOptions
+
+
+@dataclass(frozen=True, slots=True)
+class RequestParser:
+    """Reads requests for one model."""
+
+    vocab_size: int
+    is_decoupled: bool
+    exclude_input_in_output: bool
+    """The default where a request does not say."""
+
+    def parse(self, arrays: Mapping[str, Array], requested: frozenset[str]) -> tuple[Ask, ...]:
+        """One Ask for each row; `requested` are the outputs that the client wants to see.
+
+        Raises:
+            InvalidRequest: a tensor is missing, misshapen, out of range, contradictory or not honoured here.
+        """
+        num_rows = batch_size(arrays)
+        asks = tuple(self._parse_row(Inputs(arrays, row), requested, row, num_rows) for row in range(num_rows))
+        num_replies = sum(ask.sampling.n for ask in asks)
+        if not self.is_decoupled and num_replies > 1:
+            name = "num_return_sequences" if num_rows == 1 else "batch size"
+            raise InvalidRequest(name, num_replies, "this model is not decoupled and sends one answer a request")
+        return asks
+
+    def _parse_row(self, inputs: Inputs, requested: frozenset[str], row: int, num_rows: int) -> Ask:
+        refuse_unsupported(inputs)
+        is_text = "text_input" in inputs
+        prompt = self._prompt(inputs, is_text)
+        names = TEXT_NAMES if is_text else TOKEN_NAMES
+        try:
+            sampling = self._sampling(inputs)
+        except InvalidRequest as error:
+            raise client_named(error, names) from None
+        streaming = either(inputs.flag, inputs, "streaming", "stream") or False
+        if streaming and not self.is_decoupled:
+            raise InvalidRequest("stream" if "stream" in inputs else "streaming", True, "this model is not decoupled")
+        salt = inputs.text("cache_salt") or ""
+        return Ask(
+            prompt=prompt,
+            apply_chat_template=is_text and bool(inputs.flag("apply_chat_template")),
+            sampling=sampling,
+            stop=_nonempty(inputs.texts("stop_words")),
+            bad_words=_nonempty(inputs.texts("bad_words")),
+            bias_words=_bias_words(inputs),
+            priority=inputs.integer("priority") or 0,
+            cache_salt=salt,
+            reply=ReplyOptions(
+                is_streaming=streaming,
+                echo=not streaming and not _default(inputs.flag("exclude_input_in_output"), self.exclude_input_in_output),
+                outputs=_outputs(inputs, requested, is_text, num_rows, sampling),
+                batch_index=row,
+            ),
+        )
+
+    def _prompt(self, inputs: Inputs, is_text: bool) -> str | tuple[int, ...]:
+        if is_text:
+            if "input_ids" in inputs:
+                raise InvalidRequest("input_ids", "given with text_input", "send one of them")
+            return inputs.text("text_input") or ""
+        tokens = inputs.integers("input_ids")
+        if tokens is None:
+            raise InvalidRequest("input_ids", None, "a request needs input_ids, or text_input")
+        length = inputs.integer("input_lengths")
+        if length is not None and not 0 < length <= len(tokens):
+            raise InvalidRequest("input_lengths", length, f"must be between 1 and the {len(tokens)} tokens of input_ids")
+        return tokens[:length]
+
+    def _sampling(self, inputs: Inputs) -> SamplingParams:
+        max_tokens = either(inputs.integer, inputs, "request_output_len", "max_tokens")
+        if max_tokens is None:
+            raise InvalidRequest("max_tokens", None, "say how many tokens to generate")
+        num_logprobs = inputs.integer("num_log_probs")
+        if num_logprobs is None and inputs.flag("return_log_probs"):
+            num_logprobs = 0
+        end_id = inputs.integer("end_id")
+        return SamplingParams(
+            max_tokens=max_tokens,
+            min_tokens=_default(inputs.integer("min_tokens"), 0),
+            repetition_penalty=_default(inputs.number("repetition_penalty"), 1.0),
+            presence_penalty=_default(inputs.number("presence_penalty"), 0.0),
+            frequency_penalty=_default(inputs.number("frequency_penalty"), 0.0),
+            logit_bias=self._logit_bias(inputs),
+            bad_words=inputs.words("bad_words_list"),
+            stop_words=inputs.words("stop_words_list"),
+            seed=inputs.integer("seed"),
+            # The contract's -1 names no token, so nothing ends the sequence but its length and stop words.
+            end_ids=None if end_id is None else () if end_id == -1 else (end_id,),
+            logprobs=num_logprobs,
+            prompt_logprobs=inputs.integer("num_prompt_log_probs"),
+            n=_default(inputs.integer("num_return_sequences"), 1),
+            **_drawing(inputs),
+        )
+
+    def _logit_bias(self, inputs: Inputs) -> dict[int, float]:
+        bias = inputs.numbers("embedding_bias")
+        if bias is None:
+            return {}
+        if bias.size != self.vocab_size:
+            raise InvalidRequest("embedding_bias", bias.size, f"must have one value a token: {self.vocab_size}")
+        return {int(token): float(bias[token]) for token in np.flatnonzero(bias)}
+
+
+def client_named(error: InvalidRequest, names: Mapping[str, str]) -> InvalidRequest:
+    """The error, about the tensor the client sent: `logit_bias[7]` becomes `embedding_bias[7]`."""
+    field, bracket, rest = error.field.partition("[")
+    return error.renamed(names.get(field, field) + bracket + rest)
+
+
+def either(read: Callable[[str], Value | None], inputs: Inputs, token_name: str, text_name: str) -> Value | None:
+    """The value of an option that has two names.
+
+    Raises:
+        InvalidRequest: both were sent and differ.
+    """
+    of_tokens, of_text = read(token_name), read(text_name)
+    if of_tokens is not None and of_text is not None and of_tokens != of_text:
+        raise InvalidRequest(text_name, of_text, f"contradicts {token_name}, which is {of_tokens!r}; send one of them")
+    return of_text if of_tokens is None else of_tokens
+
+
+def _drawing(inputs: Inputs) -> dict[str, float | int]:
+    """The contract's rule: greedy, whatever the temperature, until top_k, top_p or min_p ask for more than one token.
+
+    top_k 0 or top_p 1.0 therefore mean "draw from the whole distribution"; both at 0 mean greedy.
+    """
+    temperature = _default(inputs.number("temperature"), 1.0)
+    top_k = either(inputs.integer, inputs, "runtime_top_k", "top_k")
+    top_p = either(inputs.number, inputs, "runtime_top_p", "top_p")
+    min_p = _default(inputs.number("min_p"), 0.0)
+    has_top_p = top_p is not None and top_p != 0.0
+    has_top_k = top_k is not None and top_k != 1 and not (top_k == 0 and top_p == 0.0)
+    if not (has_top_k or has_top_p or min_p):
+        top_k = 1
+    return {
+        "temperature": temperature,
+        "top_k": _default(top_k, 0),
+        "top_p": top_p if top_p else 1.0,
+        "min_p": min_p,
+    }
+
+
+def _outputs(
+    inputs: Inputs, requested: frozenset[str], is_text: bool, num_rows: int, sampling: SamplingParams
+) -> frozenset[str]:
+    """Which outputs a reply fills: those the request calls for, of those the client wants to see."""
+    called_for = {
+        "output_ids": True,
+        "sequence_length": True,
+        # A client of the token door gets text only by naming it among a few outputs.
+        "text_output": is_text or "output_ids" not in requested,
+        "cum_log_probs": inputs.flag("return_log_probs"),
+        "output_log_probs": inputs.flag("return_log_probs"),
+        "top_log_probs": "num_log_probs" in inputs,
+        "prompt_log_probs": "num_prompt_log_probs" in inputs,
+        "batch_index": num_rows > 1,
+        "sequence_index": sampling.n > 1,
+        "num_input_tokens": inputs.flag("return_num_input_tokens"),
+        "num_output_tokens": inputs.flag("return_num_output_tokens"),
+        "finish_reason": inputs.flag("return_finish_reason"),
+        **dict.fromkeys(PERF_METRICS, inputs.flag("return_perf_metrics")),
+    }
+    return requested & {name for name, is_called_for in called_for.items() if is_called_for}
+
+
+def _bias_words(inputs: Inputs) -> tuple[tuple[str, float], ...]:
+    words = inputs.texts("embedding_bias_words")
+    weights = inputs.numbers("embedding_bias_weights")
+    num_weights = 0 if weights is None else weights.size
+    if len(words) != num_weights:
+        raise InvalidRequest("embedding_bias_weights", num_weights, f"needs one weight a word: {len(words)}")
+    return () if weights is None else tuple(zip(words, weights.tolist(), strict=True))
+
+
+def _nonempty(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Clients pad lists with empty strings."""
+    return tuple(word for word in words if word)
+
+
+def _default(value: Value | None, default: Value) -> Value:
+    return default if value is None else value
