@@ -44,6 +44,7 @@ class Sequence:
     prompt_logprobs: list[TokenLogprob | None] = field(default_factory=list)
     """Filled as the prompt is computed, where asked."""
     num_cached_tokens: int = 0
+    """Tokens whose KV was there when it first started: in the prefix cache, or in a sibling's blocks."""
     num_new_blocks: int = 0
     num_reused_blocks: int = 0
     num_preemptions: int = 0

@@ -25,13 +25,17 @@ class LiveRequest:
     """Whether none of its sequences has started, so that it takes a place in the queue."""
 
     @classmethod
-    def create(cls, request: Request, end_ids: Iterable[int], first_sequence_id: int) -> LiveRequest:
-        """The request's n sequences, numbered from `first_sequence_id`; all but the first are held back."""
+    def create(cls, request: Request, end_ids: tuple[int, ...], first_sequence_id: int) -> LiveRequest:
+        """The request's n sequences, numbered from `first_sequence_id`; all but the first are held back.
+
+        `end_ids` are the engine's, for a request that names none of its own.
+        """
         sequences = [
             Sequence(first_sequence_id + index, request, index, list(request.prompt_token_ids))
             for index in range(request.sampling.n)
         ]
-        return cls(request, frozenset(end_ids), sequences, sequences[1:], len(sequences))
+        own = request.sampling.end_ids
+        return cls(request, frozenset(end_ids if own is None else own), sequences, sequences[1:], len(sequences))
 
     def append_drawn(self, sequence: Sequence, token_ids: Iterable[int]) -> tuple[int, FinishReason | None]:
         """Append `token_ids` until one ends the sequence: how many were appended, and why it ended if it did.

@@ -27,6 +27,11 @@ class ScheduledSequence:
     samples: bool = False
     """Whether the known tokens end here, so that the step draws the next one."""
 
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Of the known tokens computed, those of the prompt."""
+        return max(0, min(self.num_tokens, self.sequence.num_prompt_tokens - self.start))
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -40,6 +45,21 @@ class Plan:
     def num_tokens(self) -> int:
         """Tokens computed by the step, drafts included."""
         return sum(item.num_tokens + len(item.draft_token_ids) for item in self.scheduled)
+
+    @property
+    def num_requests(self) -> int:
+        """Requests with a share in the step."""
+        return len({item.sequence.request.request_id for item in self.scheduled})
+
+    @property
+    def num_context_requests(self) -> int:
+        """Requests whose prompt is computed, or a part of it."""
+        return len({item.sequence.request.request_id for item in self.scheduled if item.num_prompt_tokens})
+
+    @property
+    def num_context_tokens(self) -> int:
+        """Prompt tokens computed."""
+        return sum(item.num_prompt_tokens for item in self.scheduled)
 
 
 @dataclass(frozen=True, slots=True)

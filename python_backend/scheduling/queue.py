@@ -40,6 +40,11 @@ class WaitingQueue:
     def __iter__(self) -> Iterator[Sequence]:
         return (sequence for _, sequence in self._entries)
 
+    @property
+    def num_paused_requests(self) -> int:
+        """Requests with a preempted sequence."""
+        return len({s.request.request_id for s in self if s.status is SequenceStatus.PREEMPTED})
+
     def push(self, sequence: Sequence) -> None:
         """Add a waiting or preempted sequence; its status must not change while it is here."""
         insort(self._entries, (standing(sequence, self._ageing_seconds), sequence))

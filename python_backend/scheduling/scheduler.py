@@ -71,8 +71,7 @@ class Scheduler:
             raise InvalidRequest("request_id", request.request_id, "is in use; give each live request its own")
         if self.num_queued_requests >= self.config.max_queue_size:
             raise Overloaded(f"{self.num_queued_requests} requests are waiting, which is all this engine queues; retry")
-        end_ids = self._end_ids if request.sampling.end_ids is None else request.sampling.end_ids
-        live = LiveRequest.create(request, end_ids, self._next_sequence_id)
+        live = LiveRequest.create(request, self._end_ids, self._next_sequence_id)
         self._next_sequence_id += len(live.sequences)
         self._live[request.request_id] = live
         self._waiting.push(live.sequences[0])
@@ -97,8 +96,6 @@ class Scheduler:
         if error is None and reason is FinishReason.CANCELLED:
             error = Cancelled(f"request {request_id!r} was cancelled")
         chosen = live.sequences if index is None else live.sequences[index : index + 1]
-        if index is None:
-            live.held_back.clear()
         for sequence in chosen:
             if sequence.status is not SequenceStatus.FINISHED:
                 self._end(live, sequence, reason, error)
@@ -109,10 +106,9 @@ class Scheduler:
             for request_id in list(self._live):
                 self.abort(request_id, FinishReason.ERROR, error)
             return
-        by_id = {sequence.sequence_id: sequence for sequence in self._running}
-        for sequence_id in sequence_ids:
-            sequence = by_id.get(sequence_id)
-            if sequence is not None:
+        failed = set(sequence_ids)
+        for sequence in self._running:
+            if sequence.sequence_id in failed:
                 self._end(self._live[sequence.request.request_id], sequence, FinishReason.ERROR, error)
 
     def schedule(self) -> Plan:
@@ -123,15 +119,15 @@ class Scheduler:
         catch up with the first; whoever catches up draws a token, which is known from then on. Long prompts computed
         in chunks, cached prefixes, recomputing after preemption, siblings that share a prompt and drafts (tokens
         known on trial) are all no more than other starting points of the same race. Those that run go first, in the
-        order they started, so at most one is in the middle of its prompt; then the most urgent waiting ones start,
-        none overtaking. Only running sequences are preempted, the least urgent first: the most urgent always moves.
+        order they started; then the most urgent waiting ones start, none overtaking. When blocks run out the least
+        urgent running sequence is preempted, so the most urgent one always moves.
         """
         now = self._clock()
         if now >= self._next_deadline_ns:
             self._end_overdue(now)
         step = Step(self.config.token_budget)
-        if self._schedule_running(step):
-            self._schedule_waiting(step, now)
+        self._schedule_running(step)
+        self._schedule_waiting(step, now)
         self._last_plan = Plan(step.scheduled(), self._running.take_stopped())
         return self._last_plan
 
@@ -154,18 +150,13 @@ class Scheduler:
 
     def stats(self) -> SchedulerStats:
         """A snapshot; what concerns a step is of the last one planned."""
-        scheduled, kv = self._last_plan.scheduled, self._kv
-        context = [item for item in scheduled if item.start < item.sequence.num_prompt_tokens]
+        plan, kv = self._last_plan, self._kv
         return SchedulerStats(
             num_active_requests=len(self._live),
-            num_scheduled_requests=len({item.sequence.request.request_id for item in scheduled}),
-            num_context_requests=len({item.sequence.request.request_id for item in context}),
-            num_context_tokens=sum(
-                min(item.num_tokens, item.sequence.num_prompt_tokens - item.start) for item in context
-            ),
-            num_paused_requests=len(
-                {s.request.request_id for s in self._waiting if s.status is SequenceStatus.PREEMPTED}
-            ),
+            num_scheduled_requests=plan.num_requests,
+            num_context_requests=plan.num_context_requests,
+            num_context_tokens=plan.num_context_tokens,
+            num_paused_requests=self._waiting.num_paused_requests,
             max_requests=self.config.max_batch_size,
             num_steps=self.num_steps,
             max_blocks=kv.num_blocks,
@@ -182,9 +173,7 @@ class Scheduler:
         check_places(self._live.values(), self._waiting, self._running)
         require(self.num_queued_requests == sum(live.is_queued for live in self._live.values()), "queue is miscounted")
 
-    def _schedule_running(self, step: Step) -> bool:
-        """Whether there were blocks enough; if not, nothing should start in the step in which others were stopped."""
-        num_stopped = self._running.num_stopped
+    def _schedule_running(self, step: Step) -> None:
         for sequence in self._running:
             if step.num_tokens_left == 0:
                 break
@@ -199,9 +188,10 @@ class Scheduler:
                     break
             else:
                 step.give(sequence, num_tokens)
-        return self._running.num_stopped == num_stopped
 
     def _schedule_waiting(self, step: Step, now: int) -> None:
+        # Nobody preempted in this step starts in it: the last victim gave back fewer blocks than it needs to start
+        # plus those for which it had to go, and the other victims stand behind it.
         while len(self._waiting) and step.num_tokens_left and not self._running.is_full:
             sequence = self._waiting.first()
             prefix = self._match(sequence)
@@ -299,13 +289,12 @@ class Scheduler:
             self._release_siblings(live, sequence, self._clock())
 
     def _end_overdue(self, now: int) -> None:
-        deadlines = {live.request.request_id: live.request.deadline for live in self._live.values()}
         self._next_deadline_ns = float("inf")
-        for request_id, deadline in deadlines.items():
-            if deadline is None:
+        for request in [live.request for live in self._live.values()]:
+            if request.deadline is None:
                 continue
-            if deadline * 1e9 <= now:
-                error = DeadlineExceeded(f"request {request_id!r} did not finish before its deadline")
-                self.abort(request_id, FinishReason.TIMEOUT, error)
-            else:
-                self._next_deadline_ns = min(self._next_deadline_ns, deadline * 1e9)
+            if request.deadline * 1e9 > now:
+                self._next_deadline_ns = min(self._next_deadline_ns, request.deadline * 1e9)
+                continue
+            error = DeadlineExceeded(f"request {request.request_id!r} did not finish before its deadline")
+            self.abort(request.request_id, FinishReason.TIMEOUT, error)

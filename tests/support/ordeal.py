@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from random import Random
-from typing import Any
 
 from support.checking_runner import alone
 from support.scheduling import World, make_request

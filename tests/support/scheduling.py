@@ -8,11 +8,11 @@ from typing import Any
 from support.checking_runner import CheckingRunner
 
 from trierarch.python_backend.kv.manager import KVCacheManager
-from trierarch.python_backend.request import Request, SamplingParams, TokenDelta
+from trierarch.python_backend.request import Request, SamplingParams, TokenDelta, Usage
 from trierarch.python_backend.scheduling.config import SchedulerConfig
 from trierarch.python_backend.scheduling.plan import Plan
 from trierarch.python_backend.scheduling.scheduler import Scheduler
-from trierarch.python_backend.sequence import Sequence, SequenceStatus
+from trierarch.python_backend.sequence import Sequence
 
 CONFIG_DEFAULTS: dict[str, Any] = {"max_batch_size": 8, "max_seq_len": 64, "max_num_tokens": 64, "max_queue_size": 64}
 
@@ -97,13 +97,15 @@ class World:
         """The stream's last delta."""
         return self.deltas[request_id, index][-1]
 
+    def usage(self, request_id: str, index: int = 0) -> Usage:
+        """What came with the last delta."""
+        usage = self.last(request_id, index).usage
+        assert usage is not None
+        return usage
+
     def table(self, request_id: str, index: int = 0) -> list[int]:
         """The sequence's block table."""
         return self.sequences[request_id, index].block_table
-
-    def running(self) -> set[str]:
-        """Ids of the requests that run, of those that ever took a step."""
-        return {name for (name, _), seq in self.sequences.items() if seq.status is SequenceStatus.RUNNING}
 
 
 def shares(plan: Plan) -> list[tuple[str, int, int]]:

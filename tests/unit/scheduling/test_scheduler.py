@@ -73,8 +73,7 @@ def test_a_cached_prefix_is_not_computed_again() -> None:
     world.add("b", prompt=10, max_tokens=1)
     assert shares(world.step()) == [("b", 8, 2)]
     assert world.output("a") == world.output("b")
-    usage = world.last("b").usage
-    assert usage is not None
+    usage = world.usage("b")
     assert (usage.num_prompt_tokens, usage.num_cached_tokens, usage.num_reused_blocks) == (10, 8, 2)
     assert (usage.num_new_blocks, usage.num_output_tokens) == (1, 1)
 
@@ -114,25 +113,21 @@ def test_the_least_urgent_is_preempted_and_comes_back() -> None:
     assert plan.finished_sequence_ids == (1,)
     assert world.scheduler.stats().num_paused_requests == 1
     world.run()
-    usage = world.last("new").usage
-    assert usage is not None
-    assert usage.num_preemptions == 1
+    assert world.usage("new").num_preemptions == 1
     assert world.output("new") == alone(make_request("", (3, 4), max_tokens=5), 0, 1000, ())[0]
 
 
-def test_priority_decides_who_is_preempted_even_if_it_has_its_share_of_the_step() -> None:
-    world = World(num_blocks=4, block_size=2)
-    world.add("low", prompt=(1, 2), max_tokens=5)
-    world.add("high", prompt=(3, 4), max_tokens=5, priority=1)
-    assert shares(world.step()) == [("high", 0, 2), ("low", 0, 2)]
+def test_the_less_urgent_gives_way_even_if_it_started_first_and_has_its_share_of_the_step() -> None:
     world = World(num_blocks=5, block_size=2)
-    world.add("low", prompt=(1, 2, 3), max_tokens=5)
+    world.add("low", prompt=(1, 2), max_tokens=7)
     world.step()
-    world.add("high", prompt=(3, 4), max_tokens=5, priority=1)
-    world.step()
+    world.add("high", prompt=(3, 4), max_tokens=7, priority=1)
+    assert [shares(world.step()) for _ in range(3)][-1] == [("low", 4, 1), ("high", 3, 1)]
+    plan = world.step()
+    assert shares(plan) == [("high", 4, 1)]
+    assert plan.finished_sequence_ids == (0,)
     world.run()
-    assert world.last("low").usage.num_preemptions == 1  # type: ignore[union-attr]  # the last delta has usage
-    assert world.last("high").usage.num_preemptions == 0  # type: ignore[union-attr]  # the last delta has usage
+    assert world.output("low") == alone(make_request("", (1, 2), max_tokens=7), 0, 1000, ())[0]
 
 
 def test_a_preempted_sequence_finds_what_is_left_of_its_blocks() -> None:
@@ -152,8 +147,8 @@ def test_a_sequence_does_not_start_on_blocks_that_running_ones_are_about_to_need
     world.step()
     world.add("b", prompt=(7, 7), max_tokens=2)
     world.run()
-    assert world.last("a").usage.num_preemptions == 0  # type: ignore[union-attr]  # the last delta has usage
-    assert world.last("b").usage.num_preemptions == 0  # type: ignore[union-attr]  # the last delta has usage
+    assert world.usage("a").num_preemptions == 0
+    assert world.usage("b").num_preemptions == 0
 
 
 def test_an_end_token_ends_and_is_not_shown() -> None:
@@ -163,12 +158,14 @@ def test_an_end_token_ends_and_is_not_shown() -> None:
     world.add("a", prompt=(1, 2), max_tokens=9, logprobs=0)
     world.add("own", prompt=(1, 2), max_tokens=9, end_ids=(tokens[0],))
     world.add("never", prompt=(1, 2), max_tokens=9, end_ids=())
+    world.add("late", prompt=(1, 2), max_tokens=9, end_ids=tuple(tokens[:4]), min_tokens=3)
     world.run()
     assert world.output("a") == tokens[:2]
     assert world.last("a").finish_reason is FinishReason.STOP
     assert (world.last("a").token_ids, world.last("a").logprobs) == ((), ())
     assert world.output("own") == []
     assert world.output("never") == tokens
+    assert world.output("late") == tokens[:3]
 
 
 def test_a_stop_word_ends_and_is_shown_and_may_not_reach_into_the_prompt() -> None:
@@ -194,6 +191,14 @@ def test_siblings_share_the_prompt_blocks_and_draw_apart(enable_prefix_caching: 
     for index in range(3):
         assert world.output("a", index) == alone(make_request("a", 10, max_tokens=3), index, 1000, ())[0]
     assert world.kv.num_used_blocks == 0
+
+
+@pytest.mark.parametrize("enable_prefix_caching", [True, False])
+def test_siblings_never_share_the_block_of_the_last_prompt_token(enable_prefix_caching: bool) -> None:
+    world = World(num_blocks=20, block_size=4, enable_prefix_caching=enable_prefix_caching)
+    world.add("a", prompt=8, max_tokens=3, n=2)
+    world.step()
+    assert shares(world.step()) == [("a", 8, 1), ("a", 4, 4)]
 
 
 def test_siblings_share_even_with_a_leader_that_ends_at_once() -> None:
@@ -238,7 +243,7 @@ def test_prompt_logprobs_come_once_with_the_first_delta_and_forbid_a_prefix_hit(
     expected = (None, *(TokenLogprob(token, 1.0 - token) for token in range(2, 8)))
     assert [delta.prompt_logprobs for delta in world.deltas["a", 0]] == [expected, None]
     assert [delta.prompt_logprobs for delta in world.deltas["a", 1]] == [None, None]
-    assert world.last("a", 0).usage.num_cached_tokens == 0  # type: ignore[union-attr]  # the last delta has usage
+    assert world.usage("a", 0).num_cached_tokens == 0
 
 
 def test_prompt_logprobs_are_not_repeated_when_the_prompt_is_recomputed() -> None:
@@ -264,8 +269,7 @@ def test_accepted_drafts_and_the_bonus_token_come_in_one_delta() -> None:
     world.run()
     assert world.output("a") == alone(make_request("a", 5, max_tokens=8), 0, 1000, ())[0]
     assert [len(delta.token_ids) for delta in world.deltas["a", 0]] == [3, 3, 2]
-    usage = world.last("a").usage
-    assert usage is not None
+    usage = world.usage("a")
     assert (usage.num_draft_tokens, usage.num_accepted_draft_tokens) == (3 + 3 + 1, 2 + 2 + 1)
 
 
@@ -287,6 +291,8 @@ def test_a_stop_inside_accepted_drafts_drops_the_rest() -> None:
     world.run()
     assert world.output("a") == tokens[:2]
     assert world.kv.match(world.sequences["a", 0]) == [0, 1, 2]
+    assert world.kv.cache is not None
+    assert len(world.kv.cache) == 3
 
 
 def test_a_failed_step_ends_those_it_concerns() -> None:
@@ -335,8 +341,7 @@ def test_usage_has_the_times() -> None:
     for now in (2.0, 3.0, 4.0):
         world.now = now
         world.step()
-    usage = world.last("a").usage
-    assert usage is not None
+    usage = world.usage("a")
     assert usage.arrival_ns == 1_000_000_000
     assert usage.first_scheduled_ns == 2_000_000_000
     assert usage.first_token_ns == 3_000_000_000
