@@ -14,16 +14,18 @@ from typing import Final
 from trierarch.orchestrator.triton_install import TritonInstall
 
 PREFIX: Final = "trierarch-"
+PYTHON: Final = "python"
 BACKEND: Final = "trierarch"
 SHIM: Final = "from trierarch.python_backend.model import TritonPythonModel as TritonPythonModel\n"
 SHARED_MEMORY: Final = Path("/dev/shm")
 
 
 class RunDirectory:
-    """A folder of links under the system's temporary folder, made afresh for each server.
+    """A small folder under the system's temporary folder, made afresh for each server.
 
     backends/python/      the installed Python backend, with the stub of this Python version
     backends/trierarch/   our Python-based backend: one import line
+    backends/.../         links to the installed server's other backends
     lib/                  libpython alone, so that no other library of its folder shadows the server's
     repository/           where an engine is composed, when an engine and not a repository is served
     server.log            what the server and its stubs say
@@ -38,18 +40,24 @@ class RunDirectory:
         self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
         self._install = install
         self._lock = _try_lock(self.path)
-        self.backends.mkdir()
-        for name, source in install.backends.items():
-            _link_contents(source, self.backends / name)
-        if install.stub is not None:
-            _link(install.stub, self.backends / "python" / install.stub.name)
-        shim = self.backends / BACKEND / "model.py"
-        shim.parent.mkdir(exist_ok=True)
-        shim.unlink(missing_ok=True)  # never write through a link into the installed server
-        shim.write_text(SHIM, encoding="utf-8")
+        self._lay_out_backends()
         self._libraries.mkdir()
         if install.libpython is not None:
-            _link(install.libpython, self._libraries / install.libpython.name)
+            (self._libraries / install.libpython.name).symlink_to(install.libpython)
+
+    def _lay_out_backends(self) -> None:
+        self.backends.mkdir()
+        for name, source in self._install.backends.items():
+            if name not in (PYTHON, BACKEND):
+                (self.backends / name).symlink_to(source)
+        # Triton refuses a Python-based backend whose library is a link out of the backend directory.
+        python = self.backends / PYTHON
+        shutil.copytree(self._install.backends[PYTHON], python, ignore=shutil.ignore_patterns("__pycache__"))
+        if self._install.stub is not None:
+            shutil.copy(self._install.stub, python)
+        shim = self.backends / BACKEND / "model.py"
+        shim.parent.mkdir()
+        shim.write_text(SHIM, encoding="utf-8")
 
     @property
     def backends(self) -> Path:
@@ -124,15 +132,3 @@ def _try_lock(folder: Path) -> int | None:
 def _sweep_shared_memory(folder: Path) -> None:
     for region in SHARED_MEMORY.glob(f"{folder.name}.*"):
         region.unlink(missing_ok=True)
-
-
-def _link_contents(source: Path, target: Path) -> None:
-    target.mkdir(parents=True)
-    for entry in source.iterdir():
-        if entry.name != "__pycache__":
-            _link(entry, target / entry.name)
-
-
-def _link(source: Path, target: Path) -> None:
-    target.unlink(missing_ok=True)
-    target.symlink_to(source)
