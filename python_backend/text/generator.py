@@ -1,0 +1,167 @@
+"""TextGenerator: the text layer above any executor. Text in, text deltas out."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from queue import SimpleQueue
+
+from trierarch.builder.manifest import EngineManifest
+from trierarch.python_backend.errors import InvalidRequest
+from trierarch.python_backend.executors.executor import Executor
+from trierarch.python_backend.request import Request, SamplingParams, TokenDelta
+from trierarch.python_backend.text.chat_template import ChatTemplate
+from trierarch.python_backend.text.detokenizer import Detokenizer
+from trierarch.python_backend.text.output_stream import OutputStream
+from trierarch.python_backend.text.stop_strings import StopStrings
+from trierarch.python_backend.text.text_request import TextDelta, TextRequest
+from trierarch.python_backend.text.tokenizer import Tokenizer, valid_text
+from trierarch.python_backend.text.words import bias_of_words, spellings
+
+__all__ = ["TextDelta", "TextGenerator", "TextRequest", "TextSink"]
+
+logger = logging.getLogger(__name__)
+
+TextSink = Callable[[TextDelta], None]
+"""Receives a request's deltas in order, on the generator's thread. One that raises has lost its client."""
+
+# No tokenizer packs more bytes into a token over a whole prompt; longer texts are refused before they are encoded.
+_MAX_BYTES_PER_TOKEN = 256
+
+
+class TextGenerator:
+    """Encodes prompts on the caller's thread; decodes, matches and sends on a thread of its own.
+
+    The executor's thread only puts deltas into a queue, so no slow client or long text ever delays a step.
+    """
+
+    def __init__(
+        self, executor: Executor, tokenizer: Tokenizer, chat_template: ChatTemplate | None, manifest: EngineManifest
+    ) -> None:
+        self._executor = executor
+        self._tokenizer = tokenizer
+        self._chat_template = chat_template
+        self._max_prompt_bytes = _MAX_BYTES_PER_TOKEN * manifest.limits.max_seq_len
+        self._deltas: SimpleQueue[tuple[_LiveRequest, TokenDelta] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="trierarch-text", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: TextRequest, sink: TextSink) -> tuple[int, ...]:
+        """Queue a request; its deltas go to `sink`, one last delta for each of its `n` indices.
+
+        Returns the prompt's token ids.
+
+        Raises:
+            InvalidRequest: text that is not UTF-8, a prompt without tokens, stop strings or words out of bounds, a chat
+                without a template; and whatever the executor refuses.
+            UnknownAdapter, Overloaded: see Executor.submit.
+        """
+        arrival_time = time.monotonic()
+        prompt_token_ids = tuple(self._encode(request))
+        if not prompt_token_ids:
+            raise InvalidRequest("prompt", request.prompt, "has no tokens; send at least one")
+        sampling = self._sampling(request)
+        live = _LiveRequest(
+            request.request_id,
+            sink,
+            [
+                OutputStream(
+                    Detokenizer(self._tokenizer, request.skip_special_tokens, prompt_token_ids),
+                    StopStrings(request.stop),
+                    sampling.min_tokens,
+                    request.include_stop,
+                )
+                for _ in range(sampling.n)
+            ],
+        )
+        self._executor.submit(
+            Request(
+                request_id=request.request_id,
+                prompt_token_ids=prompt_token_ids,
+                sampling=sampling,
+                adapter=request.adapter,
+                cache_salt=request.cache_salt,
+                priority=request.priority,
+                arrival_time=arrival_time,
+                deadline=arrival_time + request.timeout if request.timeout is not None else None,
+            ),
+            lambda delta: self._deltas.put((live, delta)),
+        )
+        return prompt_token_ids
+
+    def abort(self, request_id: str) -> None:
+        """End a request with CANCELLED soon; nothing happens if it is unknown or over."""
+        self._executor.abort(request_id)
+
+    def close(self) -> None:
+        """Send what the executor has put out so far and stop. Close the executor first; idempotent."""
+        self._deltas.put(None)
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _encode(self, request: TextRequest) -> tuple[int, ...] | list[int]:
+        prompt = request.prompt
+        if isinstance(prompt, tuple):
+            return prompt
+        if len(prompt) > self._max_prompt_bytes:
+            raise InvalidRequest(
+                "prompt", prompt, f"has {len(prompt)} characters, far beyond the engine's max_seq_len; shorten it"
+            )
+        if not request.is_chat:
+            return self._tokenizer.encode(prompt, request.add_special_tokens)
+        if self._chat_template is None:
+            raise InvalidRequest("is_chat", True, "this engine has no chat template; send the whole prompt as text")
+        message = {"role": "user", "content": valid_text(prompt, "prompt")}
+        return self._tokenizer.encode(self._chat_template.render([message]), add_special_tokens=False)
+
+    def _sampling(self, request: TextRequest) -> SamplingParams:
+        sampling = request.sampling
+        if request.bad_words:
+            bad_words = spellings(self._tokenizer, request.bad_words, "bad_words")
+            sampling = replace(sampling, bad_words=(*sampling.bad_words, *bad_words))
+        if request.bias_words:
+            logit_bias = bias_of_words(self._tokenizer, request.bias_words, sampling.logit_bias)
+            sampling = replace(sampling, logit_bias=logit_bias)
+        return sampling
+
+    def _run(self) -> None:
+        while (item := self._deltas.get()) is not None:
+            live, delta = item
+            try:
+                if live.push(delta):
+                    self._executor.abort(live.request_id)
+            except Exception:
+                # Whatever it is, the streams of others go on.
+                logger.exception("request %s: a delta was lost", live.request_id)
+
+
+class _LiveRequest:
+    """A request's sink and streams. Touched by the output thread alone."""
+
+    def __init__(self, request_id: str, sink: TextSink, streams: list[OutputStream]) -> None:
+        self.request_id = request_id
+        self._sink = sink
+        self._streams = streams
+        self._unfinished = set(range(len(streams)))  # indices whose last delta the executor still owes
+        self._is_abandoned = False
+        self._is_aborted = False
+
+    def push(self, delta: TokenDelta) -> bool:
+        """Send what `delta` brings; whether the executor must now be told that nobody wants any more of it."""
+        text_delta = self._streams[delta.index].push(delta)
+        if delta.finish_reason is not None:
+            self._unfinished.discard(delta.index)
+        if text_delta is not None and not self._is_abandoned:
+            try:
+                self._sink(text_delta)
+            except Exception as error:
+                logger.warning("request %s: its client is gone (%r)", self.request_id, error)
+                self._is_abandoned = True
+        is_wanted = not self._is_abandoned and not all(self._streams[index].is_over for index in self._unfinished)
+        if is_wanted or self._is_aborted or not self._unfinished:
+            return False
+        self._is_aborted = True
+        return True

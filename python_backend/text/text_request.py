@@ -1,0 +1,72 @@
+"""TextRequest and TextDelta: what a client asks for in text, and what streams back."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from trierarch.python_backend.errors import InvalidRequest, ServingError
+from trierarch.python_backend.request import FinishReason, SamplingParams, TokenLogprob, Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextRequest:
+    """One ask, in text or in token ids. Checked on construction as far as that needs no tokenizer."""
+
+    request_id: str
+    """Unique among live requests."""
+    prompt: str | bytes | tuple[int, ...]
+    """Text (bytes are UTF-8), or token ids, which are taken as they are."""
+    sampling: SamplingParams
+    stop: tuple[str, ...] = ()
+    """The output ends where one of these is complete; see StopStrings. They wait for `sampling.min_tokens`."""
+    bad_words: tuple[str, ...] = ()
+    """Text that the output never completes, with a space before it or without; beside `sampling.bad_words`."""
+    bias_words: tuple[tuple[str, float], ...] = ()
+    """Added to the logits of all tokens of the word, with a space before it or without; beside `logit_bias`."""
+    is_chat: bool = False
+    """Whether a text prompt is a user's message, to be put into the engine's chat template."""
+    add_special_tokens: bool = True
+    """Whether encoding a text prompt adds what the tokenizer adds, such as a BOS; a chat template adds its own."""
+    skip_special_tokens: bool = True
+    """Whether special tokens are left out of the text; the token ids always have them."""
+    include_stop: bool = False
+    """Whether the stop string that ended the output is shown."""
+    adapter: str = ""
+    cache_salt: str = ""
+    priority: int = 0
+    timeout: float | None = None
+    """Seconds from now until the request ends with TIMEOUT."""
+
+    def __post_init__(self) -> None:
+        """Raise InvalidRequest for a value out of range."""
+        if self.timeout is not None and not (math.isfinite(self.timeout) and self.timeout > 0):
+            raise InvalidRequest("timeout", self.timeout, "must be a finite number of seconds above 0")
+        for word, bias in self.bias_words:
+            if math.isnan(bias) or bias == math.inf:
+                raise InvalidRequest(f"bias_words[{word!r}]", bias, "must be a finite number, or -inf to ban the word")
+        if self.is_chat and isinstance(self.prompt, tuple):
+            raise InvalidRequest("is_chat", True, "token ids stand in no chat template; send the prompt as text")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextDelta:
+    """The next piece of one sequence's stream. The last has a `finish_reason` and `usage`; none follows it."""
+
+    request_id: str
+    index: int
+    """Which of the request's `n` sequences."""
+    text: str
+    """May be empty: part of a character, or of what may become a stop string, is held back."""
+    token_ids: tuple[int, ...] = ()
+    """Tokens drawn since the last delta, up to the one that completed a stop string. Their text may come later."""
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    """One for each of `token_ids`, where asked."""
+    prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+    """With the first delta of index 0, where asked: one for each prompt token, None for the first."""
+    finish_reason: FinishReason | None = None
+    stop_reason: str | int | None = None
+    """The stop string that ended the output; None for an end token or any other reason."""
+    usage: Usage | None = None
+    error: ServingError | None = None
+    """Set with CANCELLED, TIMEOUT and ERROR."""
