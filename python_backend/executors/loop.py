@@ -97,6 +97,7 @@ class StepExecutor:
 
     def _step(self, plan: Plan) -> None:
         output, culprits = self._compute(plan)
+        culprits |= {sequence_id: drawn.error for sequence_id, drawn in output.outputs.items() if drawn.error}
         with self._lock:
             for sequence_id, error in culprits.items():
                 self._scheduler.fail(error, [sequence_id])

@@ -17,7 +17,7 @@ from trierarch.python_backend.errors import Cancelled, ExecutorFailed, InvalidRe
 from trierarch.python_backend.executors.fake import FakeRunner, next_token
 from trierarch.python_backend.executors.loop import StepExecutor
 from trierarch.python_backend.request import FinishReason, Request, SamplingParams, TokenDelta
-from trierarch.python_backend.scheduling.plan import Plan, StepOutput
+from trierarch.python_backend.scheduling.plan import Plan, SequenceOutput, StepOutput
 
 VOCAB = 97
 BLOCK_SIZE = 4
@@ -50,13 +50,19 @@ class GatedRunner(FakeRunner):
         self.gate = threading.Event()
         self.gate.set()
         self.poison: set[str] = set()
+        self.undrawable: set[str] = set()
         self.is_closed = False
 
     def run(self, plan: Plan) -> StepOutput:
         self.gate.wait(10)
         if self.poison & {item.sequence.request.request_id for item in plan.scheduled}:
             raise RuntimeError("poisoned")
-        return super().run(plan)
+        output = super().run(plan)
+        for item in plan.scheduled:
+            if item.sequence.request.request_id in self.undrawable:
+                error = InvalidRequest("logit_bias", "all", "leave a token")
+                output.outputs[item.sequence.sequence_id] = SequenceOutput(error=error)
+        return output
 
     def close(self) -> None:
         self.is_closed = True
@@ -155,6 +161,18 @@ def test_only_the_culprit_of_a_failed_step_ends(executor: StepExecutor, runner: 
     _, last = bad.finish()
     assert last.finish_reason is FinishReason.ERROR
     assert isinstance(last.error, ExecutorFailed)
+    assert good.finish()[0] == expected([3, 4], 8)
+
+
+def test_a_sequence_that_cannot_be_drawn_from_ends_alone(executor: StepExecutor, runner: GatedRunner) -> None:
+    runner.gate.clear()
+    runner.undrawable = {"bad"}
+    bad, good = Stream(), Stream()
+    executor.submit(make_request("good", [3, 4]), good)
+    executor.submit(make_request("bad", [1, 2]), bad)
+    runner.gate.set()
+    _, last = bad.finish()
+    assert isinstance(last.error, InvalidRequest)
     assert good.finish()[0] == expected([3, 4], 8)
 
 
