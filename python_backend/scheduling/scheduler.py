@@ -126,8 +126,10 @@ class Scheduler:
         if now >= self._next_deadline_ns:
             self._end_overdue(now)
         step = Step(self.config.token_budget)
+        num_stopped = self._running.num_stopped
         self._schedule_running(step)
-        self._schedule_waiting(step, now)
+        if self._running.num_stopped == num_stopped:  # A preempted sequence may not come back in the same step.
+            self._schedule_waiting(step, now)
         self._last_plan = Plan(step.scheduled(), self._running.take_stopped())
         return self._last_plan
 
@@ -190,8 +192,6 @@ class Scheduler:
                 step.give(sequence, num_tokens)
 
     def _schedule_waiting(self, step: Step, now: int) -> None:
-        # Nobody preempted in this step starts in it: the last victim gave back fewer blocks than it needs to start
-        # plus those for which it had to go, and the other victims stand behind it.
         while len(self._waiting) and step.num_tokens_left and not self._running.is_full:
             sequence = self._waiting.first()
             prefix = self._match(sequence)

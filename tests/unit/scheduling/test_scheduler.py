@@ -141,6 +141,20 @@ def test_a_preempted_sequence_finds_what_is_left_of_its_blocks() -> None:
     assert world.scheduler.stats().reused_blocks == 0
 
 
+def test_a_preempted_sequence_that_would_fit_again_waits_for_the_next_step() -> None:
+    world = World(num_blocks=5, block_size=2)
+    world.add("a", prompt=3, max_tokens=6)
+    world.add("b", prompt=3, max_tokens=6)
+    for _ in range(2):
+        world.step()
+    assert (world.table("a"), world.table("b")) == ([0, 1], [2, 3])
+    plan = world.step()
+    assert shares(plan) == [("a", 4, 1)]
+    assert plan.finished_sequence_ids == (1,)
+    assert shares(world.step()) == [("a", 5, 1), ("b", 4, 1)]
+    assert world.table("b") == [0, 1, 2]
+
+
 def test_a_sequence_does_not_start_on_blocks_that_running_ones_are_about_to_need() -> None:
     world = World(num_blocks=6, block_size=2, max_num_tokens=4)
     world.add("a", prompt=9, max_tokens=2)
