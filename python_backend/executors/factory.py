@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from trierarch.builder.verify import verify
-
 from trierarch.builder.errors import EngineError
 from trierarch.builder.manifest import EngineManifest, Target
+from trierarch.builder.verify import verify
 from trierarch.python_backend.executors.loop import StepExecutor
 from trierarch.python_backend.kv.manager import KVCacheManager
 from trierarch.python_backend.scheduling.config import SchedulerConfig

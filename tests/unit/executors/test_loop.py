@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
-from trierarch.python_backend.kv.manager import KVCacheManager
-from trierarch.python_backend.scheduling.config import SchedulerConfig
-from trierarch.python_backend.scheduling.scheduler import Scheduler
 
 from trierarch.python_backend.errors import Cancelled, ExecutorFailed, InvalidRequest, Overloaded, ShuttingDown
 from trierarch.python_backend.executors.fake import FakeRunner, next_token
 from trierarch.python_backend.executors.loop import StepExecutor
+from trierarch.python_backend.kv.manager import KVCacheManager
 from trierarch.python_backend.request import FinishReason, Request, SamplingParams, TokenDelta
+from trierarch.python_backend.scheduling.config import SchedulerConfig
 from trierarch.python_backend.scheduling.plan import Plan, SequenceOutput, StepOutput
+from trierarch.python_backend.scheduling.scheduler import Scheduler
 
 VOCAB = 97
 BLOCK_SIZE = 4
