@@ -123,9 +123,12 @@ def compare(
     figure: Figure, subject: str, ours: Measurement | None, rivals: Mapping[str, Measurement] | None = None
 ) -> list[Row]:
     """Rows of one figure, the best rival first and with the goal; one row without a rival where none was measured."""
-    ordered = sorted((rivals or {}).items(), key=lambda item: item[1].median, reverse=figure.better is Better.HIGHER)
-    rows = []
-    for name, theirs in ordered or [(None, None)]:
+    sides: list[tuple[str | None, Measurement | None]] = [(None, None)]
+    if rivals:
+        is_reversed = figure.better is Better.HIGHER
+        sides = [*sorted(rivals.items(), key=lambda side: side[1].median, reverse=is_reversed)]
+    rows: list[Row] = []
+    for name, theirs in sides:
         value = None if ours is None else ours.median
         ratio = None if value is None or theirs is None or theirs.median == 0 else value / theirs.median
         carries_goal = not rows

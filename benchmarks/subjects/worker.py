@@ -63,7 +63,7 @@ class WorkerSubject:
         launch = self._launch
         logs = OUT / "logs"
         logs.mkdir(parents=True, exist_ok=True)
-        environment = os.environ | {"PYTHONPATH": str(IMPORT_PATH)} | launch.environment
+        environment = {**os.environ, "PYTHONPATH": str(IMPORT_PATH), **launch.environment}
         command = [str(launch.python), "-P", "-m", f"trierarch.benchmarks.workers.{launch.module}", str(launch.model)]
         self._spawned = time.monotonic()
         with (logs / f"{launch.name}.log").open("wb") as log:
