@@ -7,37 +7,16 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from trierarch.python_backend.request import Request, TokenDelta
+from trierarch.python_backend.scheduling.stats import SchedulerStats
 
 Sink = Callable[[TokenDelta], None]
 """Receives a request's deltas in order, on the executor's thread; must neither block nor raise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExecutorStats:
-    """A snapshot between two steps; the source of the `nv_trt_llm_*` gauges."""
+class ExecutorStats(SchedulerStats):
+    """What the scheduler counts and what the process takes; the source of the `nv_trt_llm_*` gauges."""
 
-    num_active_requests: int
-    """Waiting or running."""
-    num_scheduled_requests: int
-    """In the last step."""
-    num_context_requests: int
-    """Of those, still computing their prompt."""
-    num_context_tokens: int
-    """Prompt tokens computed by the last step."""
-    num_paused_requests: int
-    """Preempted and not yet back."""
-    max_requests: int
-    num_steps: int
-    max_blocks: int
-    used_blocks: int
-    """Held by running sequences."""
-    free_blocks: int
-    """Free at once, cached prefixes nobody holds included."""
-    reused_blocks: int
-    """Prefix hits since start, in blocks."""
-    tokens_per_block: int
-    used_slots: int
-    """KV slots of used blocks that hold a token; 1 - used_slots / (used_blocks * tokens_per_block) is waste."""
     memory_bytes: int
     """Resident bytes of the process."""
 
@@ -55,8 +34,8 @@ class Executor(Protocol):
         """
         ...
 
-    def abort(self, request_id: str) -> None:
-        """End a request with CANCELLED before the next step; nothing happens if it is unknown or over."""
+    def abort(self, request_id: str, index: int | None = None) -> None:
+        """End a request, or one of its sequences, with CANCELLED before the next step; a no-op if it is over."""
         ...
 
     def stats(self) -> ExecutorStats:

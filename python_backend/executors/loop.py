@@ -35,7 +35,7 @@ class StepExecutor:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._sinks: dict[str, _Subscriber] = {}
-        self._aborted: list[str] = []
+        self._aborted: list[tuple[str, int | None]] = []
         self._is_draining = False
         self._is_closing = False
         self._stats = self._snapshot()
@@ -53,11 +53,11 @@ class StepExecutor:
             self._sinks[request.request_id] = _Subscriber(sink, request.sampling.n)
             self._changed.notify_all()
 
-    def abort(self, request_id: str) -> None:
+    def abort(self, request_id: str, index: int | None = None) -> None:
         """See Executor.abort."""
         with self._changed:
             if request_id in self._sinks:
-                self._aborted.append(request_id)
+                self._aborted.append((request_id, index))
                 self._changed.notify_all()
 
     def stats(self) -> ExecutorStats:
@@ -72,7 +72,7 @@ class StepExecutor:
             while self._sinks and (left := deadline - time.monotonic()) > 0:
                 self._changed.wait(left)
             unfinished = list(self._sinks)
-            self._aborted.extend(unfinished)
+            self._aborted.extend((request_id, None) for request_id in unfinished)
             self._changed.notify_all()
             return not unfinished
 
@@ -114,8 +114,8 @@ class StepExecutor:
                 self._changed.wait()
             if self._is_closing:
                 return None
-            for request_id in self._aborted:
-                self._scheduler.abort(request_id)
+            for request_id, index in self._aborted:
+                self._scheduler.abort(request_id, index=index)
             self._aborted.clear()
             return self._scheduler.schedule()
 

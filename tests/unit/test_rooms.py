@@ -50,7 +50,10 @@ def _imports(path: Path) -> set[str]:
 
 def _sources(place: str) -> list[Path]:
     path = ROOT / place
-    return [path] if path.suffix == ".py" else sorted(path.rglob("*.py"))
+    if path.suffix == ".py":
+        return [path]
+    # Hidden folders hold what is not ours, such as the rivals' environments.
+    return sorted(source for source in path.rglob("*.py") if not any(part[0] == "." for part in source.parts))
 
 
 def _is_within(module: str, prefixes: set[str]) -> bool:

@@ -151,6 +151,20 @@ def test_abort_ends_one_request_and_frees_its_blocks(executor: StepExecutor, run
     wait_until(lambda: executor.stats().used_blocks == 0)
 
 
+def test_one_of_n_sequences_can_be_aborted_alone(executor: StepExecutor, runner: GatedRunner) -> None:
+    runner.gate.clear()
+    stream = Stream()
+    executor.submit(make_request("a", [5, 6, 7], n=2), stream)
+    executor.abort("a", index=1)
+    runner.gate.set()
+    reasons = {}
+    while len(reasons) < 2:
+        delta = stream.deltas.get(timeout=10)
+        if delta.finish_reason is not None:
+            reasons[delta.index] = delta.finish_reason
+    assert reasons == {0: FinishReason.LENGTH, 1: FinishReason.CANCELLED}
+
+
 def test_only_the_culprit_of_a_failed_step_ends(executor: StepExecutor, runner: GatedRunner) -> None:
     runner.gate.clear()
     runner.poison = {"bad"}
