@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from trierarch.python_backend.triton.channel import Channel, TritonChannel
+from trierarch.python_backend.triton.channel import Channel, TritonChannel, to_arrays
 from trierarch.python_backend.triton.inputs import Array
 
 TAG_ERRORS: Final = "trierarch_tag_errors"
@@ -39,8 +38,3 @@ def take(request: Any) -> Incoming:
         timeout=request.timeout() / 1e6 or None,
         channel=TritonChannel(request.get_response_sender(), tags_errors),
     )
-
-
-def to_arrays(tensors: Iterable[Any]) -> dict[str, Array]:
-    """Tensors of a Triton request or response by name."""
-    return {tensor.name(): tensor.as_numpy() for tensor in tensors}

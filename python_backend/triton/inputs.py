@@ -37,12 +37,13 @@ class Inputs:
         array = self._arrays[name]
         if array.ndim == 0 or array.shape[0] <= self._row:
             raise InvalidRequest(name, array.shape, "its first dimension must be the batch size of the request")
-        return array[self._row]
+        row: Array = array[self._row]
+        return row
 
     def integer(self, name: str) -> int | None:
         """A scalar of an integer tensor."""
         value = self._scalar(name, "iu", "integer")
-        return None if value is None else int(value)
+        return None if value is None else int(value.item())
 
     def number(self, name: str) -> float | None:
         """A scalar of a floating point tensor, finite."""
@@ -83,7 +84,7 @@ class Inputs:
             raise InvalidRequest(name, self._arrays[name].shape, "must be of shape (batch, length)")
         return tuple(row.tolist())
 
-    def numbers(self, name: str) -> NDArray[np.floating] | None:
+    def numbers(self, name: str) -> NDArray[np.float32] | None:
         """A floating point tensor of rank 1, the batch dimension apart."""
         row = self._typed(name, "f", "floating point")
         if row is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from trierarch.python_backend.request import TokenLogprob
-from trierarch.python_backend.text.generator import TextDelta
+from trierarch.python_backend.text.text_request import TextDelta
 from trierarch.python_backend.triton.responses import Piece
 
 
@@ -13,6 +13,8 @@ from trierarch.python_backend.triton.responses import Piece
 class ReplyOptions:
     """How a row's sequences are told to the client."""
 
+    is_text: bool
+    """Whether the request came through the text door; errors then name the text tensors."""
     is_streaming: bool
     """A response for each delta, or one for the whole."""
     echo: bool

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final, TypedDict, TypeVar
 
 import numpy as np
 
 from trierarch.python_backend.errors import InvalidRequest
 from trierarch.python_backend.request import SamplingParams
+from trierarch.python_backend.text.text_request import TextRequest
 from trierarch.python_backend.triton.inputs import Array, Inputs, batch_size
 from trierarch.python_backend.triton.refusals import refuse_unsupported
 from trierarch.python_backend.triton.reply import ReplyOptions
@@ -23,17 +24,24 @@ from trierarch.python_backend.triton.responses import PERF_METRICS
 Value = TypeVar("Value")
 
 TEXT_NAMES: Final = {
+    "prompt": "text_input",
+    "number of prompt tokens": "number of tokens of text_input",
     "prompt_token_ids": "text_input",
+    "is_chat": "apply_chat_template",
+    "stop": "stop_words",
+    "bias_words": "embedding_bias_words",
+    "logit_bias": "embedding_bias_words",
     "n": "num_return_sequences",
     "logprobs": "num_log_probs",
     "prompt_logprobs": "num_prompt_log_probs",
     "end_ids": "end_id",
-    "logit_bias": "embedding_bias_words",
     "adapter": "lora_name",
 }
 """Our name of a field -> the text tensor it came from, where they differ."""
 TOKEN_NAMES: Final = {
     **TEXT_NAMES,
+    "prompt": "input_ids",
+    "number of prompt tokens": "number of tokens of input_ids",
     "prompt_token_ids": "input_ids",
     "max_tokens": "request_output_len",
     "top_k": "runtime_top_k",
@@ -45,22 +53,24 @@ TOKEN_NAMES: Final = {
 """The same for the token tensors."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
-    """One row of a request."""
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a request: what to generate, and how to tell the client."""
 
-    prompt: str | tuple[int, ...]
-    apply_chat_template: bool
-    """Whether `prompt` is one user message for the engine's chat template."""
-    sampling: SamplingParams
-    stop: tuple[str, ...]
-    """Strings that end the output."""
-    bad_words: tuple[str, ...]
-    bias_words: tuple[tuple[str, float], ...]
-    """Words and what is added to the logits of their tokens."""
-    priority: int
-    cache_salt: str
+    request: TextRequest
     reply: ReplyOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope:
+    """What comes with a request beside its tensors."""
+
+    request_id: str
+    """Unique among live requests; rows are told apart by a suffix."""
+    requested: frozenset[str]
+    """Outputs the client wants to see."""
+    timeout: float | None = None
+    """Seconds the client gives the request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,48 +82,53 @@ class RequestParser:
     exclude_input_in_output: bool
     """The default where a request does not say."""
 
-    def parse(self, arrays: Mapping[str, Array], requested: frozenset[str]) -> tuple[Ask, ...]:
-        """One Ask for each row; `requested` are the outputs that the client wants to see.
+    def parse(self, arrays: Mapping[str, Array], envelope: Envelope) -> tuple[Row, ...]:
+        """The rows of a request.
 
         Raises:
             InvalidRequest: a tensor is missing, misshapen, out of range, contradictory or not honoured here.
         """
         num_rows = batch_size(arrays)
-        asks = tuple(self._parse_row(Inputs(arrays, row), requested, row, num_rows) for row in range(num_rows))
-        num_replies = sum(ask.sampling.n for ask in asks)
+        rows = tuple(self._parse_row(Inputs(arrays, index), envelope, index, num_rows) for index in range(num_rows))
+        num_replies = sum(row.request.sampling.n for row in rows)
         if not self.is_decoupled and num_replies > 1:
             name = "num_return_sequences" if num_rows == 1 else "batch size"
             raise InvalidRequest(name, num_replies, "this model is not decoupled and sends one answer a request")
-        return asks
+        return rows
 
-    def _parse_row(self, inputs: Inputs, requested: frozenset[str], row: int, num_rows: int) -> Ask:
+    def _parse_row(self, inputs: Inputs, envelope: Envelope, index: int, num_rows: int) -> Row:
         refuse_unsupported(inputs)
         is_text = "text_input" in inputs
-        prompt = self._prompt(inputs, is_text)
-        names = TEXT_NAMES if is_text else TOKEN_NAMES
         try:
-            sampling = self._sampling(inputs)
+            request = self._request(inputs, is_text, envelope, index)
         except InvalidRequest as error:
-            raise client_named(error, names) from None
-        streaming = either(inputs.flag, inputs, "streaming", "stream") or False
-        if streaming and not self.is_decoupled:
-            raise InvalidRequest("stream" if "stream" in inputs else "streaming", True, "this model is not decoupled")
-        salt = inputs.text("cache_salt") or ""
-        return Ask(
-            prompt=prompt,
-            apply_chat_template=is_text and bool(inputs.flag("apply_chat_template")),
-            sampling=sampling,
+            raise client_named(error, is_text) from None
+        is_streaming = either(inputs.flag, inputs, "streaming", "stream") or False
+        if is_streaming and not self.is_decoupled:
+            name = "stream" if "stream" in inputs else "streaming"
+            raise InvalidRequest(name, True, "this model is not decoupled and sends one answer a request")
+        excludes_prompt = _default(inputs.flag("exclude_input_in_output"), self.exclude_input_in_output)
+        reply = ReplyOptions(
+            is_text=is_text,
+            is_streaming=is_streaming,
+            echo=not is_streaming and not excludes_prompt,
+            outputs=_outputs(inputs, envelope.requested, is_text, num_rows, request.sampling),
+            batch_index=index,
+        )
+        return Row(request, reply)
+
+    def _request(self, inputs: Inputs, is_text: bool, envelope: Envelope, index: int) -> TextRequest:
+        return TextRequest(
+            request_id=f"{envelope.request_id}.{index}",
+            prompt=self._prompt(inputs, is_text),
+            sampling=self._sampling(inputs),
             stop=_nonempty(inputs.texts("stop_words")),
             bad_words=_nonempty(inputs.texts("bad_words")),
             bias_words=_bias_words(inputs),
+            is_chat=inputs.flag("apply_chat_template") or False,
+            cache_salt=inputs.text("cache_salt") or "",
             priority=inputs.integer("priority") or 0,
-            cache_salt=salt,
-            reply=ReplyOptions(
-                is_streaming=streaming,
-                echo=not streaming and not _default(inputs.flag("exclude_input_in_output"), self.exclude_input_in_output),
-                outputs=_outputs(inputs, requested, is_text, num_rows, sampling),
-                batch_index=row,
-            ),
+            timeout=envelope.timeout,
         )
 
     def _prompt(self, inputs: Inputs, is_text: bool) -> str | tuple[int, ...]:
@@ -126,7 +141,9 @@ class RequestParser:
             raise InvalidRequest("input_ids", None, "a request needs input_ids, or text_input")
         length = inputs.integer("input_lengths")
         if length is not None and not 0 < length <= len(tokens):
-            raise InvalidRequest("input_lengths", length, f"must be between 1 and the {len(tokens)} tokens of input_ids")
+            raise InvalidRequest(
+                "input_lengths", length, f"must be between 1 and the {len(tokens)} tokens of input_ids"
+            )
         return tokens[:length]
 
     def _sampling(self, inputs: Inputs) -> SamplingParams:
@@ -164,8 +181,18 @@ class RequestParser:
         return {int(token): float(bias[token]) for token in np.flatnonzero(bias)}
 
 
-def client_named(error: InvalidRequest, names: Mapping[str, str]) -> InvalidRequest:
+class _Drawing(TypedDict):
+    """The fields of SamplingParams that say how much of the distribution is drawn from."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+
+
+def client_named(error: InvalidRequest, is_text: bool) -> InvalidRequest:
     """The error, about the tensor the client sent: `logit_bias[7]` becomes `embedding_bias[7]`."""
+    names = TEXT_NAMES if is_text else TOKEN_NAMES
     field, bracket, rest = error.field.partition("[")
     return error.renamed(names.get(field, field) + bracket + rest)
 
@@ -182,7 +209,7 @@ def either(read: Callable[[str], Value | None], inputs: Inputs, token_name: str,
     return of_text if of_tokens is None else of_tokens
 
 
-def _drawing(inputs: Inputs) -> dict[str, float | int]:
+def _drawing(inputs: Inputs) -> _Drawing:
     """The contract's rule: greedy, whatever the temperature, until top_k, top_p or min_p ask for more than one token.
 
     top_k 0 or top_p 1.0 therefore mean "draw from the whole distribution"; both at 0 mean greedy.

@@ -18,8 +18,9 @@ import triton_python_backend_utils as pb
 from trierarch.builder.manifest import EngineManifest
 from trierarch.python_backend.errors import Cancelled, Overloaded
 from trierarch.python_backend.triton.cancellation import OpenRequests
+from trierarch.python_backend.triton.channel import to_arrays
 from trierarch.python_backend.triton.contract import ENSEMBLE
-from trierarch.python_backend.triton.incoming import TAG_ERRORS, Incoming, take, to_arrays
+from trierarch.python_backend.triton.incoming import TAG_ERRORS, Incoming, take
 from trierarch.python_backend.triton.inputs import Array, Inputs, batch_size
 from trierarch.python_backend.triton.model_context import ModelContext
 from trierarch.python_backend.triton.periodic import Periodic
@@ -66,7 +67,7 @@ class TensorrtLlmBls:
         self._open.add(relay)
         try:
             relay.run()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client must hear of it
             incoming.channel.fail(error)
         finally:
             self._open.discard(relay)

@@ -1,0 +1,34 @@
+"""TritonRegistry: metrics on Triton's own metrics port."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import triton_python_backend_utils as pb
+
+from trierarch.python_backend.triton.metrics import Gauge, Histogram
+
+
+class TritonRegistry:
+    """Makes metrics of the server. A family lives as long as the registry, and its metrics with it."""
+
+    def __init__(self) -> None:
+        """No family yet."""
+        self._families: dict[str, Any] = {}
+
+    def gauge(self, name: str, description: str, labels: Mapping[str, str]) -> Gauge:
+        """See MetricRegistry."""
+        metric: Gauge = self._family(name, description, pb.MetricFamily.GAUGE).Metric(labels=dict(labels))
+        return metric
+
+    def histogram(self, name: str, description: str, labels: Mapping[str, str], buckets: Sequence[float]) -> Histogram:
+        """See MetricRegistry."""
+        family = self._family(name, description, pb.MetricFamily.HISTOGRAM)
+        metric: Histogram = family.Metric(labels=dict(labels), buckets=list(buckets))
+        return metric
+
+    def _family(self, name: str, description: str, kind: Any) -> Any:
+        if name not in self._families:
+            self._families[name] = pb.MetricFamily(name=name, description=description, kind=kind)
+        return self._families[name]
