@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.random_engine import tiny_architecture
 
+from support.random_engine import tiny_architecture
 from trierarch.builder.manifest import DType, KvCache
 from trierarch.python_backend.executors.torch import attention_tile
 from trierarch.python_backend.executors.torch.attention import Attention, attend_reference

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.random_engine import tiny_architecture, tiny_manifest
 
+from support.random_engine import tiny_architecture, tiny_manifest
 from trierarch.builder.errors import ResourceError
 from trierarch.builder.manifest import DType, EngineManifest, KvCache
 from trierarch.python_backend.executors.torch import kv_arrays

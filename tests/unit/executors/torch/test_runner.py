@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from support.forward import prompt_logits
 from support.random_engine import random_weights, tiny_architecture, tiny_manifest, write_weights
 from support.stepping import Stepper
-
 from trierarch.builder.manifest import Architecture, EngineManifest
 from trierarch.python_backend.executors.runner import Runner
 from trierarch.python_backend.executors.torch.runner import TorchRunner

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.random_engine import random_weights, tiny_architecture, tiny_manifest, write_weights
 
+from support.random_engine import random_weights, tiny_architecture, tiny_manifest, write_weights
 from trierarch.builder.errors import EngineError
 from trierarch.builder.manifest import WEIGHTS_NAME, DType, Layer, Moe
 from trierarch.python_backend.executors.torch.weights import load_weights, weight_shapes

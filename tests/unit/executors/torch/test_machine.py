@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import torch
+
+from trierarch.python_backend.executors.torch import machine
+
+
+@pytest.fixture
+def cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty control group on a machine of 8 cores with two threads each."""
+    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical: 16 if logical else 8)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
+    return tmp_path
+
+
+@pytest.mark.parametrize("quota, cores", [(None, 8), ("max 100000", 8), ("300000 100000", 3), ("50000 100000", 1)])
+def test_cores_within_the_containers_quota(cgroup: Path, quota: str | None, cores: int) -> None:
+    if quota is not None:
+        (cgroup / "cpu.max").write_text(quota + "\n")
+    assert machine.num_cores() == cores
+
+
+@pytest.mark.parametrize("num_logical, cores", [(16, 8), (4, 2), (1, 1)])
+def test_cores_within_the_affinity(cgroup: Path, monkeypatch: pytest.MonkeyPatch, num_logical: int, cores: int) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(num_logical)), raising=False)
+    assert machine.num_cores() == cores
+
+
+@pytest.mark.parametrize(
+    "limit, used, free", [(None, None, 1000), ("max", "5", 1000), ("700", "300", 400), ("7", "9", 0)]
+)
+def test_memory_within_the_containers_limit(cgroup: Path, limit: str | None, used: str | None, free: int) -> None:
+    for name, value in (("memory.max", limit), ("memory.current", used)):
+        if value is not None:
+            (cgroup / name).write_text(value + "\n")
+    assert machine.free_memory(torch.device("cpu")) == free
+
+
+def test_threads_never_exceed_what_torch_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[int] = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    for cores in (1, 64):
+        monkeypatch.setattr(machine, "num_cores", lambda cores=cores: cores)
+        machine.prepare_cpu()
+    assert chosen == [1, 2]
