@@ -109,5 +109,5 @@ def _small_files(tokenizer: TokenizerFiles) -> dict[str, bytes]:
 
 
 def _safe_name(checkpoint: Checkpoint) -> str:
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", checkpoint.name.rpartition("/")[2]).strip("-.")
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", checkpoint.name.rpartition("/")[2]).strip("-._")
     return name or "engine"

@@ -19,6 +19,7 @@ from trierarch.builder.checkpoint import TokenizerFiles
 from trierarch.builder.errors import CheckpointError
 from trierarch.builder.gguf_config import find_kind, synthesize_config
 from trierarch.builder.gguf_tokenizer import read_gguf_tokenizer
+from trierarch.builder.hf_config import HfConfig
 
 TENSOR_TYPES: Final = (
     "F32",
@@ -75,6 +76,18 @@ class _Stored:
     """Set where rows are interleaved and must be brought back in halves."""
 
 
+class _Reader(gguf.GGUFReader):  # type: ignore[misc]  # the package has no types
+    """Reads through a plain array: slicing a memmap, once for each token of the vocabulary, takes most of the time."""
+
+    @property
+    def data(self) -> NDArray[np.uint8]:
+        return self._plain
+
+    @data.setter
+    def data(self, mapped: NDArray[np.uint8]) -> None:
+        self._plain = mapped.view(np.ndarray)
+
+
 class GgufCheckpoint:
     """The file stays memory-mapped; a tensor is dequantised when it is loaded."""
 
@@ -107,8 +120,8 @@ class GgufCheckpoint:
         self.config: Mapping[str, Any] = synthesize_config(
             self._metadata, int(embedding.shape[-1]), set(tensors), factors
         )
-        num_heads = self.config["num_attention_heads"]
-        heads = (num_heads, self.config.get("num_key_value_heads", num_heads))
+        parsed = HfConfig.parse(self.config)
+        heads = (parsed.num_attention_heads, parsed.kv_heads)
         self._stored: dict[str, _Stored] = {}
         for tensor in tensors.values():
             self._place(tensor, FAMILIES[kind.architecture].sources, heads if kind.is_interleaved else None)
@@ -134,7 +147,7 @@ class GgufCheckpoint:
         if stored.num_heads is not None:
             pairs = array.reshape(stored.num_heads, -1, 2, *array.shape[1:])
             array = pairs.swapaxes(1, 2).reshape(array.shape)
-        return torch.from_numpy(np.array(array, dtype=np.float32, order="C", copy=True))
+        return torch.from_numpy(np.require(array, np.float32, ["C", "W"]))
 
     def tokenizer(self, vocab_size: int) -> TokenizerFiles:
         """Rebuilt from the metadata."""
@@ -162,7 +175,7 @@ class GgufCheckpoint:
 
 def _open(path: Path) -> tuple[gguf.GGUFReader, dict[str, Any]]:
     try:
-        reader = gguf.GGUFReader(path)
+        reader = _Reader(path)
         return reader, {key: field.contents() for key, field in reader.fields.items()}
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist") from None

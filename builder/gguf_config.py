@@ -11,7 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from trierarch.builder.errors import CheckpointError
+from trierarch.builder.hf_config import HfConfig
+from trierarch.builder.validation import validated
 
 Metadata = Mapping[str, Any]
 
@@ -62,6 +66,19 @@ _PLAIN_KEYS: Final = {
 _GEMMA_27B_LAYERS: Final = {"gemma2": 46, "gemma3": 62}
 
 
+class _Rope(BaseModel):
+    """The keys about rotary embeddings that need more than another name."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    dimension_count: int | None = Field(default=None, alias="rope.dimension_count", gt=0)
+    kind: str = Field(default="none", alias="rope.scaling.type")
+    factor: float | None = Field(default=None, alias="rope.scaling.factor", gt=0)
+    attention_factor: float | None = Field(default=None, alias="rope.scaling.attn_factor", gt=0)
+    beta_fast: float | None = Field(default=None, alias="rope.scaling.yarn_beta_fast", gt=0)
+    beta_slow: float | None = Field(default=None, alias="rope.scaling.yarn_beta_slow", gt=0)
+
+
 def find_kind(metadata: Metadata) -> tuple[str, Kind]:
     """The row for a file's `general.architecture`.
 
@@ -72,7 +89,7 @@ def find_kind(metadata: Metadata) -> tuple[str, Kind]:
     kind = KINDS.get(name) if isinstance(name, str) else None
     if not isinstance(name, str) or kind is None:
         raise CheckpointError(f"general.architecture is {name!r}: this builder reads {', '.join(KINDS)}")
-    if metadata.get("split.count", 1) > 1:
+    if metadata.get("split.count", 1) not in (0, 1):
         raise CheckpointError("the GGUF is split in parts; join them with: llama-gguf-split --merge")
     if name == "llama" and metadata.get("llama.expert_count"):
         return name, Kind("MixtralForCausalLM", is_interleaved=True)
@@ -85,9 +102,13 @@ def synthesize_config(
     """The `config.json` that this file stands for.
 
     `rope_factors` holds the file's own divisors of the frequencies: `freqs`, or `short` and `long`.
+
+    Raises:
+        CheckpointError: a value is missing or out of range.
     """
     name, kind = find_kind(metadata)
     values = {key.removeprefix(f"{name}."): value for key, value in metadata.items() if key.startswith(f"{name}.")}
+    rope = validated(_Rope, values, f"{name}.")
     config: dict[str, Any] = {
         "architectures": [kind.architecture],
         "vocab_size": vocab_size,
@@ -95,25 +116,23 @@ def synthesize_config(
         "attention_bias": "blk.0.attn_q.bias" in tensor_names,
         **{ours: values[theirs] for theirs, ours in _PLAIN_KEYS.items() if theirs in values},
         **(kind.fixed or {}),
+        "rope_scaling": _rope_scaling(rope, rope_factors),
     }
-    heads = config.get("num_attention_heads")
-    if not isinstance(heads, int) or heads < 1 or not isinstance(config.get("hidden_size"), int):
-        raise CheckpointError(f"{name}.attention.head_count and {name}.embedding_length must be positive integers")
-    config.setdefault("head_dim", config["hidden_size"] // heads)
-    if values.get("attention.value_length", config["head_dim"]) != config["head_dim"]:
+    parsed = HfConfig.parse(config, "the GGUF's metadata")
+    head_dim = config["head_dim"] = parsed.size_of_head
+    if values.get("attention.value_length", head_dim) != head_dim:
         raise CheckpointError(f"{name}.attention.value_length differs from key_length: such heads are not supported")
     if name in _GEMMA_27B_LAYERS:
-        is_27b = config.get("num_hidden_layers") == _GEMMA_27B_LAYERS[name]
-        config["query_pre_attn_scalar"] = config["hidden_size"] // heads if is_27b else config["head_dim"]
-    if "rope.dimension_count" in values and not name.startswith("gemma"):
-        config["partial_rotary_factor"] = values["rope.dimension_count"] / config["head_dim"]
-    config["rope_scaling"] = _rope_scaling(values, rope_factors)
+        is_27b = parsed.num_hidden_layers == _GEMMA_27B_LAYERS[name]
+        config["query_pre_attn_scalar"] = parsed.hidden_size // parsed.num_attention_heads if is_27b else head_dim
+    if rope.dimension_count is not None and name not in _GEMMA_27B_LAYERS:
+        config["partial_rotary_factor"] = rope.dimension_count / head_dim
     return config
 
 
-def _rope_scaling(values: Mapping[str, Any], rope_factors: Mapping[str, list[float]]) -> dict[str, Any] | None:
+def _rope_scaling(rope: _Rope, rope_factors: Mapping[str, list[float]]) -> dict[str, Any] | None:
     if "freqs" in rope_factors:
-        # llama.cpp stores what the llama3 rule divides each frequency by: LongRoPE with one list and no attention factor.
+        # llama.cpp stores what the llama3 rule divides each frequency by: LongRoPE with one list and no factor.
         freqs = rope_factors["freqs"]
         return {"rope_type": "longrope", "short_factor": freqs, "long_factor": freqs, "attention_factor": 1.0}
     if "long" in rope_factors:
@@ -121,18 +140,17 @@ def _rope_scaling(values: Mapping[str, Any], rope_factors: Mapping[str, list[flo
             "rope_type": "longrope",
             "short_factor": rope_factors.get("short"),
             "long_factor": rope_factors["long"],
-            "attention_factor": values.get("rope.scaling.attn_factor"),
+            "attention_factor": rope.attention_factor,
         }
-    kind = values.get("rope.scaling.type", "none")
-    if kind == "none":
+    if rope.kind == "none":
         return None
-    factor, attention_factor = values.get("rope.scaling.factor"), values.get("rope.scaling.attn_factor")
-    if kind == "yarn" and attention_factor and factor:
-        attention_factor *= 0.1 * math.log(factor) + 1.0  # GGUF keeps what comes on top of YaRN's own
+    attention_factor = rope.attention_factor
+    if rope.kind == "yarn" and attention_factor and rope.factor:
+        attention_factor *= 0.1 * math.log(rope.factor) + 1.0  # GGUF keeps what comes on top of YaRN's own
     return {
-        "rope_type": kind,
-        "factor": factor,
+        "rope_type": rope.kind,
+        "factor": rope.factor,
         "attention_factor": attention_factor,
-        "beta_fast": values.get("rope.scaling.yarn_beta_fast"),
-        "beta_slow": values.get("rope.scaling.yarn_beta_slow"),
+        "beta_fast": rope.beta_fast,
+        "beta_slow": rope.beta_slow,
     }

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from pydantic import BaseModel, ConfigDict, Field
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from trierarch.builder.checkpoint import TokenizerFiles
 from trierarch.builder.errors import CheckpointError
-from trierarch.builder.tokenizer import finish_tokenizer
-
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4
-_SPACE: Final = "\u2581"
+from trierarch.builder.sentencepiece_bpe import build_sentencepiece_bpe
+from trierarch.builder.tokenizer import TokenType, finish_tokenizer, mark_special_tokens, prepend_token
+from trierarch.builder.validation import validated
 
 _GPT2: Final = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _CASELESS: Final = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -54,8 +54,35 @@ _SPLITS: Final[Mapping[str, tuple[str, ...]]] = {
 _WHOLE_WORDS_FIRST: Final = frozenset({"llama-bpe", "llama3", "llama-v3", "tekken"})
 """A word that is itself a token is taken whole; these kinds also begin with `bos` unless the file says otherwise."""
 
+_WHOLE: Final = (TokenType.CONTROL, TokenType.USER_DEFINED)
 _END_OF_TURN: Final = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>")
 """Control tokens that end a chat turn, for files that do not name theirs."""
+
+
+class _Vocabulary(BaseModel):
+    """The `tokenizer.*` metadata; lists have one entry for each token id."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", alias_generator=lambda name: f"tokenizer.ggml.{name}")
+
+    model: str
+    pre: str = "default"
+    tokens: list[str] = Field(min_length=1)
+    token_type: list[int] | None = None
+    scores: list[float] | None = None
+    merges: list[str] = []
+    add_bos_token: bool | None = None
+    add_space_prefix: bool = True
+    bos_token_id: int | None = None
+    eos_token_id: int | None = None
+    eot_token_id: int | None = None
+    eom_token_id: int | None = None
+    padding_token_id: int | None = None
+    chat_template: str | None = Field(default=None, alias="tokenizer.chat_template")
+
+    @property
+    def types(self) -> list[int]:
+        """TokenType of each token."""
+        return self.token_type or [TokenType.NORMAL] * len(self.tokens)
 
 
 def read_gguf_tokenizer(metadata: Mapping[str, Any], vocab_size: int) -> TokenizerFiles:
@@ -64,56 +91,47 @@ def read_gguf_tokenizer(metadata: Mapping[str, Any], vocab_size: int) -> Tokeniz
     Raises:
         CheckpointError: it is absent, inconsistent or of an unknown kind.
     """
-    tokens = metadata.get("tokenizer.ggml.tokens")
-    if not isinstance(tokens, list) or not tokens or len(set(tokens)) != len(tokens):
+    vocabulary = validated(_Vocabulary, metadata, "")
+    tokens, types = vocabulary.tokens, vocabulary.types
+    if len(set(tokens)) != len(tokens) or len(types) != len(tokens):
         raise CheckpointError(
-            "tokenizer.ggml.tokens is missing or repeats a token; take another conversion of the model"
+            "tokenizer.ggml.tokens repeats a token or differs in length from token_type; take another conversion"
         )
-    types = metadata.get("tokenizer.ggml.token_type") or [1] * len(tokens)
-    if len(types) != len(tokens):
-        raise CheckpointError(f"tokenizer.ggml.token_type has {len(types)} entries for {len(tokens)} tokens")
-    kind = metadata.get("tokenizer.ggml.model")
-    if kind == "gpt2":
-        tokenizer, add_bos = _byte_level(metadata, tokens)
-    elif kind == "llama":
-        tokenizer, add_bos = _sentencepiece(metadata, tokens, types)
+    if vocabulary.model == "gpt2":
+        tokenizer, add_bos = _byte_level(vocabulary), vocabulary.pre in _WHOLE_WORDS_FIRST
+    elif vocabulary.model == "llama":
+        tokenizer, add_bos = _sentencepiece(vocabulary), True
     else:
-        raise CheckpointError(f"tokenizer.ggml.model is {kind!r}: known are 'gpt2' (BPE) and 'llama' (SentencePiece)")
-    tokenizer.add_tokens(
-        [
-            AddedToken(token, special=kind != _USER_DEFINED, normalized=False)
-            for token, kind in zip(tokens, types, strict=True)
-            if kind in (_CONTROL, _USER_DEFINED, _UNKNOWN)
-        ]
-    )
-    bos = metadata.get("tokenizer.ggml.bos_token_id")
-    if metadata.get("tokenizer.ggml.add_bos_token", add_bos) and bos is not None and bos < len(tokens):
-        prefix = tokens[bos]
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=[prefix, "$A"], pair=[prefix, "$A", "$B:1"], special_tokens=[(prefix, bos)]
+        raise CheckpointError(
+            f"tokenizer.ggml.model is {vocabulary.model!r}: known are 'gpt2' (BPE) and 'llama' (SentencePiece)"
         )
-    named = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
-    controls = {token: index for index, token in enumerate(tokens) if types[index] in (_CONTROL, _USER_DEFINED)}
-    turns = [controls[token] for token in _END_OF_TURN if token in controls]
+    if vocabulary.add_bos_token is not None:
+        add_bos = vocabulary.add_bos_token
+    bos = vocabulary.bos_token_id
+    if add_bos and bos is not None and 0 <= bos < len(tokens):
+        prepend_token(tokenizer, tokens[bos], bos)
+    named = (vocabulary.eos_token_id, vocabulary.eot_token_id, vocabulary.eom_token_id)
+    whole = {token: index for index, token in enumerate(tokens) if types[index] in _WHOLE}
     return finish_tokenizer(
         tokenizer.to_str().encode(),
-        metadata.get("tokenizer.chat_template"),
+        vocabulary.chat_template,
         vocab_size,
         bos=bos,
-        eos=[*named, *turns],
-        pad=metadata.get("tokenizer.ggml.padding_token_id"),
+        eos=[*named, *(whole[token] for token in _END_OF_TURN if token in whole)],
+        pad=vocabulary.padding_token_id,
     )
 
 
-def _byte_level(metadata: Mapping[str, Any], tokens: list[str]) -> tuple[Tokenizer, bool]:
-    pre = metadata.get("tokenizer.ggml.pre", "default")
-    patterns = _SPLITS.get(pre)
+def _byte_level(vocabulary: _Vocabulary) -> Tokenizer:
+    patterns = _SPLITS.get(vocabulary.pre)
     if patterns is None:
-        raise CheckpointError(f"tokenizer.ggml.pre is {pre!r}: known are {', '.join(_SPLITS)}")
-    merges = [tuple(merge.split(" ", 1)) for merge in metadata.get("tokenizer.ggml.merges") or ()]
-    vocabulary = {token: index for index, token in enumerate(tokens)}
+        raise CheckpointError(f"tokenizer.ggml.pre is {vocabulary.pre!r}: known are {', '.join(_SPLITS)}")
     try:
-        model = models.BPE(vocab=vocabulary, merges=merges, ignore_merges=pre in _WHOLE_WORDS_FIRST)
+        model = models.BPE(
+            vocab={token: index for index, token in enumerate(vocabulary.tokens)},
+            merges=[(left, right) for left, right in (merge.split(" ", 1) for merge in vocabulary.merges)],
+            ignore_merges=vocabulary.pre in _WHOLE_WORDS_FIRST,
+        )
     except Exception as error:  # the library raises no type of its own
         raise CheckpointError(f"tokenizer.ggml.merges contradicts the tokens ({error})") from error
     tokenizer = Tokenizer(model)
@@ -122,43 +140,11 @@ def _byte_level(metadata: Mapping[str, Any], tokens: list[str]) -> tuple[Tokeniz
         + [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer, pre in _WHOLE_WORDS_FIRST
+    mark_special_tokens(tokenizer, vocabulary.tokens, vocabulary.types)
+    return tokenizer
 
 
-def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> tuple[Tokenizer, bool]:
-    scores = metadata.get("tokenizer.ggml.scores")
-    if not isinstance(scores, list) or len(scores) != len(tokens):
+def _sentencepiece(vocabulary: _Vocabulary) -> Tokenizer:
+    if vocabulary.scores is None or len(vocabulary.scores) != len(vocabulary.tokens):
         raise CheckpointError("tokenizer.ggml.scores is missing; take another conversion of the model")
-    vocabulary = {token: index for index, token in enumerate(tokens)}
-    unknown = metadata.get("tokenizer.ggml.unknown_token_id", types.index(_UNKNOWN) if _UNKNOWN in types else None)
-    model = models.BPE(
-        vocab=vocabulary,
-        merges=_merges(vocabulary, scores, types),
-        unk_token=tokens[unknown] if unknown is not None and unknown < len(tokens) else None,
-        fuse_unk=True,
-        byte_fallback=True,
-    )
-    tokenizer = Tokenizer(model)
-    has_prefix = bool(metadata.get("tokenizer.ggml.add_space_prefix", True))
-    spaces: list[Any] = [normalizers.Replace(" ", _SPACE)]
-    undo: list[Any] = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
-    if has_prefix:
-        spaces.insert(0, normalizers.Prepend(_SPACE))
-        undo.append(decoders.Strip(" ", 1, 0))
-    tokenizer.normalizer = normalizers.Sequence(spaces)
-    tokenizer.decoder = decoders.Sequence(undo)
-    return tokenizer, True
-
-
-def _merges(vocabulary: Mapping[str, int], scores: list[float], types: list[int]) -> list[tuple[str, str]]:
-    """Every way to make a piece of two others, best score first: SentencePiece's greedy order as ranks."""
-    ranked = []
-    for piece, index in vocabulary.items():
-        if types[index] != _NORMAL:
-            continue
-        for cut in range(1, len(piece)):
-            left, right = piece[:cut], piece[cut:]
-            if left in vocabulary and right in vocabulary:
-                ranked.append((-scores[index], index, vocabulary[left], vocabulary[right], left, right))
-    ranked.sort()
-    return [(left, right) for *_, left, right in ranked]
+    return build_sentencepiece_bpe(vocabulary.tokens, vocabulary.scores, vocabulary.types, vocabulary.add_space_prefix)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from trierarch.builder.errors import CheckpointError
 from trierarch.builder.manifest import PositiveInt
+from trierarch.builder.validation import validated
 
 
 class HfConfig(BaseModel):
@@ -18,7 +18,7 @@ class HfConfig(BaseModel):
     A default here holds for every family; where families differ, the table of `architectures` says so.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     vocab_size: PositiveInt
     hidden_size: PositiveInt
@@ -51,7 +51,7 @@ class HfConfig(BaseModel):
     max_window_layers: int = 28
     use_bidirectional_attention: bool | None = None
 
-    query_pre_attn_scalar: float | None = Field(default=None, gt=0)
+    query_pre_attn_scalar: float | None = Field(default=None, gt=0, le=1e6)
     attn_logit_softcapping: float | None = Field(default=None, gt=0)
     final_logit_softcapping: float | None = Field(default=None, gt=0)
 
@@ -74,24 +74,16 @@ class HfConfig(BaseModel):
         return self.head_dim or self.hidden_size // self.num_attention_heads
 
     @classmethod
-    def parse(cls, raw: Mapping[str, Any]) -> HfConfig:
-        """Check a configuration.
+    def parse(cls, raw: Mapping[str, Any], where: str = "config.json") -> HfConfig:
+        """Check a configuration; `where` is what errors call it.
 
         Raises:
             CheckpointError: a value is missing or out of range.
         """
-        try:
-            config = cls.model_validate(raw)
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"])
-            shown = "" if first["type"] == "missing" else f" is {reprlib.repr(first['input'])}"
-            raise CheckpointError(
-                f"config.json: {field}{shown}: {first['msg']}; download the checkpoint again or correct its config.json"
-            ) from error
+        config = validated(cls, raw, f"{where}: ")
         if config.num_attention_heads % config.kv_heads:
             raise CheckpointError(
-                f"config.json: num_attention_heads is {config.num_attention_heads}: must be a multiple of "
+                f"{where}: num_attention_heads is {config.num_attention_heads}: must be a multiple of "
                 f"num_key_value_heads ({config.kv_heads})"
             )
         return config

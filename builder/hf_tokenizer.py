@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from trierarch.builder.checkpoint import TokenizerFiles
 from trierarch.builder.errors import CheckpointError
 from trierarch.builder.json_file import read_json_if_present
 from trierarch.builder.manifest import CHAT_TEMPLATE_NAME, TOKENIZER_NAME
-from trierarch.builder.tokenizer import MAX_CHAT_TEMPLATE_BYTES, finish_tokenizer
+from trierarch.builder.sentencepiece_bpe import read_sentencepiece_file
+from trierarch.builder.tokenizer import MAX_CHAT_TEMPLATE_BYTES, finish_tokenizer, prepend_token
 
-_OLDER_FORMS: Final = ("tokenizer.model", "vocab.json", "tekken.json")
+_SENTENCEPIECE_NAME: Final = "tokenizer.model"
 
 
 def read_tokenizer(directory: Path, config: Mapping[str, Any], vocab_size: int) -> TokenizerFiles:
-    """Copy `tokenizer.json`, or convert an older form; find the chat template and the special tokens.
+    """Copy `tokenizer.json`, or convert `tokenizer.model`; find the chat template and the special tokens.
 
     Raises:
         CheckpointError: there is no tokenizer, or it cannot be read or converted.
     """
     path = directory / TOKENIZER_NAME
-    tokenizer_json = path.read_bytes() if path.is_file() else _convert(directory)
     own = read_json_if_present(directory / "tokenizer_config.json")
+    tokenizer_json = path.read_bytes() if path.is_file() else _convert(directory, own)
     generation = read_json_if_present(directory / "generation_config.json")
     text = config.get("text_config")
     sources: list[Mapping[str, Any]] = [generation, config, text if isinstance(text, Mapping) else {}]
@@ -44,24 +44,24 @@ def read_tokenizer(directory: Path, config: Mapping[str, Any], vocab_size: int) 
     )
 
 
-def _convert(directory: Path) -> bytes:
-    if not any((directory / name).is_file() for name in _OLDER_FORMS):
+def _convert(directory: Path, own: Mapping[str, Any]) -> bytes:
+    """`tokenizer.model` with what `tokenizer_config.json` and `added_tokens.json` add to it."""
+    path = directory / _SENTENCEPIECE_NAME
+    if not path.is_file():
         raise CheckpointError(f"{directory.name} has no {TOKENIZER_NAME}; download the checkpoint again")
-    try:
-        from transformers import AutoTokenizer
-    except ImportError:
-        raise CheckpointError(
-            f"{directory.name} has no {TOKENIZER_NAME}, and converting its older tokenizer needs transformers; "
-            "install it with: pip install transformers"
-        ) from None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tokenizer = AutoTokenizer.from_pretrained(str(directory), trust_remote_code=False, local_files_only=True)
-        converted: str = tokenizer.backend_tokenizer.to_str()
-    except Exception as error:  # whatever a foreign file makes the converter raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"the tokenizer of {directory.name} cannot be converted ({reason})") from error
+    tokenizer = read_sentencepiece_file(path)
+    added = {int(index): token for index, token in (own.get("added_tokens_decoder") or {}).items()}
+    for content, index in read_json_if_present(directory / "added_tokens.json").items():
+        added.setdefault(index, {"content": content, "special": True})
+    for index, token in sorted(added.items()):
+        content = str(token.get("content"))
+        tokenizer.add_tokens([AddedToken(content, special=bool(token.get("special")), normalized=False)])
+        if tokenizer.token_to_id(content) != index:
+            raise CheckpointError(f"the added token {content!r} has id {index}, which leaves a gap after {path.name}")
+    bos = _named(own, "bos_token", tokenizer.get_vocab()) or [1]
+    if own.get("add_bos_token", True) and (text := tokenizer.id_to_token(bos[0])) is not None:
+        prepend_token(tokenizer, text, bos[0])
+    converted: str = tokenizer.to_str()
     return converted.encode()
 
 

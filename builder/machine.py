@@ -1,4 +1,4 @@
-"""What this machine can do, read without importing torch."""
+"""What this machine can do. Importing this imports no torch, so that serving may ask too."""
 
 from __future__ import annotations
 
@@ -41,5 +41,11 @@ def cuda_architectures() -> tuple[str, ...]:
 
 
 def default_dtype() -> DType:
-    """bfloat16 where the machine multiplies it natively, else float32."""
-    return DType.BFLOAT16 if cuda_architectures() or cpu_flags() & _BFLOAT16_FLAGS else DType.FLOAT32
+    """bfloat16 where what will run an engine here multiplies it natively, else float32. Imports torch."""
+    return DType.BFLOAT16 if cpu_flags() & _BFLOAT16_FLAGS or _torch_has_cuda() else DType.FLOAT32
+
+
+def _torch_has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

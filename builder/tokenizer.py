@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from enum import IntEnum
 from typing import Final
 
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer, processors
 
 from trierarch.builder.checkpoint import TokenizerFiles
 from trierarch.builder.errors import CheckpointError
@@ -13,6 +14,35 @@ from trierarch.builder.manifest import Tokens
 
 MAX_CHAT_TEMPLATE_BYTES: Final = 1 << 20
 """Templates are programs that run for each chat; published ones are below 50 kB."""
+
+
+class TokenType(IntEnum):
+    """What a vocabulary entry is, with the numbers of SentencePiece and of GGUF's `tokenizer.ggml.token_type`."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+def mark_special_tokens(tokenizer: Tokenizer, tokens: Sequence[str], types: Sequence[int]) -> None:
+    """Have special and user-defined tokens matched whole in text; only the special ones vanish when decoded."""
+    tokenizer.add_tokens(
+        [
+            AddedToken(token, special=kind != TokenType.USER_DEFINED, normalized=False)
+            for token, kind in zip(tokens, types, strict=True)
+            if kind in (TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNKNOWN)
+        ]
+    )
+
+
+def prepend_token(tokenizer: Tokenizer, token: str, index: int) -> None:
+    """Have every encoding begin with `token`, whose id is `index`."""
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=[token, "$A"], pair=[token, "$A", "$B:1"], special_tokens=[(token, index)]
+    )
 
 
 def finish_tokenizer(

@@ -11,8 +11,8 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
-from support.checkpoints import BOS, CHAT_TEMPLATE, EOS, PAD, small_tokenizer
 
+from support.checkpoints import BOS, CHAT_TEMPLATE, EOS, PAD, small_tokenizer
 from trierarch.builder.hf_config import HfConfig
 from trierarch.builder.rope import frequencies, rope_settings
 

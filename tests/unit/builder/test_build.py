@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 from safetensors import safe_open
-from support.checkpoints import BOS, CHAT_TEMPLATE, EOS, PAD, random_checkpoint
 
+from support.checkpoints import BOS, CHAT_TEMPLATE, EOS, PAD, random_checkpoint
 from trierarch.builder import machine, weights_file
 from trierarch.builder.build import build
 from trierarch.builder.config import BuildConfig
@@ -104,9 +104,10 @@ def test_progress_counts_every_byte(checkpoint: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(143), RuntimeError("bug"), CheckpointError("bad")])
 def test_an_interrupted_build_leaves_nothing(stop: BaseException, checkpoint: Path, tmp_path: Path) -> None:
     before = sorted(os.listdir(tmp_path))
-    with pytest.raises(type(stop)):
-        build(BuildConfig(model=str(checkpoint), output=tmp_path / "engine"), Recorder(stop, after=50_000))
-    assert sorted(os.listdir(tmp_path)) == before
+    for output in (tmp_path / "engine", tmp_path / "new" / "place" / "engine"):
+        with pytest.raises(type(stop)):
+            build(BuildConfig(model=str(checkpoint), output=output), Recorder(stop, after=50_000))
+        assert sorted(os.listdir(tmp_path)) == before
 
 
 def test_an_interrupted_overwrite_leaves_the_old_engine(checkpoint: Path, tmp_path: Path) -> None:
@@ -192,10 +193,10 @@ def test_options_out_of_range_are_named(checkpoint: Path, tmp_path: Path) -> Non
 
 
 def test_the_default_dtype_is_what_the_machine_is_fast_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "cuda_architectures", lambda: ())
+    monkeypatch.setattr(machine, "_torch_has_cuda", lambda: False)
     for flags, dtype in (({"avx2"}, DType.FLOAT32), ({"avx512_bf16"}, DType.BFLOAT16), ({"amx_bf16"}, DType.BFLOAT16)):
         monkeypatch.setattr(machine, "cpu_flags", lambda flags=flags: frozenset(flags))
         assert machine.default_dtype() is dtype
     monkeypatch.setattr(machine, "cpu_flags", frozenset)
-    monkeypatch.setattr(machine, "cuda_architectures", lambda: ("sm_90",))
+    monkeypatch.setattr(machine, "_torch_has_cuda", lambda: True)
     assert machine.default_dtype() is DType.BFLOAT16

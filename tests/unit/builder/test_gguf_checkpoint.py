@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+
 from support.checkpoints import random_checkpoint
 from support.gguf_files import write_gguf
-
 from trierarch.builder.build import build
 from trierarch.builder.config import BuildConfig
 from trierarch.builder.errors import CheckpointError

@@ -90,9 +90,10 @@ def test_older_spellings_mean_the_same() -> None:
     ("parameters", "message"),
     [
         ({"rope_type": "spiral"}, r"rope scaling 'spiral' is unknown; known are default, dynamic, linear"),
-        ({"rope_type": "linear"}, r"'linear': factor is None: must be a number"),
-        ({"rope_type": "linear", "factor": "big"}, r"factor is 'big': must be a number"),
+        ({"rope_type": "linear"}, r"'linear' lacks factor; download"),
+        ({"rope_type": "linear", "factor": "big"}, r"rope parameters: factor is 'big': Input should be a valid number"),
         ({"rope_type": "longrope", "long_factor": [1.0], "short_factor": [1.0]}, r"short_factor must list 64 numbers"),
+        ({"rope_type": "yarn", "factor": 4.0, "beta_fast": -1.0}, r"'yarn' has numbers that cannot be computed with"),
         ({"rope_type": "default", "partial_rotary_factor": 0.001}, r"rotary dimension is 0"),
     ],
 )

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.checkpoints import random_checkpoint, random_model, save_checkpoint
 
+from support.checkpoints import random_checkpoint, random_model, save_checkpoint
 from trierarch.builder.build import build
 from trierarch.builder.config import BuildConfig
 from trierarch.builder.errors import CheckpointError

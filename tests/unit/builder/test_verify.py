@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.checkpoints import random_checkpoint
 
+from support.checkpoints import random_checkpoint
 from trierarch.builder import machine
 from trierarch.builder.build import build
 from trierarch.builder.config import BuildConfig

@@ -1,0 +1,84 @@
+// What crosses from Python, by value and address only: no C++ and no torch types, so that one library serves every
+// torch. `python_backend/executors/torch/compiled/abi.py` mirrors these structs field by field; raise TRIERARCH_ABI on
+// both sides when one changes. Only 8-byte fields, so that there is no padding to disagree about.
+#pragma once
+
+#include <cstdint>
+
+#define TRIERARCH_ABI 1
+#define TRIERARCH_EXPORT __attribute__((visibility("default")))
+
+extern "C" {
+
+struct TrierarchLinear {
+  const void* weight;  // packed, see pack.h
+  const float* bias;   // (out_features) or null
+};
+
+struct TrierarchRope {
+  const float* inv_freq;  // (rotary_dim / 2)
+  int64_t rotary_dim;
+  double attention_factor;
+};
+
+struct TrierarchLayer {
+  const float* attn_norm;       // (hidden)
+  const float* q_norm;          // (head_dim) or null
+  const float* k_norm;          // (head_dim) or null
+  const float* post_attn_norm;  // (hidden) or null
+  const float* mlp_norm;        // (hidden)
+  const float* post_mlp_norm;   // (hidden) or null
+  TrierarchLinear qkv, o, gate_up, down;
+  int64_t window;  // tokens a query reaches back, itself included; 0 is all
+  int64_t rope;    // index into ropes; -1 is none
+};
+
+struct TrierarchModel {
+  int64_t element;  // of weights, activations and KV: 0 float32, 1 bfloat16
+  int64_t hidden, intermediate, vocab;
+  int64_t num_heads, num_kv_heads, head_dim;
+  int64_t num_layers, num_ropes;
+  int64_t activation;  // 0 silu, 1 gelu_tanh
+  double norm_eps, attention_scale;
+  double attention_softcap, logit_softcap;  // 0 is none
+  double embedding_scale;
+  const TrierarchLayer* layers;
+  const TrierarchRope* ropes;
+  const float* norm;      // (hidden)
+  const void* embedding;  // (vocab, hidden), or null: the packed lm_head is read in its place
+  TrierarchLinear lm_head;
+};
+
+struct TrierarchStep {
+  void* kv;  // (num_layers, 2, num_blocks, num_kv_heads, block_size, head_dim)
+  int64_t num_blocks, block_size;
+  int64_t num_tokens;        // of all sequences, one sequence after the other
+  const int64_t* token_ids;  // (num_tokens)
+  int64_t num_sequences;
+  const int64_t* starts;         // (num_sequences): position of each sequence's first token in this step
+  const int64_t* num_queries;    // (num_sequences): its tokens in this step
+  const int64_t* table_offsets;  // (num_sequences): where each sequence's block table begins in block_ids
+  const int64_t* block_ids;      // tables one after the other, each long enough for its sequence's last token
+};
+
+TRIERARCH_EXPORT int64_t trierarch_abi();
+
+// Number of 4-byte words that a packed (out_features, in_features) matrix takes.
+TRIERARCH_EXPORT int64_t trierarch_packed_words(int64_t element, int64_t out_features, int64_t in_features, int64_t is_gated);
+
+// Lay `weight` (out_features, in_features) out as pack.h says; `is_gated` weaves its two halves.
+TRIERARCH_EXPORT void trierarch_pack(int64_t element, const void* weight, int64_t out_features, int64_t in_features, int64_t is_gated,
+                    void* packed, int64_t num_threads);
+
+// Null where memory is short. The structs may vanish after the call, the arrays they point to may not.
+TRIERARCH_EXPORT void* trierarch_decoder_new(const TrierarchModel* model, int64_t num_threads);
+TRIERARCH_EXPORT void trierarch_decoder_free(void* decoder);
+
+// Run all layers, storing keys and values; hidden: (num_tokens, hidden) float32, before the last norm.
+// Both return 0, or 1 where memory is short.
+TRIERARCH_EXPORT int64_t trierarch_decoder_hidden(void* decoder, const TrierarchStep* step, float* hidden);
+
+// hidden: (num_rows, hidden) float32 -> logits: (num_rows, vocab) float32.
+TRIERARCH_EXPORT int64_t trierarch_decoder_logits(void* decoder, const float* hidden, int64_t num_rows, float* logits);
+
+}  // extern "C"

@@ -1,0 +1,218 @@
+// Decoder: token ids to hidden states to logits, all layers of a step in one call and one gathering of threads.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "activation.h"
+#include "attention.h"
+#include "linear.h"
+#include "norm.h"
+#include "rope.h"
+
+namespace trierarch {
+
+class AnyDecoder {
+ public:
+  virtual ~AnyDecoder() = default;
+  virtual void hidden(const TrierarchStep& step, float* result) = 0;
+  virtual void logits(const float* hidden, int64_t num_rows, float* result) = 0;
+};
+
+template <class T>
+class Decoder final : public AnyDecoder {
+ public:
+  Decoder(const TrierarchModel& model, int num_threads)
+      : model_(model),
+        layers_(model.layers, model.layers + model.num_layers),
+        ropes_(model.ropes, model.ropes + model.num_ropes),
+        num_threads_(num_threads) {
+    for (int i = 0; i < num_threads; ++i) scratch_.emplace_back(attention_shape(0));
+    rope_offsets_.push_back(0);
+    for (const TrierarchRope& rope : ropes_) rope_offsets_.push_back(rope_offsets_.back() + rope.rotary_dim);
+  }
+
+  void hidden(const TrierarchStep& step, float* x) override {
+    prepare(step);
+    Team::gather(num_threads_, [&](Team& team) {
+      embed(team, step, x);
+      for (int64_t i = 0; i < model_.num_layers; ++i) run_layer(team, step, i, x);
+      add_residual(team, step.num_tokens, layers_.back().post_mlp_norm, x, nullptr);
+    });
+  }
+
+  void logits(const float* hidden, int64_t num_rows, float* result) override {
+    normed_.reserve(num_rows * model_.hidden);
+    const Packed<T> lm_head = packed(model_.lm_head, model_.vocab, model_.hidden);
+    Team::gather(num_threads_, [&](Team& team) {
+      team.share(num_rows, 4, [&](int64_t begin, int64_t end) {
+        for (int64_t row = begin; row < end; ++row) norm(hidden + row * model_.hidden, model_.norm, row);
+      });
+      linear(team, normed_.begin(), num_rows, lm_head, result);
+      if (model_.logit_softcap == 0) return;
+      const float cap = static_cast<float>(model_.logit_softcap);
+      team.share(num_rows, 1, [&](int64_t row, int64_t) {
+        for (int64_t i = 0; i < model_.vocab; ++i) {
+          float& logit = result[row * model_.vocab + i];
+          logit = std::tanh(logit / cap) * cap;
+        }
+      });
+    });
+  }
+
+ private:
+  AttentionShape attention_shape(int64_t window) const {
+    return {model_.num_heads,
+            model_.num_kv_heads,
+            model_.head_dim,
+            static_cast<float>(model_.attention_scale),
+            static_cast<float>(model_.attention_softcap),
+            window};
+  }
+
+  static Packed<T> packed(const TrierarchLinear& linear, int64_t columns, int64_t in_features) {
+    return {static_cast<const uint32_t*>(linear.weight), linear.bias, columns, in_features / kPerWord<T>};
+  }
+
+  int64_t qkv_columns() const { return (model_.num_heads + 2 * model_.num_kv_heads) * model_.head_dim; }
+
+  void prepare(const TrierarchStep& step) {
+    const int64_t n = step.num_tokens, q_columns = model_.num_heads * model_.head_dim;
+    normed_.reserve(n * model_.hidden);
+    qkv_.reserve(n * qkv_columns());
+    queries_.reserve(n * q_columns);
+    attended_.reserve(n * q_columns);
+    gated_.reserve(n * model_.intermediate);
+    branch_.reserve(n * model_.hidden);
+    angles_.reserve(n * rope_offsets_.back());
+    sequences_.clear();
+    first_rows_.clear();
+    for (int64_t s = 0, row = 0; s < step.num_sequences; row += step.num_queries[s++]) {
+      first_rows_.push_back(row);
+      sequences_.insert(sequences_.end(), step.num_queries[s], s);
+    }
+    plans_.clear();
+    plan_of_layer_.clear();
+    std::vector<int64_t> windows;
+    int64_t partial_rows = 0;
+    for (const TrierarchLayer& layer : layers_) {
+      const auto found = std::find(windows.begin(), windows.end(), layer.window);
+      plan_of_layer_.push_back(found - windows.begin());
+      if (found != windows.end()) continue;
+      windows.push_back(layer.window);
+      plans_.emplace_back(step, model_.num_kv_heads, attention_shape(0).group(), layer.window);
+      partial_rows = std::max(partial_rows, plans_.back().num_partial_rows);
+    }
+    partials_.reserve(partial_rows * (model_.head_dim + 2));
+    const int64_t width = model_.head_dim;
+    float* base = partials_.begin();
+    partial_ = {base + partial_rows * width, base + partial_rows * (width + 1), base, width};
+  }
+
+  void embed(Team& team, const TrierarchStep& step, float* x) {
+    const float scale = static_cast<float>(model_.embedding_scale);
+    team.share(step.num_tokens, 8, [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row) {
+        float* target = x + row * model_.hidden;
+        for (int64_t i = 0; i < model_.hidden; ++i) target[i] = embedding(step.token_ids[row], i) * scale;
+        const int64_t position = step.starts[sequences_[row]] + row - first_rows_[sequences_[row]];
+        for (size_t k = 0; k < ropes_.size(); ++k) rope_table(ropes_[k], position, angles(row, k));
+      }
+    });
+  }
+
+  float embedding(int64_t token, int64_t i) const {
+    if (model_.embedding != nullptr) return to_float(static_cast<const T*>(model_.embedding)[token * model_.hidden + i]);
+    const T* table = static_cast<const T*>(model_.lm_head.weight);
+    const int64_t word = (token / kLanes * (model_.hidden / kPerWord<T>) + i / kPerWord<T>)*kLanes + token % kLanes;
+    return to_float(table[word * kPerWord<T> + i % kPerWord<T>]);
+  }
+
+  float* angles(int64_t row, int64_t rope) {
+    return angles_.begin() + row * rope_offsets_.back() + rope_offsets_[rope];
+  }
+
+  void norm(const float* x, const float* weight, int64_t row) {
+    rms_norm(x, weight, model_.hidden, static_cast<float>(model_.norm_eps), normed_.begin() + row * model_.hidden);
+  }
+
+  // x += branch, the branch normalised first where there is a post norm; then the next norm of x.
+  void add_residual(Team& team, int64_t rows, const float* post_norm, float* x, const float* next_norm) {
+    const int64_t size = model_.hidden;
+    team.share(rows, 4, [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row) {
+        float *branch = branch_.begin() + row * size, *target = x + row * size;
+        if (post_norm) rms_norm(branch, post_norm, size, static_cast<float>(model_.norm_eps), branch);
+        for (int64_t i = 0; i < size; ++i) target[i] += branch[i];
+        if (next_norm) norm(target, next_norm, row);
+      }
+    });
+  }
+
+  void run_layer(Team& team, const TrierarchStep& step, int64_t index, float* x) {
+    const TrierarchLayer& layer = layers_[index];
+    const int64_t rows = step.num_tokens;
+    if (index == 0) {
+      team.share(rows, 4, [&](int64_t begin, int64_t end) {
+        for (int64_t row = begin; row < end; ++row) norm(x + row * model_.hidden, layer.attn_norm, row);
+      });
+    } else {
+      add_residual(team, rows, layers_[index - 1].post_mlp_norm, x, layer.attn_norm);
+    }
+    linear(team, normed_.begin(), rows, packed(layer.qkv, qkv_columns(), model_.hidden), qkv_.begin());
+    const PagedKv<T> kv(step, index, model_.num_kv_heads, model_.head_dim);
+    team.share(rows, 4, [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row) place(layer, step, kv, row);
+    });
+    const AttentionShape shape = attention_shape(layer.window);
+    Attention<T>(shape, step, kv, first_rows_.data(), queries_.begin(), attended_.begin(), partial_)
+        .run(team, plans_[plan_of_layer_[index]], scratch_[team.member()]);
+    linear(team, attended_.begin(), rows, packed(layer.o, model_.hidden, model_.num_heads * model_.head_dim),
+           branch_.begin());
+    add_residual(team, rows, layer.post_attn_norm, x, layer.mlp_norm);
+    const Packed<T> gate_up = packed(layer.gate_up, model_.intermediate, model_.hidden);
+    if (model_.activation == 0) gated_linear(team, normed_.begin(), rows, gate_up, gated_.begin(), Silu());
+    else gated_linear(team, normed_.begin(), rows, gate_up, gated_.begin(), GeluTanh());
+    linear(team, gated_.begin(), rows, packed(layer.down, model_.hidden, model_.intermediate), branch_.begin());
+  }
+
+  // One token's heads: normalise, rotate, and put the queries aside and the keys and values into their block.
+  void place(const TrierarchLayer& layer, const TrierarchStep& step, const PagedKv<T>& kv, int64_t row) {
+    const int64_t size = model_.head_dim, num_heads = model_.num_heads, sequence = sequences_[row];
+    const int64_t position = step.starts[sequence] + row - first_rows_[sequence];
+    const int64_t* table = block_table(step, sequence);
+    float* heads = qkv_.begin() + row * qkv_columns();
+    for (int64_t h = 0; h < num_heads + model_.num_kv_heads; ++h) {
+      const float* weight = h < num_heads ? layer.q_norm : layer.k_norm;
+      if (weight) rms_norm(heads + h * size, weight, size, static_cast<float>(model_.norm_eps), heads + h * size);
+      if (layer.rope >= 0) rotate(heads + h * size, angles(row, layer.rope), ropes_[layer.rope].rotary_dim / 2);
+    }
+    copy(heads, num_heads * size, queries_.begin() + row * num_heads * size);
+    for (int64_t h = 0; h < model_.num_kv_heads; ++h) {
+      copy(heads + (num_heads + h) * size, size, kv.key(table, h, position));
+      copy(heads + (num_heads + model_.num_kv_heads + h) * size, size, kv.value(table, h, position));
+    }
+  }
+
+  // size is a multiple of kLanes.
+  static void copy(const float* source, int64_t size, T* target) {
+    for (int64_t i = 0; i < size; i += kLanes) store_elements(target + i, load<Floats>(source + i));
+  }
+
+  const TrierarchModel model_;
+  const std::vector<TrierarchLayer> layers_;
+  const std::vector<TrierarchRope> ropes_;
+  const int num_threads_;
+  std::vector<int64_t> rope_offsets_;  // where each rope's table begins in a token's angles
+  std::vector<AttentionScratch<T>> scratch_;  // (num_threads)
+
+  // Of the step at hand, one row a token.
+  std::vector<int64_t> sequences_, first_rows_;
+  std::vector<AttentionPlan> plans_;     // one for each distinct window
+  std::vector<int64_t> plan_of_layer_;
+  Scratch<T> normed_, queries_, attended_, gated_;
+  Scratch<float> qkv_, branch_, angles_, partials_;
+  Partial partial_{};
+};
+
+}  // namespace trierarch

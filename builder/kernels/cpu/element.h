@@ -1,0 +1,73 @@
+// Element: the type of weights, activations and KV. A *word* is 32 bits: one float32 or a pair of bfloat16. Every inner
+// product walks words, so that one kernel serves both types.
+#pragma once
+
+#include "lanes.h"
+
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
+namespace trierarch {
+
+struct BFloat16 {
+  uint16_t bits;
+};
+
+template <class T>
+constexpr int kPerWord = 4 / sizeof(T);
+
+// Rounds to nearest, ties to even.
+TRIERARCH_INLINE Halves to_halves(Floats value) {
+#if defined(__AVX512BF16__)
+  return reinterpret_cast<Halves>(_mm512_cvtneps_pbh(value));
+#else
+  const Words words = as_words(value);
+  const Words rounded = (words + 0x7fffu + ((words >> 16) & 1u)) >> 16;
+  const Words result = value == value ? rounded : splat_word(0x7fc0u);
+  return __builtin_convertvector(result, Halves);
+#endif
+}
+
+TRIERARCH_INLINE float to_float(BFloat16 value) {
+  const uint32_t word = uint32_t{value.bits} << 16;
+  float result;
+  std::memcpy(&result, &word, sizeof result);
+  return result;
+}
+
+TRIERARCH_INLINE float to_float(float value) { return value; }
+
+TRIERARCH_INLINE void store_elements(float* target, Floats value) { store(target, value); }
+TRIERARCH_INLINE void store_elements(BFloat16* target, Floats value) { store(target, to_halves(value)); }
+
+// The first `count` of the lanes.
+template <class T>
+TRIERARCH_INLINE void store_some(T* target, Floats value, int64_t count) {
+  if (count >= kLanes) return store_elements(target, value);
+  T lanes[kLanes];
+  store_elements(lanes, value);
+  std::memcpy(target, lanes, count * sizeof(T));
+}
+
+// acc + a·b, lane by lane; of a pair, both products are added.
+template <class T>
+Floats dot(Floats acc, Words a, Words b);
+
+template <>
+TRIERARCH_INLINE Floats dot<float>(Floats acc, Words a, Words b) {
+  return acc + as_floats(a) * as_floats(b);
+}
+
+template <>
+TRIERARCH_INLINE Floats dot<BFloat16>(Floats acc, Words a, Words b) {
+#if defined(__AVX512BF16__)
+  return reinterpret_cast<Floats>(
+      _mm512_dpbf16_ps(acc, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b)));
+#else
+  acc += as_floats(a << 16) * as_floats(b << 16);
+  return acc + as_floats(a & 0xffff0000u) * as_floats(b & 0xffff0000u);
+#endif
+}
+
+}  // namespace trierarch
