@@ -157,8 +157,8 @@ class _LiveRequest:
         if text_delta is not None and not self._is_abandoned:
             try:
                 self._sink(text_delta)
-            except Exception as error:
-                logger.warning("request %s: its client is gone (%r)", self.request_id, error)
+            except Exception:
+                logger.exception("request %s: its sink failed; nobody reads it any more", self.request_id)
                 self._is_abandoned = True
         is_wanted = not self._is_abandoned and not all(self._streams[index].is_over for index in self._unfinished)
         if is_wanted or self._is_aborted or not self._unfinished:
