@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from support.sampling import make_sequence
 from transformers import (
     LogitsProcessorList,
     MinNewTokensLengthLogitsProcessor,
@@ -19,6 +18,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from support.sampling import make_sequence
 from trierarch.python_backend.executors.torch.sampler import Sampler
 
 VOCAB_SIZE = 300

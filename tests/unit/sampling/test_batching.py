@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.sampling import make_sequence
 
+from support.sampling import make_sequence
 from trierarch.python_backend.errors import ExecutorFailed, InvalidRequest
 from trierarch.python_backend.executors.torch.sampler import Sampler
 

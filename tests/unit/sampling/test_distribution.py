@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from support.sampling import exact_distribution, make_sequence
 
+from support.sampling import exact_distribution, make_sequence
 from trierarch.python_backend.executors.torch.sampler import Sampler, draw
+from trierarch.python_backend.executors.torch.truncation import quantize, truncate
 
 VOCAB_SIZE = 40
 END_IDS = (7,)
@@ -132,6 +134,29 @@ def test_the_nucleus_is_found_however_wide_it_is() -> None:
             # A token at the very edge may fall either way in float32.
             assert abs(int((actual[row] > 0).sum()) - int((expected > 0).sum())) <= (2 if top_p < 0.99 else 600)
             np.testing.assert_allclose(actual[row], expected, rtol=1e-3, atol=1e-6)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    scale=st.sampled_from([0.0, 0.05, 1.0, 4.0, 30.0]),
+    top_p=st.floats(1e-6, 1.0, exclude_max=True),
+    seed=st.integers(0, 1000),
+    is_coarse=st.booleans(),
+)
+def test_the_nucleus_is_the_one_that_sorting_finds(scale: float, top_p: float, seed: int, is_coarse: bool) -> None:
+    logits = torch.randn(2, 3000, generator=torch.Generator().manual_seed(seed)) * torch.tensor([[scale], [20.0]])
+    weights = (logits.to(torch.bfloat16).float() if is_coarse else logits).softmax(1)
+    expected = weights.clone()
+    for row in expected:
+        ordered = sorted(quantize(row).tolist(), reverse=True)
+        wanted, held, last = math.ceil(top_p * float(sum(ordered))), 0, 0
+        for last in ordered:
+            held += last
+            if held >= wanted:
+                break
+        row[quantize(row) < last] = 0.0
+    truncate(weights, [make_sequence(top_p=top_p).request.sampling] * 2)
+    assert torch.equal(weights, expected)
 
 
 def _assert_follows(counts: np.ndarray, expected: np.ndarray, significance: float = 1e-3) -> None:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.sampling import exact_distribution, make_sequence
 
+from support.sampling import exact_distribution, make_sequence
 from trierarch.python_backend.executors.torch.sampler import Sampler
 
 VOCAB_SIZE = 6
