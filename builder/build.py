@@ -47,7 +47,6 @@ def build(config: BuildConfig, progress: Progress | None = None) -> EngineManife
     if config.target is not Target.TORCH:
         raise ConfigError(f"target is {config.target.value!r}: this builder writes {Target.TORCH.value!r} engines")
     checkpoint = open_checkpoint(config.model, progress)
-    progress.stage("checkpoint", None)
     dtype = config.dtype or machine.default_dtype()
     decoder = read_decoder(checkpoint.config, config.max_seq_len)
     weights = plan_weights(decoder, checkpoint, dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Final
@@ -15,6 +16,8 @@ from trierarch.builder.safetensors_checkpoint import SafetensorsCheckpoint
 
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _HUB_FILES: Final = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model")
+_HUB_LEFT_OUT: Final = ("*/*", "consolidated*")
+"""Copies of the same weights in other layouts."""
 
 
 def open_checkpoint(model: str, progress: Progress) -> Checkpoint:
@@ -25,21 +28,28 @@ def open_checkpoint(model: str, progress: Progress) -> Checkpoint:
         ConfigError: `model` names nothing.
         ResourceError: it must be downloaded and cannot be.
     """
-    if model == DEMO and not Path(model).exists():
-        return GgufCheckpoint(find_demo(progress))
+    path, name = _locate(model, progress)
+    progress.stage("checkpoint", None)
+    if path.is_dir():
+        return SafetensorsCheckpoint(path, name)
+    if path.suffix != ".gguf":
+        raise CheckpointError(f"{path.name} is not a GGUF file; for safetensors, name the directory they are in")
+    return GgufCheckpoint(path, name)
+
+
+def _locate(model: str, progress: Progress) -> tuple[Path, str | None]:
+    """Where the checkpoint lies, and its name where the path does not tell it."""
     path = Path(model).expanduser()
     if path.suffix in PICKLED_SUFFIXES:
         raise CheckpointError(
             f"{path.name} is pickled, and reading it would run its code; take the checkpoint's safetensors or GGUF"
         )
-    if path.is_dir():
-        return SafetensorsCheckpoint(path)
-    if path.is_file():
-        if path.suffix != ".gguf":
-            raise CheckpointError(f"{path.name} is not a GGUF file; for safetensors, name the directory they are in")
-        return GgufCheckpoint(path)
-    if _HUB_ID.fullmatch(model) and not model.endswith(".gguf"):
-        return SafetensorsCheckpoint(_download(model, progress), name=model)
+    if os.path.exists(path):
+        return path, None
+    if model == DEMO:
+        return find_demo(progress), None
+    if _HUB_ID.fullmatch(model) and path.suffix != ".gguf":
+        return _download(model, progress), model
     raise ConfigError(
         f"model is {model!r}: no such directory or file; give a Hugging Face directory, a GGUF file, a hub id "
         f"(org/name) or {DEMO!r}"
@@ -56,7 +66,7 @@ def _download(hub_id: str, progress: Progress) -> Path:
         ) from None
     progress.stage(f"download {hub_id}", None)
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=list(_HUB_FILES)))
+        return Path(snapshot_download(hub_id, allow_patterns=list(_HUB_FILES), ignore_patterns=list(_HUB_LEFT_OUT)))
     except Exception as error:  # the library's own errors and those of whatever carries its requests
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ResourceError(
