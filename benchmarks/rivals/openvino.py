@@ -10,6 +10,7 @@ from trierarch.benchmarks.rivals.rival import Rival, Say, environment, home, pyt
 from trierarch.benchmarks.subjects.worker import Launch
 
 NAME: Final = "openvino"
+WORKER: Final = "trierarch.benchmarks.workers.openvino"
 REQUIREMENTS: Final = (
     "openvino-genai==2026.4.1.0",
     "optimum-intel[openvino]==2.2.0",
@@ -34,5 +35,5 @@ OPENVINO: Final = Rival(
     name=NAME,
     summary="OpenVINO GenAI, continuous batching, bfloat16 (FP16 IR)",
     install=_install,
-    launch=lambda: Launch(name=NAME, python=python_of(NAME), module="openvino", model=home(NAME) / "model"),
+    launch=lambda: Launch(name=NAME, python=python_of(NAME), module=WORKER, model=home(NAME) / "model"),
 )

@@ -13,6 +13,7 @@ from trierarch.benchmarks.subjects.worker import Launch
 from trierarch.builder.errors import ResourceError
 
 NAME: Final = "transformers"
+WORKER: Final = "trierarch.benchmarks.workers.transformers"
 
 
 def _install(say: Say) -> None:
@@ -25,5 +26,5 @@ TRANSFORMERS: Final = Rival(
     name=NAME,
     summary="Hugging Face transformers, eager generate, bfloat16",
     install=_install,
-    launch=lambda: Launch(name=NAME, python=Path(sys.executable), module="transformers", model=DIRECTORY),
+    launch=lambda: Launch(name=NAME, python=Path(sys.executable), module=WORKER, model=DIRECTORY),
 )

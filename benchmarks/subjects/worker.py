@@ -32,7 +32,7 @@ class Launch:
     name: str
     python: Path
     module: str
-    """Under `trierarch.benchmarks.workers`."""
+    """Full name of the worker's module."""
     model: Path
     environment: Mapping[str, str] = field(default_factory=dict)
     """On top of ours."""
@@ -64,7 +64,7 @@ class WorkerSubject:
         logs = OUT / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, "PYTHONPATH": str(IMPORT_PATH), **launch.environment}
-        command = [str(launch.python), "-P", "-m", f"trierarch.benchmarks.workers.{launch.module}", str(launch.model)]
+        command = [str(launch.python), "-P", "-m", launch.module, str(launch.model)]
         self._spawned = time.monotonic()
         with (logs / f"{launch.name}.log").open("wb") as log:
             self._process = subprocess.Popen(

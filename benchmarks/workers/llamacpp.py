@@ -48,8 +48,11 @@ class LlamaCppWorker:
     @property
     def ready(self) -> Ready:
         """The build, and the server as the process that counts."""
-        build = self._call("GET", "/props")["build_info"]
-        return Ready(build, {key.lstrip("-"): value for key, value in OPTIONS.items()}, self._server.pid, self._started)
+        build, _, _ = self._call("GET", "/props")["build_info"].partition(
+            "-"
+        )  # a commit follows, of the wrong repository
+        settings = {key.lstrip("-"): value for key, value in OPTIONS.items()}
+        return Ready(build, settings, self._server.pid, self._started)
 
     def generate(self, prompts: list[TokenIds], num_output_tokens: int) -> list[TokenIds]:
         """One request a prompt, all at once."""

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from trierarch.benchmarks import probes
+from trierarch.benchmarks.lineup import MAX_ATTEMPTS, Lineup
+from trierarch.benchmarks.subjects.subject import Subject, SubjectFailed, Timing
+from trierarch.benchmarks.workers.protocol import Ready, TokenIds
+from trierarch.benchmarks.workload import Workload
+
+PREFILL = 0.001
+STEP = 0.01
+WORKLOAD = Workload(seed=1)
+
+
+class ModelledSubject:
+    """Takes PREFILL for each prompt token it has not seen at a prompt's start, and STEP for each output token."""
+
+    def __init__(self, name: str = "modelled") -> None:
+        self.name = name
+        self.pids: list[int] = []
+        self.is_closed = False
+        self._seen: set[tuple[int, ...]] = set()
+
+    def start(self) -> Ready:
+        return Ready("1")
+
+    def generate(self, prompts: list[TokenIds], num_output_tokens: int) -> Timing:
+        num_computed = sum(len(prompt) - self._num_cached(prompt) for prompt in prompts)
+        self._seen |= {tuple(prompt) for prompt in prompts}
+        seconds = PREFILL * num_computed + STEP * num_output_tokens
+        return Timing(seconds, tuple([0] * num_output_tokens for _ in prompts))
+
+    def _num_cached(self, prompt: TokenIds) -> int:
+        return max((len(seen) for seen in self._seen if tuple(prompt[: len(seen)]) == seen), default=0)
+
+    def seconds_since_start(self) -> float:
+        return 1.0
+
+    def peak_rss(self) -> int:
+        return 1
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+class Quiet:
+    def __init__(self, roots: Callable[[], list[int]]) -> None:
+        pass
+
+    def share(self) -> float:
+        return 0.0
+
+
+def window_of(shares: Iterator[float]) -> type[Quiet]:
+    class Scripted(Quiet):
+        def share(self) -> float:
+            return next(shares)
+
+    return Scripted
+
+
+def sole(probe: Callable[[Subject, str], float]) -> float:
+    return probe(ModelledSubject(), "key")
+
+
+def test_subjects_take_turns_and_another_goes_first_each_time() -> None:
+    heard: list[str] = []
+
+    def probe(subject: Subject, key: str) -> float:
+        heard.append(f"{key} {subject.name}")
+        return 1.0
+
+    with Lineup([ModelledSubject("a"), ModelledSubject("b")], 2, watch=Quiet) as lineup:
+        measured = lineup.measure("rate", probe, before_repeat=lambda: heard.append("repeat"))
+
+    assert heard == ["repeat", "rate/0/0 a", "rate/0/0 b", "repeat", "rate/1/0 b", "rate/1/0 a"]
+    assert {name: measurement.values for name, measurement in measured.items()} == {"a": (1, 1), "b": (1, 1)}
+
+
+def test_a_disturbed_repeat_is_tried_again_with_other_prompts() -> None:
+    keys: list[str] = []
+
+    def probe(subject: Subject, key: str) -> float:
+        keys.append(key)
+        return float(len(keys))
+
+    with Lineup([ModelledSubject()], 1, watch=window_of(iter([0.5, 0.01]))) as lineup:
+        measurement = lineup.measure("rate", probe)["modelled"]
+
+    assert keys == ["rate/0/0", "rate/0/1"]
+    assert measurement.values == (2.0,)
+    assert not measurement.is_disturbed
+
+
+def test_the_least_disturbed_attempt_counts_when_none_is_quiet() -> None:
+    values = itertools.count()
+
+    with Lineup([ModelledSubject()], 1, watch=window_of(iter([0.5, 0.2, 0.4]))) as lineup:
+        measurement = lineup.measure("rate", lambda subject, key: float(next(values)))["modelled"]
+
+    assert measurement.values == (1.0,)
+    assert measurement.is_disturbed
+    assert next(values) == MAX_ATTEMPTS
+
+
+def test_who_fails_leaves_with_a_note_and_the_others_go_on() -> None:
+    broken, sound = ModelledSubject("broken"), ModelledSubject("sound")
+
+    def probe(subject: Subject, key: str) -> float:
+        if subject is broken and key.startswith("rate/1"):
+            raise SubjectFailed("it ended")
+        return 1.0
+
+    with Lineup([broken, sound], 3, watch=Quiet) as lineup:
+        measured = lineup.measure("rate", probe)
+
+    assert measured.keys() == {"sound"}
+    assert len(measured["sound"].values) == 3
+    assert lineup.notes == ["broken left: it ended"]
+    assert broken.is_closed
+
+
+def test_everyone_is_closed_at_the_end() -> None:
+    subjects = [ModelledSubject("a"), ModelledSubject("b")]
+
+    with pytest.raises(KeyboardInterrupt), Lineup(subjects, 1, watch=Quiet):
+        raise KeyboardInterrupt
+
+    assert all(subject.is_closed for subject in subjects)
+
+
+def test_decode_rate_leaves_the_prompt_out() -> None:
+    assert sole(probes.decode_rate(WORKLOAD, 512)) == pytest.approx(1 / STEP)
+
+
+def test_time_to_first_token_is_of_prompts_never_seen() -> None:
+    assert sole(probes.time_to_first_token(WORKLOAD, 512)) == pytest.approx(1000 * (512 * PREFILL + STEP))
+
+
+def test_the_aggregate_rate_includes_the_prompts() -> None:
+    seconds = sum(WORKLOAD.spread(8)) * PREFILL + 128 * STEP
+
+    assert sole(probes.aggregate_rate(WORKLOAD, 8)) == pytest.approx(8 * 128 / seconds)
+
+
+def test_a_shared_prefix_costs_only_what_is_behind_it() -> None:
+    shared = sole(probes.shared_prefix(WORKLOAD))
+    distinct = sole(probes.distinct_prompts(WORKLOAD))
+
+    assert shared == pytest.approx(1000 * (8 * 16 * PREFILL + STEP))
+    assert distinct == pytest.approx(1000 * (8 * 528 * PREFILL + STEP))
+
+
+def test_warming_up_gives_no_measured_prompt_away() -> None:
+    subject = ModelledSubject()
+    probe = probes.time_to_first_token(WORKLOAD, WORKLOAD.long_prompt)
+
+    probes.warm_up(WORKLOAD, subject)
+
+    assert probe(subject, "ttft/0/0") == sole(probe)

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import psutil
+
+from support.eventually import eventually
+from trierarch.benchmarks.process_tree import ForeignShare, descend, peak_rss
+
+
+def test_what_a_tree_uses_is_foreign_to_others_only() -> None:
+    of_all, of_others = ForeignShare(list), ForeignShare(lambda: [child.pid])
+    child = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        process = psutil.Process(child.pid)
+        eventually(lambda: process.cpu_times().user > 0.2, "the child uses a processor")
+        with_child, without_child = of_all.share(), of_others.share()
+    finally:
+        child.kill()
+        child.wait()
+
+    assert 0 <= without_child < with_child <= 1
+
+
+def test_peaks_are_summed_over_the_living_tree() -> None:
+    child = subprocess.Popen(["sleep", "600"])
+    try:
+        eventually(lambda: peak_rss(child.pid) > 0, "the child holds memory")
+        assert {os.getpid(), child.pid} <= {process.pid for process in descend(os.getpid())}
+        assert peak_rss(os.getpid()) > peak_rss(child.pid)
+    finally:
+        child.kill()
+        child.wait()
+
+    assert descend(child.pid) == []
+    assert peak_rss(child.pid) == 0
