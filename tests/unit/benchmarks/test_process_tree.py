@@ -11,8 +11,10 @@ from trierarch.benchmarks.process_tree import ForeignShare, descend, peak_rss
 
 
 def test_what_a_tree_uses_is_foreign_to_others_only() -> None:
-    of_all, of_others = ForeignShare(list), ForeignShare(lambda: [child.pid])
+    own: list[int] = []
+    of_all, of_others = ForeignShare(list), ForeignShare(lambda: own)
     child = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    own.append(child.pid)
     try:
         process = psutil.Process(child.pid)
         eventually(lambda: process.cpu_times().user > 0.2, "the child uses a processor")
