@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOG := $(VENV)/install.log
 
+# nvidia-pytriton comes without its dependencies: only its server binary is run, and its old numpy has no Python 3.13.
+
 # pip, with one line of progress; its warnings are shown only when it fails.
 INSTALL = PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --constraint constraints.txt
 PROGRESS = awk '/^ *(Collecting|Downloading|Using cached)/ { printf "\r\033[K    %d: %s", ++n, $$2; fflush() } END { printf "\r\033[K" }'
@@ -44,7 +46,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "==> installing into $(VENV) (the first time takes a few minutes)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(INSTALL) --quiet --upgrade 'pip>=25.1' 2> $(LOG) || { cat $(LOG); exit 1; }
-	@$(INSTALL) --editable '.[server]' --group dev --group reference 2> $(LOG) | $(PROGRESS) || { cat $(LOG); exit 1; }
+	@$(INSTALL) --editable . --group dev --group reference 2> $(LOG) | $(PROGRESS) || { cat $(LOG); exit 1; }
+	@$(INSTALL) --quiet --no-deps nvidia-pytriton 2> $(LOG) || { cat $(LOG); exit 1; }
 	@touch $@
 
 .PHONY: help demo test lint bench setup clean

@@ -1,0 +1,83 @@
+"""`trierarch serve` as people run it: a process of its own, talked to by signals."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from support.eventually import eventually
+from trierarch.orchestrator.client import TritonClient
+
+TRIERARCH: Final = str(Path(sys.executable).parent / "trierarch")
+FREE_PORTS: Final = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
+
+
+class ServeProcess:
+    """One `trierarch serve`, ready."""
+
+    def __init__(self, path: Path, *options: str) -> None:
+        """Start it on free ports and wait until it tells its endpoints."""
+        command = [TRIERARCH, "serve", str(path), *FREE_PORTS, "--json", *options]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self._said: list[str] = []
+        self._listener = threading.Thread(target=self._listen)
+        self._listener.start()
+        assert self.process.stdout is not None
+        ready = self.process.stdout.readline()
+        assert ready, f"serve ended: {self.said}"
+        self.endpoints: dict[str, str] = {name: str(value) for name, value in json.loads(ready).items()}
+        self.client = TritonClient(self.endpoints["grpc"])
+
+    def _listen(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self._said.append(line)
+
+    @property
+    def said(self) -> str:
+        """What it has written to standard error so far."""
+        return "".join(self._said)
+
+    def family(self) -> list[psutil.Process]:
+        """Every process below it: the guardian, tritonserver, its stubs."""
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def stubs(self) -> list[psutil.Process]:
+        """The live stubs."""
+        processes = [process for process in self.family() if process.name().startswith("triton_python_b")]
+        return [process for process in processes if process.status() != psutil.STATUS_ZOMBIE]
+
+    def wait(self) -> int:
+        """Its exit status, once it ends."""
+        status = self.process.wait(60)
+        self._listener.join()
+        return status
+
+    def close(self) -> None:
+        """End it, if nothing has."""
+        self.process.kill()
+        self.wait()
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
+        self.process.stdout.close()
+        self.process.stderr.close()
+
+
+@contextmanager
+def serve(path: Path, *options: str) -> Iterator[ServeProcess]:
+    """A `trierarch serve`, and nothing of it afterwards."""
+    process = ServeProcess(path, *options)
+    try:
+        yield process
+    finally:
+        family = process.family() if process.process.poll() is None else []
+        process.close()
+        eventually(lambda: not any(member.is_running() for member in family), "an end to the server's processes")
