@@ -75,6 +75,12 @@ class Answer:
         if delta.error is not None:
             self._end(delta.error)
             return
+        try:
+            self._pass_on(row, delta)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client must hear of it
+            self._end(error)
+
+    def _pass_on(self, row: RunningRow, delta: TextDelta) -> None:
         if delta.usage is not None:
             self._metrics.observe_sequence(delta.usage)
         piece = row.add(delta)

@@ -168,6 +168,7 @@ class EngineMetrics:
 
     def __init__(self, registry: MetricRegistry, model: str, version: str) -> None:
         """Declare every family, so that all are on the port before the first request."""
+        self._registry = registry  # Triton drops a family, and its metrics with it, when nobody holds it
         labels = {"model": model, "version": version}
         self._gauges = [
             (registry.gauge(family.name, family.description, {**labels, family.label: value}), read)

@@ -96,9 +96,7 @@ RECORDED = [
 def test_every_recorded_sample_is_there(
     registry: RecordingRegistry, metrics: EngineMetrics, family: str, label: str, values: str
 ) -> None:
-    expected = {
-        frozenset({"model": "tensorrt_llm", "version": "1", label: value}.items()) for value in values.split()
-    }
+    expected = {frozenset({"model": "tensorrt_llm", "version": "1", label: value}.items()) for value in values.split()}
     assert {labels for name, labels in registry.cells if name == family} == expected
 
 
@@ -106,7 +104,9 @@ def test_gauges_show_the_snapshot(registry: RecordingRegistry, metrics: EngineMe
     metrics.publish(STATS)
     assert registry.values("nv_trt_llm_request_metrics", request_type="waiting") == [2]
     assert registry.values("nv_trt_llm_kv_cache_block_metrics", kv_cache_block_type="fraction") == [0.4]
-    assert registry.values("nv_trt_llm_inflight_batcher_metrics", inflight_batcher_specific_metric="generation_requests") == [3]
+    assert registry.values(
+        "nv_trt_llm_inflight_batcher_metrics", inflight_batcher_specific_metric="generation_requests"
+    ) == [3]
     assert registry.values("trierarch_kv_cache_slots", slot_type="waste") == [40]
 
 
