@@ -181,7 +181,7 @@ def _chunks(result: Any, received: float) -> Iterator[Chunk]:
             token_ids=ids,
             finish_reason=reason or None,
             num_input_tokens=int(inputs[min(row, len(inputs) - 1)]) if inputs else None,
-            num_output_tokens=int(outputs[min(row, len(outputs) - 1)]) if outputs else None,
+            num_output_tokens=int(outputs[min(row, len(outputs) - 1)]) if outputs else len(ids),
             received=received,
         )
 

@@ -102,7 +102,7 @@ def _run_triton(install: TritonInstall) -> str:
     config = ServerConfig(ports=Ports(http=0, grpc=0, metrics=0), ready_timeout=START_SECONDS, drain_timeout=0)
     try:
         with tempfile.TemporaryDirectory() as empty, TritonServer(install.binary, Path(empty), run, config) as server:
-            server.wait_ready()
+            server.start()
             return str(httpx.get(f"{server.endpoints.http}/v2", trust_env=False).json()["version"])
     finally:
         run.remove()

@@ -60,8 +60,8 @@ class Chunk:
     finish_reason: str | None
     """With the last chunk of an answer: stop, length, cancelled, timeout or error."""
     num_input_tokens: int | None
-    num_output_tokens: int | None
-    """Of this answer so far."""
+    num_output_tokens: int
+    """New with this chunk."""
     received: float
     """`time.monotonic()` seconds."""
 
@@ -107,7 +107,7 @@ def join(chunks: Iterable[Chunk]) -> list[Completion]:
             token_ids=tuple(token for part in parts for token in part.token_ids),
             finish_reason=parts[-1].finish_reason,
             num_input_tokens=max(part.num_input_tokens or 0 for part in parts),
-            num_output_tokens=max(part.num_output_tokens or 0 for part in parts),
+            num_output_tokens=sum(part.num_output_tokens for part in parts),
         )
         for _, parts in sorted(answers.items())
     ]

@@ -28,7 +28,7 @@ def serving(
     keep_log = False
     try:
         with TritonServer(install.binary, repository_of(path, run), run, config) as server:
-            server.wait_ready(on_wait)
+            server.start(on_wait)
             yield server
     except ResourceError:
         keep_log = run.log.exists()

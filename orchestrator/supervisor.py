@@ -83,7 +83,6 @@ class Supervisor:
             time.sleep(delay)
             try:
                 self._server.start()
-                self._server.wait_ready()
             except ResourceError as error:
                 ailment = str(error)
                 continue

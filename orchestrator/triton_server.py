@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, NoReturn, Self
 
 import httpx
 import psutil
@@ -23,11 +24,18 @@ from trierarch.orchestrator.run_directory import RunDirectory
 from trierarch.orchestrator.server_log import failure, tail
 
 POLL_SECONDS: Final = 0.1
+START_ATTEMPTS: Final = 3
+CRASHES: Final = frozenset({128 + signal.SIGABRT, 128 + signal.SIGSEGV})
+"""Exit statuses of a server that fell over a fault of its own."""
 KILL_GRACE_SECONDS: Final = 5.0
 """Added to the drain timeout before a server that does not end is killed: Triton counts whole seconds."""
 STUB_NAME: Final = "triton_python_b"
 """Kernel's name of a stub process: the first 15 characters."""
 WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+class ServerCrashed(ResourceError):
+    """Triton crashed before it was ready."""
 
 
 class LogLevel(StrEnum):
@@ -71,8 +79,7 @@ class TritonServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        """Start the process."""
-        self.start()
+        """The server itself; nothing starts yet."""
         return self
 
     def __exit__(
@@ -81,7 +88,24 @@ class TritonServer:
         """Kill what has not been stopped."""
         self.kill()
 
-    def start(self) -> None:
+    def start(self, on_wait: Callable[[float], None] = lambda seconds: None) -> None:
+        """Start the server and wait until every model is ready; `on_wait` hears the seconds waited so far.
+
+        Triton's Python backend now and then aborts while its stubs start (server issue 8882 is one such race): a
+        server that crashes is started again.
+
+        Raises:
+            ResourceError: a port is occupied, a model did not load or was not ready in time.
+        """
+        for _ in range(START_ATTEMPTS - 1):
+            self._start_process()
+            with contextlib.suppress(ServerCrashed):
+                return self._wait_ready(on_wait)
+            self.kill()
+        self._start_process()
+        self._wait_ready(on_wait)
+
+    def _start_process(self) -> None:
         """Start the process; ports given as 0 are chosen now and kept over restarts.
 
         Raises:
@@ -153,8 +177,8 @@ class TritonServer:
         except psutil.NoSuchProcess:
             return frozenset()
 
-    def wait_ready(self, on_wait: Callable[[float], None] = lambda seconds: None) -> float:
-        """Wait until every model is ready; `on_wait` hears the seconds waited so far. Returns them at the end.
+    def _wait_ready(self, on_wait: Callable[[float], None]) -> None:
+        """Wait until every model is ready.
 
         Raises:
             ResourceError: the server ended, or a model was not ready in time; the message has what its log says.
@@ -164,10 +188,10 @@ class TritonServer:
         with httpx.Client(timeout=5.0, trust_env=False) as client:
             while (waited := time.monotonic() - started) < self.config.ready_timeout:
                 if not self.is_running:
-                    raise ResourceError(failure(self.log))
+                    self._raise_ended()
                 try:
                     if client.get(url).status_code == httpx.codes.OK:
-                        return waited
+                        return
                 except httpx.TransportError:
                     pass  # not listening yet
                 on_wait(waited)
@@ -175,6 +199,11 @@ class TritonServer:
         raise ResourceError(
             f"the models were not ready after {self.config.ready_timeout:g} s; the log's last lines:\n{tail(self.log)}"
         )
+
+    def _raise_ended(self) -> NoReturn:
+        assert self._process is not None
+        kind = ServerCrashed if self._process.wait() in CRASHES else ResourceError
+        raise kind(failure(self.log))
 
     def stop(self) -> bool:
         """Refuse new requests, let open ones finish within the drain timeout, end. Whether it ended by itself."""

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -23,7 +24,8 @@ from trierarch.orchestrator.client import StreamBroken, TritonClient
 from trierarch.orchestrator.prompt import Chunk, Prompt, join
 from trierarch.orchestrator.triton_server import TritonServer
 
-LONG = Prompt(text="Count from one to one thousand, in words.", max_tokens=400, chat=True)
+LONG = Prompt(text="1 2 3 4 5 6 7 8 9 10 11 12", max_tokens=1000)
+"""The demo model counts on, for longer than any test lasts."""
 SHORT = Prompt(text="The capital of France is", max_tokens=8)
 
 
@@ -90,7 +92,7 @@ def test_a_prompt_the_server_refuses_is_one_line(triton: TritonServer) -> None:
 
 
 def test_an_interrupted_client_leaves_no_request_behind(triton: TritonServer) -> None:
-    command = [TRIERARCH, "generate", LONG.text, "--url", triton.endpoints.grpc, "--max-tokens", "400"]
+    command = [TRIERARCH, "generate", LONG.text, "--raw", "--url", triton.endpoints.grpc, "--max-tokens", "1000"]
     for ending in (signal.SIGINT, signal.SIGKILL):
         wait_until_idle(triton.endpoints.metrics)
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -122,14 +124,15 @@ def test_serve_tells_its_endpoints_with_lines_to_paste(demo_engine: Path) -> Non
 
 def test_sigterm_lets_open_streams_finish(demo_engine: Path) -> None:
     with serve(demo_engine) as server:
-        reader = Reader(server.client, LONG)
+        reader = Reader(server.client, replace(LONG, max_tokens=100))
         eventually(lambda: len(reader.chunks) > 2, "a stream under way")
         server.process.send_signal(signal.SIGTERM)
         assert server.wait() == 0
         reader.join()
 
     assert reader.error is None
-    assert reader.chunks[-1].finish_reason in ("length", "stop")
+    (answer,) = join(reader.chunks)
+    assert (answer.num_output_tokens, answer.finish_reason) == (100, "length")
     assert "open streams have 30 s to finish" in server.said
 
 
@@ -146,7 +149,7 @@ def test_a_second_interrupt_ends_open_streams_at_once(demo_engine: Path) -> None
     assert isinstance(reader.error, StreamBroken)
 
 
-def test_a_stub_killed_under_load_is_replaced(demo_engine: Path) -> None:
+def test_a_stub_and_then_a_server_killed_under_load_are_replaced(demo_engine: Path) -> None:
     with serve(demo_engine) as server:
         readers = [Reader(server.client, LONG) for _ in range(4)]
         wait_for_active(server.endpoints["metrics"], 4)
@@ -154,22 +157,16 @@ def test_a_stub_killed_under_load_is_replaced(demo_engine: Path) -> None:
         busiest.kill()
         for reader in readers:
             reader.join()
-        eventually(lambda: "serving again" in server.said, "serving again")
+        eventually(lambda: server.said.count("serving again") == 1, "serving again")
         (answer,) = server.client.complete(SHORT)
+        (tritonserver,) = [process for process in server.family() if process.name() == "tritonserver"]
+        tritonserver.kill()
+        eventually(lambda: server.said.count("serving again") == 2, "serving again after the server's own death")
+        assert server.client.complete(SHORT) == [answer]
 
     assert all(isinstance(reader.error, StreamBroken) for reader in readers)
     assert all("went away" in str(reader.error) for reader in readers)
     assert f"stub process {busiest.pid} died" in server.said
-    assert "Paris" in answer.text
-
-
-def test_a_server_killed_under_us_is_replaced(demo_engine: Path) -> None:
-    with serve(demo_engine) as server:
-        (tritonserver,) = [process for process in server.family() if process.name() == "tritonserver"]
-        tritonserver.kill()
-        eventually(lambda: "serving again" in server.said, "serving again")
-        (answer,) = server.client.complete(SHORT)
-
     assert "Paris" in answer.text
 
 
@@ -242,4 +239,4 @@ def test_the_second_demo_reuses_what_the_first_built(tmp_path: Path) -> None:
     assert "earlier" in second.stdout
     assert "tokens/s" in second.stdout
     assert "<svg" in picture.read_text()
-    assert "http" not in picture.read_text().replace("http://www.w3.org", "").replace("http://127.0.0.1", "")
+    assert "@font-face" not in picture.read_text(), "a picture in a README loads nothing"

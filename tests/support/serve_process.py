@@ -21,15 +21,18 @@ FREE_PORTS: Final = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "
 
 
 class ServeProcess:
-    """One `trierarch serve`, ready."""
+    """One `trierarch serve`."""
 
     def __init__(self, path: Path, *options: str) -> None:
-        """Start it on free ports and wait until it tells its endpoints."""
+        """Start it on free ports."""
         command = [TRIERARCH, "serve", str(path), *FREE_PORTS, "--json", *options]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self._said: list[str] = []
         self._listener = threading.Thread(target=self._listen)
         self._listener.start()
+
+    def wait_ready(self) -> None:
+        """Wait until it tells its endpoints."""
         assert self.process.stdout is not None
         ready = self.process.stdout.readline()
         assert ready, f"serve ended: {self.said}"
@@ -73,9 +76,10 @@ class ServeProcess:
 
 @contextmanager
 def serve(path: Path, *options: str) -> Iterator[ServeProcess]:
-    """A `trierarch serve`, and nothing of it afterwards."""
+    """A `trierarch serve` that is ready, and nothing of it afterwards."""
     process = ServeProcess(path, *options)
     try:
+        process.wait_ready()
         yield process
     finally:
         family = process.family() if process.process.poll() is None else []

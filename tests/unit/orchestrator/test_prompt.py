@@ -39,8 +39,8 @@ def test_answers_that_come_mixed_are_told_apart() -> None:
     chunks = [
         chunk("a", 1.0, index=0, outputs=1),
         chunk("x", 1.1, index=1, outputs=1),
-        chunk("b", 1.2, index=0, outputs=2, reason="stop"),
-        chunk("y", 1.3, index=1, outputs=3, reason="length"),
+        chunk("b", 1.2, index=0, outputs=1, reason="stop"),
+        chunk("y", 1.3, index=1, outputs=2, reason="length"),
     ]
 
     first, second = join(chunks)
@@ -50,7 +50,7 @@ def test_answers_that_come_mixed_are_told_apart() -> None:
 
 
 def test_figures_count_from_sending_to_the_first_and_last_text() -> None:
-    chunks = [chunk("", 10.5), chunk("a", 11.0, outputs=1), chunk("b", 13.0, outputs=5), chunk("", 14.0, outputs=5)]
+    chunks = [chunk("", 10.5), chunk("a", 11.0, outputs=1), chunk("b", 13.0, outputs=4), chunk("", 14.0)]
 
     figures = measure(10.0, chunks)
 

@@ -40,8 +40,6 @@ class FakeServer:
 
     def start(self) -> None:
         self.deeds.append("start")
-
-    def wait_ready(self) -> None:
         if self.failures:
             self.failures -= 1
             raise ResourceError("not ready")
