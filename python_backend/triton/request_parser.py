@@ -14,7 +14,7 @@ from typing import Final, TypedDict, TypeVar
 import numpy as np
 
 from trierarch.python_backend.errors import InvalidRequest
-from trierarch.python_backend.request import SamplingParams
+from trierarch.python_backend.request import SamplingParams, check_token_ids
 from trierarch.python_backend.text.text_request import TextRequest
 from trierarch.python_backend.triton.inputs import Array, Inputs, batch_size
 from trierarch.python_backend.triton.refusals import refuse_unsupported
@@ -144,7 +144,9 @@ class RequestParser:
             raise InvalidRequest(
                 "input_lengths", length, f"must be between 1 and the {len(tokens)} tokens of input_ids"
             )
-        return tokens[:length]
+        tokens = tokens[:length]
+        check_token_ids("input_ids", tokens, self.vocab_size)
+        return tokens
 
     def _sampling(self, inputs: Inputs) -> SamplingParams:
         max_tokens = either(inputs.integer, inputs, "request_output_len", "max_tokens")
