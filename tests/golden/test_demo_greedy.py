@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from support.demo_reference import NUM_TOKENS, Reference
 from support.stepping import Stepper
-
 from trierarch.builder.build import build
 from trierarch.builder.config import BuildConfig
 from trierarch.builder.demo import find_demo

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from support.checkpoints import FAMILIES, VOCAB_SIZE, random_model, save_checkpoint
 from support.forward import prompt_logits
-
 from trierarch.builder.build import build
 from trierarch.builder.config import BuildConfig
 from trierarch.builder.manifest import DType
