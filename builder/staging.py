@@ -35,7 +35,7 @@ def staged_directory(output: Path, num_bytes: int, overwrite: bool) -> Iterator[
         _check_disk_space(output.parent, num_bytes)
         yield staging
         _sync_directory(staging)
-        _replace(staging, output)
+        replace(staging, output)
         _sync_directory(output.parent)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -85,8 +85,8 @@ def _check_disk_space(directory: Path, num_bytes: int) -> None:
         )
 
 
-def _replace(staging: Path, output: Path) -> None:
-    """Rename `staging` to `output`; an engine there makes way first and returns if that fails."""
+def replace(staging: Path, output: Path) -> None:
+    """Rename directory `staging` to `output`; what is there makes way first and returns if that fails."""
     old = staging.with_suffix(".replaced")
     try:
         if output.exists():

@@ -22,6 +22,7 @@ from typing import Final
 
 from trierarch.builder.errors import ConfigError, ResourceError
 from trierarch.builder.manifest import CHAT_TEMPLATE_NAME, MANIFEST_NAME, TOKENIZER_NAME, EngineManifest
+from trierarch.builder.staging import replace
 from trierarch.builder.verify import verify
 from trierarch.ensembles.model_config import EnsembleStep, ModelConfig
 from trierarch.python_backend.triton.contract import ENSEMBLE, MAX_BATCH_SIZE, Role
@@ -73,7 +74,7 @@ def compose(engine: Path, output: Path, options: ComposeOptions = ComposeOptions
         staging.mkdir(parents=True)
         write_configs(staging, options)
         _place_engine(engine, manifest, staging, output, options.copy)
-        _replace(staging, output)
+        replace(staging, output)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ResourceError(f"the disk of {output.parent} is full; free some space or link the engine") from error
@@ -149,17 +150,3 @@ def _check_replaceable(output: Path) -> None:
     is_repository = (output / Role.TENSORRT_LLM / CONFIG_NAME).is_file()
     if os.path.lexists(output) and not (is_empty or is_repository):
         raise ConfigError(f"output is {str(output)!r}: something that is no model repository is there; choose another")
-
-
-def _replace(staging: Path, output: Path) -> None:
-    """Rename `staging` to `output`; what is there makes way first and returns if that fails."""
-    old = staging.with_suffix(".replaced")
-    try:
-        if output.exists():
-            os.rename(output, old)
-        os.rename(staging, output)
-    except BaseException:
-        if old.exists() and not output.exists():
-            os.rename(old, output)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

@@ -16,7 +16,7 @@ CONTRACT = {"trierarch.builder.manifest", "trierarch.builder.errors", "trierarch
 ROOMS: dict[str, set[str]] = {
     "builder": set(),
     "python_backend": CONTRACT,
-    "ensembles": CONTRACT | {"trierarch.python_backend.triton.contract"},
+    "ensembles": CONTRACT | {"trierarch.builder.staging", "trierarch.python_backend.triton.contract"},
     "orchestrator": {"trierarch"},
     "benchmarks": {"trierarch"},
 }
