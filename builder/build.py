@@ -10,6 +10,7 @@ import torch
 
 from trierarch.builder import machine
 from trierarch.builder.checkpoint import Checkpoint, TokenizerFiles
+from trierarch.builder.compile import compile_kernels
 from trierarch.builder.config import BuildConfig
 from trierarch.builder.decoder import Decoder, read_decoder
 from trierarch.builder.errors import ConfigError
@@ -24,6 +25,7 @@ from trierarch.builder.manifest import (
     FileDigest,
     KvCache,
     Limits,
+    Requires,
     Target,
 )
 from trierarch.builder.progress import NoProgress, Progress
@@ -52,17 +54,22 @@ def build(config: BuildConfig, progress: Progress | None = None) -> EngineManife
     weights = plan_weights(decoder, checkpoint, dtype)
     tokenizer = checkpoint.tokenizer(decoder.architecture.vocab_size)
     limits, kv_cache = _limits(config, decoder), _kv_cache(config, decoder, dtype)
+    kernels = compile_kernels(decoder.architecture, dtype, progress) if config.compile else None
     small_files = _small_files(tokenizer)
+    if kernels is not None:
+        small_files[kernels.name] = kernels.content
     num_bytes = file_size(weights) + sum(map(len, small_files.values()))
     with staged_directory(config.output, num_bytes, config.overwrite) as staging:
         files = {WEIGHTS_NAME: write_weights(staging / WEIGHTS_NAME, weights, checkpoint, progress)}
         for name, content in small_files.items():
+            (staging / name).parent.mkdir(exist_ok=True)
             write_file(staging / name, content)
             files[name] = FileDigest(num_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
         manifest = EngineManifest(
             name=config.name or _safe_name(checkpoint),
             target=config.target,
             built_with=BuiltWith(trierarch=version("trierarch"), torch=torch.__version__),
+            requires=Requires(cpu_flags=() if kernels is None else kernels.cpu_flags),
             source=checkpoint.name,
             source_quantization=checkpoint.quantization,
             architecture=decoder.architecture,
@@ -70,6 +77,7 @@ def build(config: BuildConfig, progress: Progress | None = None) -> EngineManife
             limits=limits,
             kv_cache=kv_cache,
             tokens=tokenizer.tokens,
+            kernels=None if kernels is None else kernels.name,
             files=files,
         )
         write_file(staging / MANIFEST_NAME, manifest.to_json().encode())

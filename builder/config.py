@@ -37,5 +37,7 @@ class BuildConfig(Frozen):
     kv_cache_memory_fraction: Annotated[float, Field(gt=0, le=0.95)] = _default(KvCache, "memory_fraction")
     block_size: PositiveInt = _default(KvCache, "block_size")
     enable_prefix_caching: bool = _default(KvCache, "enable_prefix_caching")
+    compile: bool = True
+    """Compile kernels for this machine's CPU, where there is a compiler; otherwise the engine runs eagerly anywhere."""
     overwrite: bool = False
     """Replace an engine that is already at `output`; anything else there is never touched."""

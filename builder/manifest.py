@@ -240,6 +240,8 @@ class EngineManifest(Frozen):
     tokens: Tokens
     lora: Lora | None = None
     speculation: str | None = None
+    kernels: str | None = None
+    """Compiled library among `files` that runs this model on the CPU; None runs eagerly."""
     files: dict[str, FileDigest]
     """Path relative to the engine -> digest; every file but engine.json."""
 

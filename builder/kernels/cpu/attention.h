@@ -100,10 +100,14 @@ class Attention {
     const int64_t end = std::min(end_key, (segment + 1) * kSegment);
     for (int64_t chunk = std::max(segment * kSegment, first_key / kChunk * kChunk); chunk < end; chunk += kChunk) {
       const int64_t num_keys = std::min(kChunk, end - chunk), num_blocks = blocks_of(num_keys);
-      pack_keys(item, chunk, first_key, num_keys, scratch.keys.begin());
+      const T* rows_of_keys[kChunk] = {};
+      kv_.keys(block_table(step_, item.sequence), item.kv_head, chunk, num_keys, first_key, rows_of_keys);
+      prefetch(rows_of_keys, num_keys, kv_.to_value());
+      pack_keys(rows_of_keys, num_blocks, scratch.keys.begin());
+      prefetch_keys(item, chunk + kChunk, std::min(end_key, item.end_segment * kSegment));
       score(rows, num_blocks, scratch);
       for (int64_t r = 0; r < rows; ++r) weigh(r, position + r / shape_.group(), chunk, num_blocks, sums, scratch);
-      pack_values(item, chunk, first_key, num_keys, scratch.values.begin());
+      pack_values(rows_of_keys, num_blocks, scratch.values.begin());
       mix(rows, num_blocks, sums, scratch);
     }
   }
@@ -128,32 +132,42 @@ class Attention {
     }
   }
 
-  // Slots that no query of the item sees are taken as zero: they may hold anything, and NaN times zero is NaN.
-  void pack_keys(const AttentionItem& item, int64_t chunk, int64_t first_key, int64_t num_keys, uint32_t* packed) const {
+  // Blocks lie anywhere, so the hardware does not see them coming: values come from memory while keys are worked on, and
+  // the next keys while values are.
+  void prefetch(const T* const* rows, int64_t count, int64_t offset) const {
+    constexpr int64_t kLine = 64 / sizeof(T);
+    for (int64_t i = 0; i < count; ++i)
+      for (int64_t d = 0; d < shape_.head_dim; d += kLine)
+        if (rows[i] != nullptr) __builtin_prefetch(rows[i] + offset + d);
+  }
+
+  void prefetch_keys(const AttentionItem& item, int64_t chunk, int64_t end) const {
+    if (chunk >= end) return;
+    const T* rows[kChunk];
+    const int64_t count = std::min(kChunk, end - chunk);
+    kv_.keys(block_table(step_, item.sequence), item.kv_head, chunk, count, 0, rows);
+    prefetch(rows, count, 0);
+  }
+
+  // Keys that no query of the item sees are null and count as zero: their slots may hold anything, and NaN times zero
+  // is NaN.
+  void pack_keys(const T* const (&keys)[kChunk], int64_t num_blocks, uint32_t* packed) const {
     const int64_t depth = shape_.head_dim / kPerWord<T>;
-    const int64_t* table = block_table(step_, item.sequence);
-    for (int64_t block = 0; block < blocks_of(num_keys); ++block) {
+    for (int64_t block = 0; block < num_blocks; ++block) {
       const uint32_t* rows[kLanes];
-      for (int64_t i = 0; i < kLanes; ++i) {
-        const int64_t key = chunk + block * kLanes + i;
-        const bool is_seen = key >= first_key && key < chunk + num_keys;
-        rows[i] = is_seen ? reinterpret_cast<const uint32_t*>(kv_.key(table, item.kv_head, key)) : nullptr;
-      }
+      for (int64_t i = 0; i < kLanes; ++i) rows[i] = reinterpret_cast<const uint32_t*>(keys[block * kLanes + i]);
       pack_block(rows, depth, packed + block * depth * kLanes);
     }
   }
 
   // Values become a matrix of keys by head_dim: words run over keys, so a pair of keys is woven into one vector.
-  void pack_values(const AttentionItem& item, int64_t chunk, int64_t first_key, int64_t num_keys,
-                   uint32_t* packed) const {
-    const int64_t* table = block_table(step_, item.sequence);
-    const int64_t depth = blocks_of(num_keys) * kLanes / kPerWord<T>;
+  void pack_values(const T* const (&keys)[kChunk], int64_t num_blocks, uint32_t* packed) const {
+    const int64_t depth = num_blocks * kLanes / kPerWord<T>;
     for (int64_t d = 0; d < depth; ++d) {
       const T* rows[kPerWord<T>];
       for (int i = 0; i < kPerWord<T>; ++i) {
-        const int64_t key = chunk + d * kPerWord<T> + i;
-        const bool is_seen = key >= first_key && key < chunk + num_keys;
-        rows[i] = is_seen ? kv_.value(table, item.kv_head, key) : nullptr;
+        const T* key = keys[d * kPerWord<T> + i];
+        rows[i] = key == nullptr ? nullptr : key + kv_.to_value();
       }
       for (int64_t block = 0; block < shape_.head_dim / kLanes; ++block)
         store(packed + (block * depth + d) * kLanes, weave(rows, block * kLanes));
@@ -174,7 +188,7 @@ class Attention {
   void score(int64_t rows, int64_t num_blocks, AttentionScratch<T>& scratch) const {
     const int64_t depth = shape_.head_dim / kPerWord<T>;
     with_constant<kTileBlocks>(static_cast<int>(num_blocks), [&](auto blocks) {
-      over_row_tiles(rows, [&](int64_t row, auto height) {
+      over_row_tiles<kTileRows>(rows, [&](int64_t row, auto height) {
         constexpr int kRows = decltype(height)::value, kBlocks = decltype(blocks)::value;
         Floats acc[kRows][kBlocks] = {};
         multiply<T, kRows, kBlocks>(scratch.queries.begin() + row * shape_.head_dim, shape_.head_dim,
@@ -226,7 +240,7 @@ class Attention {
     for (int64_t first = 0; first < width; first += kTileBlocks) {
       const int64_t count = std::min<int64_t>(kTileBlocks, width - first);
       with_constant<kTileBlocks>(static_cast<int>(count), [&](auto blocks) {
-        over_row_tiles(rows, [&](int64_t row, auto height) {
+        over_row_tiles<kTileRows>(rows, [&](int64_t row, auto height) {
           constexpr int kRows = decltype(height)::value, kBlocks = decltype(blocks)::value;
           const auto place = [&](int m, int n) __attribute__((always_inline)) {
             return sums.values + (row + m) * shape_.head_dim + (first + n) * kLanes;

@@ -11,12 +11,12 @@ namespace trierarch {
 
 constexpr int64_t kRowChunk = 96;
 
-template <class T, int Blocks, class Use>
+template <class T, int Rows, int Blocks, class Use>
 TRIERARCH_INLINE void panel(const T* x, int64_t first_row, int64_t end_row, const Packed<T>& weight, int64_t block,
                             Use&& use) {
   const uint32_t* words = weight.words + block * weight.block_stride();
   const int64_t stride = weight.depth * kPerWord<T>;
-  over_row_tiles(end_row - first_row, [&](int64_t row, auto height) {
+  over_row_tiles<Rows>(end_row - first_row, [&](int64_t row, auto height) {
     constexpr int kRows = decltype(height)::value;
     Floats acc[kRows][Blocks] = {};
     const T* left = x + (first_row + row) * stride;
@@ -26,24 +26,28 @@ TRIERARCH_INLINE void panel(const T* x, int64_t first_row, int64_t end_row, cons
   });
 }
 
-// Calls use(block, count as a constant, first row, end row) until all `units` of `Step` blocks times rows are covered.
-template <int Step, class Use>
+// Calls use(first unit, number of units as a constant, first row, end row) until `units` times `rows` are covered.
+template <int Width, class Use>
 TRIERARCH_INLINE void over_panels(Team& team, int64_t rows, int64_t units, Use&& use) {
-  constexpr int64_t kWidth = kTileBlocks / Step;
   if (rows <= kRowChunk) {
-    team.share(units, kWidth, [&](int64_t begin, int64_t end) {
-      with_constant<kWidth>(static_cast<int>(end - begin), [&](auto count) { use(begin, count, 0, rows); });
+    team.share(units, Width, [&](int64_t begin, int64_t end) {
+      with_constant<Width>(static_cast<int>(end - begin), [&](auto count) { use(begin, count, 0, rows); });
     });
     return;
   }
-  const int64_t chunks = (rows + kRowChunk - 1) / kRowChunk, panels = (units + kWidth - 1) / kWidth;
+  const int64_t chunks = (rows + kRowChunk - 1) / kRowChunk, panels = (units + Width - 1) / Width;
   team.share(panels * chunks, 1, [&](int64_t item, int64_t) {
-    const int64_t first = item / chunks * kWidth, chunk = item % chunks;
-    const int64_t count = units - first < kWidth ? units - first : kWidth;
-    with_constant<kWidth>(static_cast<int>(count), [&](auto constant) {
+    const int64_t first = item / chunks * Width, chunk = item % chunks;
+    const int64_t count = units - first < Width ? units - first : Width;
+    with_constant<Width>(static_cast<int>(count), [&](auto constant) {
       use(first, constant, rows * chunk / chunks, rows * (chunk + 1) / chunks);
     });
   });
+}
+
+// Whether tiles of eight rows cover `rows` in fewer passes over the matrix than tiles of six.
+constexpr bool is_tall(int64_t rows) {
+  return (rows + kTallRows - 1) / kTallRows < (rows + kTileRows - 1) / kTileRows;
 }
 
 TRIERARCH_INLINE Floats load_bias(const float* bias, int64_t column, int64_t count) {
@@ -52,12 +56,11 @@ TRIERARCH_INLINE Floats load_bias(const float* bias, int64_t column, int64_t cou
   return value;
 }
 
-// y = x · weightᵀ + bias. x: (rows, in_features) of T; y: (rows, columns) float32.
-template <class T>
-void linear(Team& team, const T* x, int64_t rows, const Packed<T>& weight, float* y) {
-  over_panels<1>(team, rows, blocks_of(weight.columns), [&](int64_t block, auto count, int64_t first, int64_t end) {
+template <class T, int Rows, int Width>
+void linear_tiled(Team& team, const T* x, int64_t rows, const Packed<T>& weight, float* y) {
+  over_panels<Width>(team, rows, blocks_of(weight.columns), [&](int64_t block, auto count, int64_t first, int64_t end) {
     constexpr int kCount = decltype(count)::value;
-    panel<T, kCount>(x, first, end, weight, block, [&](int64_t row, const Floats(&acc)[kCount]) {
+    panel<T, Rows, kCount>(x, first, end, weight, block, [&](int64_t row, const Floats(&acc)[kCount]) {
       for (int n = 0; n < kCount; ++n) {
         const int64_t column = (block + n) * kLanes, left = weight.columns - column;
         store_some(y + row * weight.columns + column, acc[n] + load_bias(weight.bias, column, left), left);
@@ -66,13 +69,19 @@ void linear(Team& team, const T* x, int64_t rows, const Packed<T>& weight, float
   });
 }
 
-// y = activation(gate(x)) * up(x). y: (rows, columns) of T.
-template <class T, class Activation>
-void gated_linear(Team& team, const T* x, int64_t rows, const Packed<T>& weight, T* y, Activation activation) {
+// y = x · weightᵀ + bias. x: (rows, in_features) of T; y: (rows, columns) float32.
+template <class T>
+void linear(Team& team, const T* x, int64_t rows, const Packed<T>& weight, float* y) {
+  if (is_tall(rows)) linear_tiled<T, kTallRows, kTallBlocks>(team, x, rows, weight, y);
+  else linear_tiled<T, kTileRows, kTileBlocks>(team, x, rows, weight, y);
+}
+
+template <class T, int Rows, int Width, class Activation>
+void gated_linear_tiled(Team& team, const T* x, int64_t rows, const Packed<T>& weight, T* y, Activation activation) {
   const float* up_bias = weight.bias == nullptr ? nullptr : weight.bias + weight.columns;
-  over_panels<2>(team, rows, blocks_of(weight.columns), [&](int64_t unit, auto count, int64_t first, int64_t end) {
+  over_panels<Width>(team, rows, blocks_of(weight.columns), [&](int64_t unit, auto count, int64_t first, int64_t end) {
     constexpr int kCount = decltype(count)::value;
-    panel<T, 2 * kCount>(x, first, end, weight, 2 * unit, [&](int64_t row, const Floats(&acc)[2 * kCount]) {
+    panel<T, Rows, 2 * kCount>(x, first, end, weight, 2 * unit, [&](int64_t row, const Floats(&acc)[2 * kCount]) {
       for (int n = 0; n < kCount; ++n) {
         const int64_t column = (unit + n) * kLanes, left = weight.columns - column;
         const Floats gate = acc[2 * n] + load_bias(weight.bias, column, left);
@@ -81,6 +90,14 @@ void gated_linear(Team& team, const T* x, int64_t rows, const Packed<T>& weight,
       }
     });
   });
+}
+
+// y = activation(gate(x)) * up(x). y: (rows, columns) of T.
+template <class T, class Activation>
+void gated_linear(Team& team, const T* x, int64_t rows, const Packed<T>& weight, T* y, Activation activation) {
+  // A tall tile holds one pair of blocks only: worth it where it saves the second of two passes, which is from memory.
+  if (rows > kTileRows && rows <= kTallRows) gated_linear_tiled<T, kTallRows, 1>(team, x, rows, weight, y, activation);
+  else gated_linear_tiled<T, kTileRows, kTileBlocks / 2>(team, x, rows, weight, y, activation);
 }
 
 }  // namespace trierarch

@@ -19,6 +19,20 @@ class PagedKv {
     values_ = keys_ + size;
   }
 
+  // Addresses of the keys at positions first..first + count; a position below `first_seen` gives null.
+  void keys(const int64_t* table, int64_t head, int64_t first, int64_t count, int64_t first_seen, const T** rows) const {
+    int64_t block = first / block_size_, slot = first % block_size_;
+    const T* row = key(table, head, first);
+    for (int64_t i = 0; i < count; ++i) {
+      rows[i] = first + i < first_seen ? nullptr : row;
+      row += head_dim_;
+      if (++slot == block_size_ && i + 1 < count) slot = 0, row = tile(table[++block], head);
+    }
+  }
+
+  // From a key to the value of the same token.
+  int64_t to_value() const { return values_ - keys_; }
+
   T* key(const int64_t* table, int64_t head, int64_t position) const { return keys_ + offset(table, head, position); }
   T* value(const int64_t* table, int64_t head, int64_t position) const {
     return values_ + offset(table, head, position);
@@ -29,6 +43,8 @@ class PagedKv {
     const int64_t block = table[position / block_size_], slot = position % block_size_;
     return ((block * num_heads_ + head) * block_size_ + slot) * head_dim_;
   }
+
+  const T* tile(int64_t block, int64_t head) const { return keys_ + (block * num_heads_ + head) * block_size_ * head_dim_; }
 
   const int64_t num_heads_, block_size_, head_dim_;
   T* keys_;

@@ -10,8 +10,9 @@
 
 namespace trierarch {
 
-constexpr int kTileRows = 6;    // with kTileBlocks: 24 accumulators, 4 weights and a broadcast fill 32 registers
-constexpr int kTileBlocks = 4;
+// 24 accumulators, the weights and a broadcast fill 32 registers: a tile is six rows by four blocks, or eight by three.
+constexpr int kTileRows = 6, kTileBlocks = 4;
+constexpr int kTallRows = 8, kTallBlocks = 3;
 
 template <class T, int Rows, int Blocks, bool Prefetch = false>
 TRIERARCH_INLINE void multiply(const T* left, int64_t left_stride, const uint32_t* right, int64_t block_stride,
@@ -26,7 +27,7 @@ TRIERARCH_INLINE void multiply(const T* left, int64_t left_stride, const uint32_
       if constexpr (Prefetch) __builtin_prefetch(line + kAhead);
       weights[n] = load<Words>(line);
     }
-#pragma GCC unroll 6
+#pragma GCC unroll 8
     for (int m = 0; m < Rows; ++m) {
       uint32_t word;
       std::memcpy(&word, left + m * left_stride + d * kPerWord<T>, sizeof word);
@@ -46,13 +47,13 @@ TRIERARCH_INLINE void with_constant(int count, Use&& use) {
   use(std::integral_constant<int, Most>());
 }
 
-// Cuts `rows` into tiles of nearly equal height: use(first row, number of rows as a constant).
-template <class Use>
+// Cuts `rows` into tiles of nearly equal height, at most `Most`: use(first row, number of rows as a constant).
+template <int Most, class Use>
 TRIERARCH_INLINE void over_row_tiles(int64_t rows, Use&& use) {
-  int64_t left = (rows + kTileRows - 1) / kTileRows;
+  int64_t left = (rows + Most - 1) / Most;
   for (int64_t row = 0; row < rows; --left) {
     const int64_t height = (rows - row + left - 1) / left;
-    with_constant<kTileRows>(static_cast<int>(height), [&](auto constant) { use(row, constant); });
+    with_constant<Most>(static_cast<int>(height), [&](auto constant) { use(row, constant); });
     row += height;
   }
 }

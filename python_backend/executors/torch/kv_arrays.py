@@ -78,6 +78,11 @@ class KvArrays:
         self.layers = tuple(LayerKv(array) for array in self._array)
 
     @property
+    def array(self) -> torch.Tensor:
+        """All of it, as the module says it is laid out."""
+        return self._array
+
+    @property
     def padding_block(self) -> int:
         """Id of the block that is always zero."""
         return self.num_blocks

@@ -10,13 +10,10 @@ from typing import Final
 import torch
 
 from trierarch.builder.manifest import EngineManifest
-from trierarch.python_backend.executors.torch.attention_tile import BlockShape
-from trierarch.python_backend.executors.torch.input_batch import InputBatch
 from trierarch.python_backend.executors.torch.kv_arrays import KvArrays, plan_num_blocks
 from trierarch.python_backend.executors.torch.machine import default_device, prepare_cpu
-from trierarch.python_backend.executors.torch.model import Decoder
 from trierarch.python_backend.executors.torch.sampler import Sampler
-from trierarch.python_backend.executors.torch.weights import TORCH_DTYPES, load_weights
+from trierarch.python_backend.executors.torch.step_model import StepModel, StepRows, open_model
 from trierarch.python_backend.request import TokenLogprob
 from trierarch.python_backend.scheduling.plan import Plan, ScheduledSequence, SequenceOutput, StepOutput
 
@@ -30,7 +27,7 @@ _PROMPT_LOGITS_ROWS: Final = 64
 class _Loaded:
     """What takes memory."""
 
-    model: Decoder
+    model: StepModel
     kv: KvArrays
 
 
@@ -48,14 +45,11 @@ class TorchRunner:
         self._device = default_device(manifest.requires.device) if device is None else device
         if self._device.type == "cpu":
             prepare_cpu()
-        self._dtype = TORCH_DTYPES[manifest.dtype]
-        self._windows = frozenset(layer.window for layer in architecture.layers)
         with torch.inference_mode():
-            model = Decoder(architecture, load_weights(engine, manifest, self._device))
+            model = open_model(engine, manifest, self._device)
             num_blocks = plan_num_blocks(manifest, self._device)
             kv = KvArrays(num_blocks, architecture, manifest.kv_cache, self._device)
         self._loaded: _Loaded | None = _Loaded(model, kv)
-        self._shape = BlockShape(manifest.kv_cache.block_size, architecture.num_kv_heads, kv.padding_block)
         self._sampler = Sampler(architecture.vocab_size, manifest.tokens.eos, self._device)
         self.num_blocks = num_blocks
         logger.info("%s on %s: %d threads, %s", manifest.name, self._device, torch.get_num_threads(), manifest.dtype)
@@ -68,14 +62,11 @@ class TorchRunner:
             return StepOutput({})
         assert self._loaded is not None, "the runner is closed"
         model, kv = self._loaded.model, self._loaded.kv
-        batch = InputBatch.build(plan, self._windows, self._shape, self._dtype, self._device)
-        if len(batch.fresh_blocks):
-            kv.clear(batch.fresh_blocks)
-        hidden = model.hidden(batch, kv)
-        outputs = {item.sequence.sequence_id: SequenceOutput() for item in batch.items}
-        outputs |= self._sample(model, batch, hidden)
-        for item, first_row in zip(batch.items, batch.first_rows, strict=True):
-            if logprobs := self._prompt_logprobs(model, item, hidden[first_row:]):
+        step = model.compute(plan, kv)
+        outputs = {item.sequence.sequence_id: SequenceOutput() for item in step.items}
+        outputs |= self._sample(model, step)
+        for item, first_row in zip(step.items, step.first_rows, strict=True):
+            if logprobs := self._prompt_logprobs(model, item, step.hidden[first_row:]):
                 sequence_id = item.sequence.sequence_id
                 outputs[sequence_id] = replace(outputs[sequence_id], prompt_logprobs=logprobs)
         return StepOutput(outputs)
@@ -84,22 +75,22 @@ class TorchRunner:
         """See Runner.close."""
         self._loaded = None
 
-    def _sample(self, model: Decoder, batch: InputBatch, hidden: torch.Tensor) -> dict[int, SequenceOutput]:
+    def _sample(self, model: StepModel, step: StepRows) -> dict[int, SequenceOutput]:
         """Draw a token for every sequence whose known tokens end in this step; logits of no other row are computed."""
         drawing = [
             (item.sequence, first_row + item.num_tokens - 1)
-            for item, first_row in zip(batch.items, batch.first_rows, strict=True)
+            for item, first_row in zip(step.items, step.first_rows, strict=True)
             if item.samples
         ]
         if not drawing:
             return {}
         sequences, rows = zip(*drawing, strict=True)
-        logits = model.logits(hidden[list(rows)])
+        logits = model.logits(step.hidden[list(rows)])
         outputs = self._sampler.sample(logits, sequences)
         return {sequence.sequence_id: output for sequence, output in zip(sequences, outputs, strict=True)}
 
     def _prompt_logprobs(
-        self, model: Decoder, item: ScheduledSequence, hidden: torch.Tensor
+        self, model: StepModel, item: ScheduledSequence, hidden: torch.Tensor
     ) -> tuple[TokenLogprob, ...]:
         """Where asked, for prompt tokens start + 1 and on. hidden: (>= num_tokens, hidden), from the item's first."""
         sequence = item.sequence

@@ -97,7 +97,7 @@ def test_progress_counts_every_byte(checkpoint: Path, tmp_path: Path) -> None:
     progress = Recorder()
     manifest = build(BuildConfig(model=str(checkpoint), output=tmp_path / "engine"), progress)
     size = manifest.files["weights.safetensors"].num_bytes
-    assert progress.stages == [("checkpoint", None), ("weights", size)]
+    assert progress.stages == [("checkpoint", None), ("kernels", None), ("weights", size)]
     assert progress.advanced == {"weights": size}
 
 

@@ -1,0 +1,1 @@
+"""Compiled decoders: what `builder/compile.py` stored in the engine, behind the interface of the eager `Decoder`."""

@@ -1,0 +1,46 @@
+"""Arena: one run of memory for all packed matrices, on huge pages where the kernel gives them."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from typing import Final
+
+from trierarch.builder.errors import ResourceError
+
+_ALIGNMENT: Final = 64
+
+
+class Arena:
+    """Hands out pieces of one anonymous mapping, which goes when nobody holds the arena.
+
+    Weights are streamed once a step: on 2 MiB pages that takes 512 times fewer translations, and the processor's
+    prefetcher, which stops at page ends, runs on.
+    """
+
+    def __init__(self, num_bytes: int) -> None:
+        """Map `num_bytes`.
+
+        Raises:
+            ResourceError: there is no room.
+        """
+        try:
+            self._map = mmap.mmap(-1, max(num_bytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except (OSError, ValueError) as error:
+            raise ResourceError(f"no room for {num_bytes} bytes of weights ({error}): free some memory") from error
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            self._map.madvise(mmap.MADV_HUGEPAGE)
+        self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+        self._used = 0
+
+    def take(self, num_bytes: int) -> int:
+        """Address of the next `num_bytes`, on a cache line."""
+        address = self._address + self._used
+        self._used += aligned(num_bytes)
+        assert self._used <= len(self._map), "the arena was made too small"
+        return address
+
+
+def aligned(num_bytes: int) -> int:
+    """What a piece of `num_bytes` takes of an arena."""
+    return -(-num_bytes // _ALIGNMENT) * _ALIGNMENT

@@ -1,0 +1,186 @@
+"""The compiled decoder against the eager one, on ragged batches of random sequences, for every flag a family sets."""
+
+from __future__ import annotations
+
+import ctypes
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from support.random_engine import random_weights, tiny_architecture, tiny_manifest
+from trierarch.builder import compile as kernels
+from trierarch.builder.manifest import Activation, Architecture, DType, Layer, Rope
+from trierarch.python_backend.executors.torch.attention_tile import BlockShape
+from trierarch.python_backend.executors.torch.compiled.abi import open_library
+from trierarch.python_backend.executors.torch.compiled.decoder import CompiledDecoder
+from trierarch.python_backend.executors.torch.compiled.paged_batch import PagedBatch
+from trierarch.python_backend.executors.torch.input_batch import InputBatch
+from trierarch.python_backend.executors.torch.kv_arrays import KvArrays
+from trierarch.python_backend.executors.torch.model import Decoder
+from trierarch.python_backend.request import Request, SamplingParams
+from trierarch.python_backend.scheduling.plan import Plan, ScheduledSequence
+from trierarch.python_backend.sequence import Sequence
+
+CPU = torch.device("cpu")
+BLOCK_SIZE = 4
+LENGTHS = (1, 7, 64, 65, 130, 300)  # of sequences; the last walks more than one segment of keys
+NUM_BLOCKS = sum(-(-length // BLOCK_SIZE) for length in LENGTHS)
+
+HEADS = {"num_heads": 6, "num_kv_heads": 2, "head_dim": 16, "ropes": (Rope(rotary_dim=16),)}
+FLAGS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "wide": {"hidden_size": 72, "intermediate_size": 202, "head_dim": 80, "ropes": (Rope(rotary_dim=80),)},
+    "untied": {"tie_embeddings": False},
+    "biases": {"qkv_bias": True, "o_bias": True, "mlp_bias": True},
+    "windows": {"layers": (Layer(window=5), Layer(), Layer(window=70), Layer(window=299))},
+    "ropes": {
+        "ropes": (Rope(rotary_dim=12, attention_factor=1.3), Rope(rotary_dim=16)),
+        "layers": (Layer(), Layer(rope=1), Layer(rope=None)),
+    },
+    "one kv head for each": {"num_kv_heads": 6, "qk_norm": True},
+    "gemma": {
+        "activation": Activation.GELU_TANH,
+        "post_norms": True,
+        "attention_softcap": 2.0,
+        "logit_softcap": 3.0,
+        "embedding_scale": 32**0.5,
+    },
+}
+
+
+def instruction_sets() -> Iterator[kernels.InstructionSet]:
+    """This machine's best, and the plainest: the same source without a vector unit of that width."""
+    yield kernels.best_instruction_set()
+    if kernels.best_instruction_set() is not kernels.INSTRUCTION_SETS[-1]:
+        yield kernels.INSTRUCTION_SETS[-1]
+
+
+@pytest.fixture(scope="session", params=instruction_sets(), ids=lambda one: one.name)
+def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    path = tmp_path_factory.mktemp("kernels") / "kernels.so"
+    try:
+        path.write_bytes(kernels.compile_library(request.param))
+    except kernels.CompilerError as error:
+        pytest.skip(str(error))
+    return open_library(path)
+
+
+@dataclass
+class Case:
+    """A model and some sequences whose blocks lie in disorder."""
+
+    architecture: Architecture
+    dtype: DType
+    weights: dict[str, torch.Tensor] = field(init=False)
+    sequences: list[Sequence] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.weights = random_weights(self.architecture, self.dtype, seed=3)
+        chance = random.Random(5)
+        blocks = chance.sample(range(NUM_BLOCKS), NUM_BLOCKS)
+        self.sequences = []
+        for index, length in enumerate(LENGTHS):
+            tokens = [chance.randrange(self.architecture.vocab_size) for _ in range(length)]
+            sampling = SamplingParams(max_tokens=1)
+            request = Request(
+                request_id=str(index), prompt_token_ids=tuple(tokens), sampling=sampling, arrival_time=0.0
+            )
+            table = [blocks.pop() for _ in range(-(-length // BLOCK_SIZE))]
+            self.sequences.append(Sequence(index, request, 0, tokens, block_table=table))
+
+    def kv(self) -> KvArrays:
+        return KvArrays(NUM_BLOCKS, self.architecture, tiny_manifest(self.architecture, self.dtype).kv_cache, CPU)
+
+    def plans(self, seed: int | None) -> Iterator[Plan]:
+        """Steps that compute everything: at once, or in random pieces of some of the sequences."""
+        chance = random.Random(seed)
+        done = [0] * len(self.sequences)
+        while any(position < length for position, length in zip(done, LENGTHS, strict=True)):
+            items = []
+            for index, sequence in enumerate(self.sequences):
+                left = LENGTHS[index] - done[index]
+                count = left if seed is None else min(left, chance.choice((0, 1, 1, 2, 3, 17, 100)))
+                if count:
+                    items.append(ScheduledSequence(sequence, done[index], count))
+                    done[index] += count
+            if items:
+                yield Plan(tuple(items))
+
+
+@torch.inference_mode()
+def eager_logits(case: Case, dtype: DType | None = None) -> torch.Tensor:
+    """(sum of LENGTHS, vocab), each sequence in one piece; `dtype` computes the same weights in another type."""
+    architecture, kv_cache = case.architecture, tiny_manifest(case.architecture, dtype or case.dtype).kv_cache
+    weights = {name: one.to(torch.float32) if dtype else one for name, one in case.weights.items()}
+    kv = KvArrays(NUM_BLOCKS, architecture, kv_cache, CPU)
+    model = Decoder(architecture, weights)
+    shape = BlockShape(BLOCK_SIZE, architecture.num_kv_heads, kv.padding_block)
+    windows = {layer.window for layer in architecture.layers}
+    logits = []
+    for plan in case.plans(None):
+        for item in plan.scheduled:
+            batch = InputBatch.build(Plan((item,)), windows, shape, weights["embed.weight"].dtype, CPU)
+            logits.append(model.logits(model.hidden(batch, kv)))
+    return torch.cat(logits)
+
+
+@torch.inference_mode()
+def compiled_logits(library: ctypes.CDLL, case: Case, seed: int | None, num_threads: int = 2) -> torch.Tensor:
+    """(sum of LENGTHS, vocab), computed as `case.plans(seed)` cuts it."""
+    model = CompiledDecoder(library, case.architecture, case.dtype, case.weights, num_threads)
+    kv = case.kv()
+    kv.array.fill_(torch.nan)  # what was not written must not be read
+    rows: list[list[torch.Tensor]] = [[] for _ in LENGTHS]
+    for plan in case.plans(seed):
+        batch = PagedBatch.build(plan, BLOCK_SIZE)
+        hidden = model.hidden(batch, kv)
+        for item, first_row in zip(batch.items, batch.first_rows, strict=True):
+            rows[item.sequence.sequence_id].append(model.logits(hidden[first_row : first_row + item.num_tokens]))
+    return torch.cat([piece for pieces in rows for piece in pieces])
+
+
+def relative_errors(logits: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    return (logits - reference).norm(dim=1) / reference.norm(dim=1)
+
+
+@pytest.mark.parametrize("flags", FLAGS.values(), ids=FLAGS)
+def test_float32_equals_the_eager_decoder(library: ctypes.CDLL, flags: dict[str, Any]) -> None:
+    case = Case(tiny_architecture(**HEADS | flags), DType.FLOAT32)
+    logits = compiled_logits(library, case, seed=11)
+    assert relative_errors(logits, eager_logits(case)).max() < 1e-4
+    assert logits.std(dim=1).min() > 0.1  # a uniform answer would be near anything
+
+
+@pytest.mark.parametrize("flags", FLAGS.values(), ids=FLAGS)
+def test_bfloat16_is_no_further_from_float32_than_the_eager_decoder(
+    library: ctypes.CDLL, flags: dict[str, Any]
+) -> None:
+    case = Case(tiny_architecture(**HEADS | flags), DType.BFLOAT16)
+    exact = eager_logits(case, DType.FLOAT32)
+    ours = relative_errors(compiled_logits(library, case, seed=11), exact)
+    eager = relative_errors(eager_logits(case), exact)
+    assert ours.mean() < 1.1 * eager.mean()
+    assert ours.max() < 1.5 * eager.max()
+
+
+@pytest.mark.parametrize("dtype", [DType.FLOAT32, DType.BFLOAT16])
+@pytest.mark.parametrize("flags", ["plain", "windows", "gemma"])
+def test_no_bit_depends_on_batch_chunks_or_threads(library: ctypes.CDLL, flags: str, dtype: DType) -> None:
+    case = Case(tiny_architecture(**HEADS | FLAGS[flags]), dtype)
+    whole = compiled_logits(library, case, seed=None)
+    assert torch.equal(compiled_logits(library, case, seed=1), whole)
+    assert torch.equal(compiled_logits(library, case, seed=2, num_threads=1), whole)
+
+
+def test_a_library_of_another_interface_is_refused(tmp_path: Path) -> None:
+    from trierarch.builder.errors import EngineError
+
+    path = tmp_path / "kernels.so"
+    path.write_bytes(b"not a library")
+    with pytest.raises(EngineError, match=r"kernels.so cannot be loaded .*rebuild the engine with: trierarch build"):
+        open_library(path)
