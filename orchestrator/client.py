@@ -28,7 +28,9 @@ from trierarch.orchestrator.prompt import Chunk, Completion, Prompt, join
 DEFAULT_URL: Final = "localhost:8001"
 DEFAULT_MODEL: Final = "tensorrt_llm"
 REFUSED: Final = frozenset({"INVALID_ARGUMENT", "NOT_FOUND", "UNIMPLEMENTED", "OUT_OF_RANGE"})
-TRANSPORT: Final = ("failed to connect", "dns", "name resolution", "connection refused", "socket closed")
+NEVER_CONNECTED: Final = ("failed to connect", "dns", "name resolution", "connection refused")
+CUT_OFF: Final = ("socket closed", "stream removed", "connection reset", "goaway", "broken pipe")
+"""gRPC's own words, in lower case, that tell UNAVAILABLE by the transport from UNAVAILABLE by the server."""
 
 
 class RequestRefused(UserError):
@@ -80,7 +82,7 @@ class TextStream:
         self.request_id = request_id
         self._url = client.url
         self._arrivals: queue.SimpleQueue[tuple[float, Any, Any]] = queue.SimpleQueue()
-        self._has_answered = self._is_over = False
+        self._is_over = False
         self._channel = triton.InferenceServerClient(client.url)
         # The header makes Triton answer an error with its gRPC status, not with a message alone.
         self._channel.start_stream(self._arrive, headers={"triton_grpc_error": "true"})
@@ -118,7 +120,6 @@ class TextStream:
             if error is not None:
                 self._close(cancel=True)
                 raise self._explain(error)
-            self._has_answered = True
             response = result.get_response()
             if response.parameters["triton_final_response"].bool_param:
                 self._close(cancel=False)
@@ -141,9 +142,9 @@ class TextStream:
         message = " ".join(str(error.message()).split())
         if status in REFUSED or "unknown model" in message:
             return RequestRefused(message)
-        if status == "UNAVAILABLE" and self._has_answered:
+        if status == "UNAVAILABLE" and any(words in message.lower() for words in CUT_OFF):
             return StreamBroken(f"the server at {self._url} went away while it was answering ({message}); ask again")
-        if status == "UNAVAILABLE" and any(word.lower() in message.lower() for word in TRANSPORT):
+        if status == "UNAVAILABLE" and any(words in message.lower() for words in NEVER_CONNECTED):
             return ServerUnreachable(
                 f"nothing answers at {self._url}; start a server with: trierarch serve ENGINE, or name another with --url"
             )
