@@ -172,10 +172,9 @@ class TritonServer:
             return frozenset()
         try:
             below = psutil.Process(self._process.pid).children(recursive=True)
-            stubs = [process for process in below if process.name().startswith(STUB_NAME)]
-            return frozenset(stub.pid for stub in stubs if stub.status() != psutil.STATUS_ZOMBIE)
         except psutil.NoSuchProcess:
             return frozenset()
+        return frozenset(process.pid for process in below if _is_live_stub(process))
 
     def _wait_ready(self, on_wait: Callable[[float], None]) -> None:
         """Wait until every model is ready.
@@ -226,3 +225,11 @@ class TritonServer:
             self._process.wait()
             self._process = None
             self._run.sweep_shared_memory()
+
+
+def _is_live_stub(process: psutil.Process) -> bool:
+    """Whether it is a stub that lives; what ends while it is looked at says nothing of the others."""
+    try:
+        return process.name().startswith(STUB_NAME) and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
