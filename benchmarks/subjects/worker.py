@@ -21,7 +21,7 @@ from trierarch.benchmarks.workers.protocol import Ready, TokenIds
 
 START_SECONDS: Final = 900.0
 """Some rivals compile for minutes when they first start."""
-CALL_SECONDS: Final = 600.0
+CALL_SECONDS: Final = 300.0
 CLOSE_SECONDS: Final = 15.0
 
 

@@ -61,6 +61,7 @@ class TritonWorker:
 
     def generate(self, prompts: list[TokenIds], num_output_tokens: int) -> list[TokenIds]:
         """One stream a prompt, all at once."""
+        self._raise_if_broken()
         outputs: list[TokenIds] = [[] for _ in prompts]
         wanted = [triton.InferRequestedOutput(name) for name in ("output_ids", "text_output")]
         for stream, prompt in zip(self._streams, prompts, strict=False):
@@ -94,6 +95,11 @@ class TritonWorker:
         except subprocess.TimeoutExpired:
             self._server.kill()
             self._server.wait()
+
+    def _raise_if_broken(self) -> None:
+        """Nothing comes between two calls but the reason why a stream broke."""
+        if not self._responses.empty():
+            raise self._responses.get()[2]
 
     def _arrive(self, index: int, result: Any, error: Any) -> None:
         self._responses.put((index, result, error))
