@@ -40,7 +40,7 @@ def run(options: Options) -> Report:
     options.say("measuring what the machine gives")
     limits = Limits.measure()
     started = [*launches(engine), *(rival.launch() for rival in rivals)]
-    with Lineup(map(WorkerSubject, started), workload.num_repeats, options.say) as lineup:
+    with Lineup(map(WorkerSubject, started), workload.num_repeats, workload.num_attempts, options.say) as lineup:
         session = CpuSession(lineup, workload, manifest)
         taken = list(session.figures())
         notes = [*lineup.notes, *session.doubts]

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Protocol, Self
 
 from trierarch.benchmarks.measurement import Measurement, Sample
 from trierarch.benchmarks.process_tree import ForeignShare
 from trierarch.benchmarks.subjects.subject import Subject, SubjectFailed
-
-MAX_ATTEMPTS: Final = 3
-"""How often a disturbed repeat is tried; the least disturbed attempt counts."""
 
 Probe = Callable[[Subject, str], float]
 """Measures one figure once; the key names the attempt, and prompts drawn from it have not been sent before."""
@@ -32,14 +29,17 @@ class Lineup:
         self,
         subjects: Iterable[Subject],
         num_repeats: int,
+        num_attempts: int,
         say: Callable[[str], None] = lambda message: None,
         watch: Callable[[Callable[[], list[int]]], Window] = ForeignShare,
     ) -> None:
-        """Take `subjects` in, none of them started; `watch` opens a window around each attempt."""
+        """Take `subjects` in, none of them started. A disturbed repeat is tried at most `num_attempts` times; `watch`
+        opens a window around each attempt."""
         self.subjects = list(subjects)
         self.notes: list[str] = []
         """Why subjects left."""
         self._num_repeats = num_repeats
+        self._num_attempts = num_attempts
         self._say = say
         self._watch = watch
 
@@ -82,7 +82,7 @@ class Lineup:
 
     def _quietest(self, subject: Subject, probe: Probe, key: str) -> Sample:
         attempts: list[Sample] = []
-        for attempt in range(MAX_ATTEMPTS):
+        for attempt in range(self._num_attempts):
             window = self._watch(lambda: subject.pids)
             value = probe(subject, f"{key}/{attempt}")
             attempts.append(Sample(value, window.share()))

@@ -66,7 +66,7 @@ class Limits:
 
 
 def _roofline(*options: str) -> dict[str, float]:
-    command = [sys.executable, "-m", "trierarch.benchmarks.roofline", *options]
+    command = [sys.executable, "-P", "-m", "trierarch.benchmarks.roofline", *options]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=300)
     result: dict[str, float] = json.loads(done.stdout)
     return result

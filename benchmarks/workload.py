@@ -27,6 +27,8 @@ class Workload:
     num_own_tokens: int = 16
     """Tokens behind the shared prefix."""
     num_repeats: int = 3
+    num_attempts: int = 3
+    """How often a disturbed repeat is tried; the least disturbed attempt counts."""
     num_ttft_calls: int = 9
     """Calls whose median is one TTFT sample: one alone is shorter than processor time is counted in."""
 
@@ -41,6 +43,7 @@ class Workload:
             concurrencies=(2, 4),
             num_prefix_sharers=2,
             num_repeats=1,
+            num_attempts=1,
             num_ttft_calls=1,
         )
 

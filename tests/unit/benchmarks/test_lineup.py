@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from trierarch.benchmarks import probes
-from trierarch.benchmarks.lineup import MAX_ATTEMPTS, Lineup
+from trierarch.benchmarks.lineup import Lineup
 from trierarch.benchmarks.subjects.subject import Subject, SubjectFailed, Timing
 from trierarch.benchmarks.workers.protocol import Ready, TokenIds
 from trierarch.benchmarks.workload import Workload
@@ -74,7 +74,7 @@ def test_subjects_take_turns_and_another_goes_first_each_time() -> None:
         heard.append(f"{key} {subject.name}")
         return 1.0
 
-    with Lineup([ModelledSubject("a"), ModelledSubject("b")], 2, watch=Quiet) as lineup:
+    with Lineup([ModelledSubject("a"), ModelledSubject("b")], 2, 3, watch=Quiet) as lineup:
         measured = lineup.measure("rate", probe, before_repeat=lambda: heard.append("repeat"))
 
     assert heard == ["repeat", "rate/0/0 a", "rate/0/0 b", "repeat", "rate/1/0 b", "rate/1/0 a"]
@@ -88,7 +88,7 @@ def test_a_disturbed_repeat_is_tried_again_with_other_prompts() -> None:
         keys.append(key)
         return float(len(keys))
 
-    with Lineup([ModelledSubject()], 1, watch=window_of(iter([0.5, 0.01]))) as lineup:
+    with Lineup([ModelledSubject()], 1, 3, watch=window_of(iter([0.5, 0.01]))) as lineup:
         measurement = lineup.measure("rate", probe)["modelled"]
 
     assert keys == ["rate/0/0", "rate/0/1"]
@@ -99,12 +99,12 @@ def test_a_disturbed_repeat_is_tried_again_with_other_prompts() -> None:
 def test_the_least_disturbed_attempt_counts_when_none_is_quiet() -> None:
     values = itertools.count()
 
-    with Lineup([ModelledSubject()], 1, watch=window_of(iter([0.5, 0.2, 0.4]))) as lineup:
+    with Lineup([ModelledSubject()], 1, 3, watch=window_of(iter([0.5, 0.2, 0.4]))) as lineup:
         measurement = lineup.measure("rate", lambda subject, key: float(next(values)))["modelled"]
 
     assert measurement.values == (1.0,)
     assert measurement.is_disturbed
-    assert next(values) == MAX_ATTEMPTS
+    assert next(values) == 3
 
 
 def test_who_fails_leaves_with_a_note_and_the_others_go_on() -> None:
@@ -115,7 +115,7 @@ def test_who_fails_leaves_with_a_note_and_the_others_go_on() -> None:
             raise SubjectFailed("it ended")
         return 1.0
 
-    with Lineup([broken, sound], 3, watch=Quiet) as lineup:
+    with Lineup([broken, sound], 3, 3, watch=Quiet) as lineup:
         measured = lineup.measure("rate", probe)
 
     assert measured.keys() == {"sound"}
@@ -127,7 +127,7 @@ def test_who_fails_leaves_with_a_note_and_the_others_go_on() -> None:
 def test_everyone_is_closed_at_the_end() -> None:
     subjects = [ModelledSubject("a"), ModelledSubject("b")]
 
-    with pytest.raises(KeyboardInterrupt), Lineup(subjects, 1, watch=Quiet):
+    with pytest.raises(KeyboardInterrupt), Lineup(subjects, 1, 3, watch=Quiet):
         raise KeyboardInterrupt
 
     assert all(subject.is_closed for subject in subjects)
