@@ -6,6 +6,7 @@ the engine.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import logging
 import sys
@@ -37,6 +38,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Load what the role needs; an engine that cannot run here fails the model with one line."""
         logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+        faulthandler.enable()  # a stub that crashes natively says nothing of its own
         config = json.loads(args["model_config"])
         context = ModelContext(
             name=args["model_name"],

@@ -87,8 +87,11 @@ def answer_each(requests: Sequence[Any], answer: Callable[[dict[str, Array]], Se
 
 
 def to_arrays(tensors: Iterable[Any]) -> dict[str, Array]:
-    """Tensors of a Triton request or response by name."""
-    return {tensor.name(): tensor.as_numpy() for tensor in tensors}
+    """Copies of the tensors of a Triton request or response, by name.
+
+    What `as_numpy` gives is a view of memory that Triton takes back with the tensor; a later look at it is a crash.
+    """
+    return {tensor.name(): tensor.as_numpy().copy() for tensor in tensors}
 
 
 def _response(arrays: Sequence[NamedArray]) -> Any:
