@@ -20,9 +20,10 @@ from trierarch.builder import machine
 from trierarch.builder.errors import TrierarchError
 from trierarch.orchestrator.ports import Ports
 from trierarch.orchestrator.run_directory import SHARED_MEMORY, RunDirectory
+from trierarch.orchestrator.server_config import ServerConfig
 from trierarch.orchestrator.sizes import format_size
 from trierarch.orchestrator.triton_install import TritonInstall, find_triton
-from trierarch.orchestrator.triton_server import ServerConfig, TritonServer
+from trierarch.orchestrator.triton_server import TritonServer
 
 FLAGS_THAT_MATTER: Final = (
     "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16", "asimd", "bf16", "i8mm",

@@ -15,7 +15,8 @@ def summary_rows(manifest: EngineManifest) -> Iterator[tuple[str, str]]:
     architecture, limits, kv_cache = manifest.architecture, manifest.limits, manifest.kv_cache
     quantization = f" ({manifest.source_quantization})" if manifest.source_quantization else ""
     weights = sum(file.num_bytes for file in manifest.files.values())
-    yield "engine", f"{manifest.name}, from {manifest.source}{quantization}"
+    source = "" if manifest.source == manifest.name else f", from {manifest.source}"
+    yield "engine", f"{manifest.name}{source}{quantization}"
     yield "runs on", f"{manifest.target.value}, {manifest.dtype.value}" + _quantization(manifest) + _device(manifest)
     yield "architecture", _shape(architecture)
     yield "attention", _attention(architecture)

@@ -9,8 +9,9 @@ from pathlib import Path
 from trierarch.builder.errors import ResourceError
 from trierarch.orchestrator.repository import repository_of
 from trierarch.orchestrator.run_directory import RunDirectory
+from trierarch.orchestrator.server_config import ServerConfig
 from trierarch.orchestrator.triton_install import find_triton
-from trierarch.orchestrator.triton_server import ServerConfig, TritonServer
+from trierarch.orchestrator.triton_server import TritonServer
 
 
 @contextmanager

@@ -8,8 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NoReturn, Self
@@ -19,8 +18,8 @@ import psutil
 
 from trierarch.builder.errors import ResourceError
 from trierarch.orchestrator import guardian
-from trierarch.orchestrator.ports import Ports
 from trierarch.orchestrator.run_directory import RunDirectory
+from trierarch.orchestrator.server_config import Endpoints, ServerConfig
 from trierarch.orchestrator.server_log import failure, tail
 
 POLL_SECONDS: Final = 0.1
@@ -31,42 +30,10 @@ KILL_GRACE_SECONDS: Final = 5.0
 """Added to the drain timeout before a server that does not end is killed: Triton counts whole seconds."""
 STUB_NAME: Final = "triton_python_b"
 """Kernel's name of a stub process: the first 15 characters."""
-WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 class ServerCrashed(ResourceError):
     """Triton crashed before it was ready."""
-
-
-class LogLevel(StrEnum):
-    """Least severe of Triton's messages that reach the log."""
-
-    ERROR = "error"
-    WARNING = "warning"
-    INFO = "info"
-    VERBOSE = "verbose"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerConfig:
-    """How a server is run."""
-
-    host: str = "127.0.0.1"
-    ports: Ports = field(default_factory=Ports)
-    log_level: LogLevel = LogLevel.INFO
-    drain_timeout: int = 30
-    """Seconds that open requests are given to finish when the server is stopped."""
-    ready_timeout: float = 600.0
-    """Seconds until every model must be ready."""
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoints:
-    """Addresses a client on this machine reaches a server by."""
-
-    http: str
-    grpc: str
-    metrics: str
 
 
 class TritonServer:
@@ -125,36 +92,17 @@ class TritonServer:
             )
 
     def _arguments(self) -> list[str]:
-        config = self.config
-        severities = [LogLevel.ERROR, LogLevel.WARNING, LogLevel.INFO, LogLevel.VERBOSE]
-        shown = severities[: severities.index(config.log_level) + 1]
         return [
             f"--model-repository={self._repository.resolve()}",
             f"--backend-directory={self._run.backends}",
-            f"--http-address={config.host}",
-            f"--http-port={config.ports.http}",
-            f"--grpc-address={config.host}",
-            f"--grpc-port={config.ports.grpc}",
-            f"--metrics-address={config.host}",
-            f"--metrics-port={config.ports.metrics}",
-            f"--exit-timeout-secs={config.drain_timeout}",
-            f"--log-warning={LogLevel.WARNING in shown}",
-            f"--log-info={LogLevel.INFO in shown}",
-            f"--log-verbose={int(LogLevel.VERBOSE in shown)}",
             f"--backend-config=python,shm-region-prefix-name={self._run.shared_memory_prefix}",
+            *self.config.arguments(),
         ]
 
     @property
     def endpoints(self) -> Endpoints:
         """Where clients on this machine connect."""
-        host = WILDCARDS.get(self.config.host, self.config.host)
-        host = f"[{host}]" if ":" in host else host
-        ports = self.config.ports
-        return Endpoints(
-            http=f"http://{host}:{ports.http}",
-            grpc=f"{host}:{ports.grpc}",
-            metrics=f"http://{host}:{ports.metrics}/metrics",
-        )
+        return self.config.endpoints
 
     @property
     def log(self) -> Path:

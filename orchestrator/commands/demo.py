@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from trierarch.orchestrator.screen import Screen
     from trierarch.orchestrator.triton_server import TritonServer
 
-QUESTION = "Why is the sky blue?"
+QUESTION = "What is gravity?"
 
 
 def demo(
@@ -30,8 +30,8 @@ def demo(
     from trierarch.orchestrator.console import OUT
     from trierarch.orchestrator.ports import Ports
     from trierarch.orchestrator.screen import Screen
+    from trierarch.orchestrator.server_config import ServerConfig
     from trierarch.orchestrator.serving import serving
-    from trierarch.orchestrator.triton_server import ServerConfig
 
     screen = Screen(OUT)
     _heading(screen, "build", f"trierarch build --model {model} --output {engine}")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from trierarch.orchestrator.triton_server import LogLevel, TritonServer
+    from trierarch.orchestrator.server_config import LogLevel
+    from trierarch.orchestrator.triton_server import TritonServer
 
 
 def serve(
@@ -35,9 +36,9 @@ def serve(
     """
     from trierarch.orchestrator.console import ERR, say, warn
     from trierarch.orchestrator.ports import Ports
+    from trierarch.orchestrator.server_config import ServerConfig
     from trierarch.orchestrator.serving import serving
     from trierarch.orchestrator.supervisor import Supervisor
-    from trierarch.orchestrator.triton_server import ServerConfig
 
     config = ServerConfig(
         host=host,
@@ -64,7 +65,7 @@ def serve(
 
 
 def _log_level(name: str) -> LogLevel:
-    from trierarch.orchestrator.triton_server import LogLevel
+    from trierarch.orchestrator.server_config import LogLevel
 
     if name not in list(LogLevel):
         raise typer.BadParameter(f"{name!r} is none of {', '.join(LogLevel)}", param_hint="--log-level")

@@ -13,8 +13,9 @@ from trierarch.builder.config import BuildConfig
 from trierarch.builder.manifest import DType
 from trierarch.orchestrator.client import TritonClient
 from trierarch.orchestrator.ports import Ports
+from trierarch.orchestrator.server_config import ServerConfig
 from trierarch.orchestrator.serving import serving
-from trierarch.orchestrator.triton_server import ServerConfig, TritonServer
+from trierarch.orchestrator.triton_server import TritonServer
 
 KV_CACHE_BYTES = 256 << 20
 
