@@ -11,7 +11,7 @@ from support.checkpoints import FAMILIES, VOCAB_SIZE, random_model, save_checkpo
 from support.forward import prompt_logits
 from trierarch.builder.build import build
 from trierarch.builder.config import BuildConfig
-from trierarch.builder.manifest import DType
+from trierarch.builder.manifest import DType, EngineManifest
 
 WINDOW = 16  # of the families that have one
 PROMPT_LENGTH = 100
@@ -40,10 +40,20 @@ def prompt() -> list[int]:
 @pytest.mark.parametrize("chunks", CHUNKS.values(), ids=CHUNKS)
 def test_logits_equal_transformers(family: tuple[Path, torch.Tensor], chunks: list[int]) -> None:
     engine, reference = family
-    logits = prompt_logits(engine, prompt(), chunks)
+    assert_equal(prompt_logits(engine, prompt(), chunks), reference)
+    if EngineManifest.load(engine).kernels is not None:
+        assert_equal(prompt_logits(engine, prompt(), chunks, is_compiled=True), reference)
+
+
+def assert_equal(logits: torch.Tensor, reference: torch.Tensor) -> None:
     assert relative_errors(logits, reference).max() < 1e-4
     # A uniform answer would be near anything: the reference must have something to say.
     assert reference.std(dim=1).min() > 0.1
+
+
+def test_every_family_without_experts_is_compiled(family: tuple[Path, torch.Tensor]) -> None:
+    manifest = EngineManifest.load(family[0])
+    assert (manifest.kernels is not None) == (manifest.architecture.moe is None)
 
 
 # Not those with experts: where rounding sends a token to another expert, one error is as good as another.

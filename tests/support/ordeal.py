@@ -6,7 +6,6 @@ from random import Random
 
 from support.checking_runner import alone
 from support.scheduling import World, make_request
-
 from trierarch.python_backend.errors import ExecutorFailed, InvalidRequest, Overloaded
 from trierarch.python_backend.request import FinishReason, Request
 from trierarch.python_backend.sequence import SequenceStatus

@@ -6,7 +6,6 @@ from collections import defaultdict
 from typing import Any
 
 from support.checking_runner import CheckingRunner
-
 from trierarch.python_backend.kv.manager import KVCacheManager
 from trierarch.python_backend.request import Request, SamplingParams, TokenDelta, Usage
 from trierarch.python_backend.scheduling.config import SchedulerConfig
