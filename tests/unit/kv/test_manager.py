@@ -3,8 +3,8 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from support.scheduling import make_request
 
+from support.scheduling import make_request
 from trierarch.python_backend.kv.integrity import IntegrityError
 from trierarch.python_backend.kv.manager import KVCacheManager
 from trierarch.python_backend.sequence import Sequence

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from support.scheduling import World
 
+from support.scheduling import World
 from trierarch.python_backend.errors import Cancelled, DeadlineExceeded, InvalidRequest, Overloaded
 from trierarch.python_backend.request import FinishReason
 from trierarch.python_backend.scheduling.config import SchedulerConfig

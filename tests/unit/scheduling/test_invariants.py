@@ -8,9 +8,9 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
 from support.ordeal import Ordeal
 from support.scheduling import World
-
 from trierarch.python_backend.sequence import Sequence
 
 seeds = st.integers(0, 2**32)

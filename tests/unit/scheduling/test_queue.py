@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from support.scheduling import make_request
-
 from trierarch.python_backend.scheduling.queue import WaitingQueue
 from trierarch.python_backend.sequence import Sequence, SequenceStatus
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+
 from support.checking_runner import alone
 from support.scheduling import World, make_request, shares
-
 from trierarch.python_backend.errors import ExecutorFailed
 from trierarch.python_backend.request import FinishReason, TokenLogprob
 from trierarch.python_backend.scheduling.plan import SequenceOutput, StepOutput

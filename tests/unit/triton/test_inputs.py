@@ -63,7 +63,7 @@ def test_a_bad_tensor_is_named_with_the_remedy(array: Array, getter: str, says: 
 
 def test_rows_must_agree() -> None:
     arrays: dict[str, Array] = {"a": np.zeros((2, 1), np.int32), "b": np.zeros((1, 1), np.int32)}
-    with pytest.raises(InvalidRequest, match="b is .*batch size must be that of a, 2"):
+    with pytest.raises(InvalidRequest, match=r"b is .*batch size must be that of a, 2"):
         batch_size(arrays)
     with pytest.raises(InvalidRequest, match="text_input"):
         batch_size({})

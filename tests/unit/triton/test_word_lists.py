@@ -30,5 +30,5 @@ def test_what_is_packed_comes_out(rows: list[Words]) -> None:
 
 @pytest.mark.parametrize("offsets", [[2, 1], [4, -1], [0, 2], [-2, 1], [1, 1]])
 def test_offsets_must_rise_within_the_row(offsets: list[int]) -> None:
-    with pytest.raises(InvalidRequest, match="^bad_words_list"):
+    with pytest.raises(InvalidRequest, match=r"^bad_words_list"):
         decode_word_list("bad_words_list", np.array([[1, 2], offsets], np.int32))
