@@ -68,6 +68,13 @@ def build(
             rich_help_panel=LIMITS,
         ),
     ] = None,
+    compile: Annotated[
+        bool,
+        typer.Option(
+            "--compile/--no-compile",
+            help="Compile kernels for this machine's CPU; without, the engine runs on any CPU, several times slower.",
+        ),
+    ] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the engine that is at DIR.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the engine's manifest as JSON.")] = False,
 ) -> None:
@@ -93,6 +100,7 @@ def build(
         max_num_tokens=max_num_tokens,
         max_queue_size=max_queue_size,
         kv_cache_bytes=None if kv_cache_bytes is None else parse_size(kv_cache_bytes),
+        compile=compile,
         overwrite=overwrite,
     )
     with RichProgress(ERR) as progress:
