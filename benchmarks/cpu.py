@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any, Final
 
 from trierarch.benchmarks import provenance
-from trierarch.benchmarks.cpu_session import CpuSession
-from trierarch.benchmarks.engine import EXECUTOR, OURS, TRITON, build_demo, launches
+from trierarch.benchmarks.cpu_session import CpuSession, Taken
+from trierarch.benchmarks.engine import EXECUTOR, OURS, TRITON, Footprint, build_demo, launches
 from trierarch.benchmarks.lineup import Lineup
 from trierarch.benchmarks.machine import Limits, Machine
-from trierarch.benchmarks.measurement import Measurement
 from trierarch.benchmarks.registry import Options
-from trierarch.benchmarks.report import Figure, Goal, Of, Report, Row, compare
+from trierarch.benchmarks.report import Goal, Of, Report, Row, compare
 from trierarch.benchmarks.rivals.catalog import chosen
 from trierarch.benchmarks.subjects.worker import WorkerSubject
 from trierarch.benchmarks.workload import Workload
@@ -41,7 +40,7 @@ def run(options: Options) -> Report:
     limits = Limits.measure()
     started = [*launches(engine), *(rival.launch() for rival in rivals)]
     with Lineup(map(WorkerSubject, started), workload.num_repeats, workload.num_attempts, options.say) as lineup:
-        session = CpuSession(lineup, workload, manifest)
+        session = CpuSession(lineup, workload, Footprint.of(manifest), Limits.read_bandwidth)
         taken = list(session.figures())
         notes = [*lineup.notes, *session.doubts]
     if not rivals:
@@ -59,15 +58,16 @@ def run(options: Options) -> Report:
         machine=Machine.here().to_dict() | {"limits": asdict(limits)},
         versions=provenance.versions(DISTRIBUTIONS) | theirs,
         lengths={name: value for name, value in asdict(workload).items() if name != "seed"},
-        rows=tuple(row for figure, measured in taken for row in rows(figure, measured)),
+        rows=tuple(row for figure in taken for row in rows(figure)),
         settings=settings,
         notes=tuple(notes),
     )
 
 
-def rows(figure: Figure, measured: Mapping[str, Measurement]) -> Iterator[Row]:
+def rows(taken: Taken) -> Iterator[Row]:
     """Each of ours beside all rivals."""
+    figure, measured = taken.figure, taken.measured
     rivals = {name: measurement for name, measurement in measured.items() if name not in OURS}
-    for subject in OURS:
+    for subject in taken.ours:
         goal = GOALS_OF_ONE.get((figure.name, subject), figure.goal)
         yield from compare(replace(figure, goal=goal), subject, measured.get(subject), rivals)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -46,8 +47,17 @@ def launches(engine: Path) -> list[Launch]:
     return [Launch(name=name, python=Path(sys.executable), module=f"{workers}.{name}", model=engine) for name in OURS]
 
 
-def streamed_bytes(manifest: EngineManifest) -> int:
-    """Bytes of weights that one decode step reads at batch 1. An untied embedding gives but a row."""
-    architecture = manifest.architecture
-    embedding = architecture.vocab_size * architecture.hidden_size * manifest.dtype.num_bytes
-    return manifest.files[WEIGHTS_NAME].num_bytes - (0 if architecture.tie_embeddings else embedding)
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What an engine's weights ask of memory, in bytes."""
+
+    weights: int
+    streamed: int
+    """That one decode step reads at batch 1. An untied embedding gives but a row."""
+
+    @classmethod
+    def of(cls, manifest: EngineManifest) -> Footprint:
+        """Of a built engine."""
+        architecture, weights = manifest.architecture, manifest.files[WEIGHTS_NAME].num_bytes
+        embedding = architecture.vocab_size * architecture.hidden_size * manifest.dtype.num_bytes
+        return cls(weights, weights - (0 if architecture.tie_embeddings else embedding))

@@ -45,24 +45,28 @@ class ForeignShare:
     def __init__(self, roots: Callable[[], list[int]]) -> None:
         """Open the window; `roots` is asked again at its end, for processes that started meanwhile."""
         self._roots = roots
-        self._busy, self._own, self._started = _busy_seconds(), self._own_seconds(), time.perf_counter()
+        self._busy, self._own, self._started = _busy_seconds(), self._trees(), time.perf_counter()
 
     def share(self) -> float:
         """Of the window up to now, between 0 and 1."""
         window = (time.perf_counter() - self._started) * (psutil.cpu_count() or 1)
-        foreign = (_busy_seconds() - self._busy) - (self._own_seconds() - self._own)
+        own = sum(used - self._own.get(root, 0.0) for root, used in self._trees().items())
+        foreign = _busy_seconds() - self._busy - own
         return min(1.0, max(0.0, foreign - CLOCK_TICK) / window)
 
-    def _own_seconds(self) -> float:
-        times = 0.0
-        for pid in self._roots():
-            for process in descend(pid):
-                try:
-                    used = process.cpu_times()
-                except psutil.NoSuchProcess:
-                    continue
-                times += used.user + used.system + used.children_user + used.children_system
-        return times
+    def _trees(self) -> dict[psutil.Process, float]:
+        """Root -> seconds that its tree has used; a root is equal to itself only, not to a later one of its id."""
+        trees = {tree[0]: tree for tree in map(descend, self._roots()) if tree}
+        return {root: sum(map(_processor_seconds, tree)) for root, tree in trees.items()}
+
+
+def _processor_seconds(process: psutil.Process) -> float:
+    """Its own and that of its ended descendants."""
+    try:
+        times = process.cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return float(times.user + times.system + times.children_user + times.children_system)
 
 
 def _busy_seconds() -> float:

@@ -82,7 +82,8 @@ class Row:
     samples: tuple[float, ...] = ()
     rival_samples: tuple[float, ...] = ()
     is_disturbed: bool = False
-    """Whether other processes used the machine during a repeat of either side, after all attempts."""
+    """Whether other processes used the machine during a repeat of ours, after all attempts."""
+    is_rival_disturbed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +147,8 @@ def compare(
                 met=figure.is_met(value, ratio) if carries_goal else None,
                 samples=() if ours is None else ours.values,
                 rival_samples=() if theirs is None else theirs.values,
-                is_disturbed=any(side is not None and side.is_disturbed for side in (ours, theirs)),
+                is_disturbed=ours is not None and ours.is_disturbed,
+                is_rival_disturbed=theirs is not None and theirs.is_disturbed,
             )
         )
     return rows

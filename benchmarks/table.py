@@ -50,25 +50,25 @@ def _table(report: Report) -> Table:
         table.add_row(
             Text(row.figure if last is None or row.figure != last.figure else ""),
             row.subject if is_new else "",
-            _number(row.ours) + ("*" if row.is_disturbed else "") if is_new else "",
+            _number(row.ours, row.is_disturbed) if is_new else "",
             row.unit if is_new else "",
             row.rival or "",
-            _number(row.rival_value) + ("*" if row.is_disturbed and not is_new else "") if row.rival else "",
+            _number(row.rival_value, row.is_rival_disturbed) if row.rival else "",
             _ratio(row),
             row.goal or "",
             _met(row),
         )
         last = row
-    if any(row.is_disturbed for row in report.rows):
+    if any(row.is_disturbed or row.is_rival_disturbed for row in report.rows):
         table.caption = "* other processes used the machine during a repeat"
     return table
 
 
-def _number(value: float | None) -> str:
+def _number(value: float | None, is_disturbed: bool) -> str:
     """Three significant digits or all of the integer part: repeats do not agree on more."""
     if value is None:
         return "–"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return (f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}") + ("*" if is_disturbed else "")
 
 
 def _ratio(row: Row) -> Text:

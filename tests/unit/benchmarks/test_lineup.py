@@ -5,54 +5,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from support.modelled_subject import PREFILL, STEP, ModelledSubject, Quiet
 from trierarch.benchmarks import probes
 from trierarch.benchmarks.lineup import Lineup
-from trierarch.benchmarks.subjects.subject import Subject, SubjectFailed, Timing
-from trierarch.benchmarks.workers.protocol import Ready, TokenIds
+from trierarch.benchmarks.subjects.subject import Subject, SubjectFailed
 from trierarch.benchmarks.workload import Workload
 
-PREFILL = 0.001
-STEP = 0.01
 WORKLOAD = Workload(seed=1)
-
-
-class ModelledSubject:
-    """Takes PREFILL for each prompt token it has not seen at a prompt's start, and STEP for each output token."""
-
-    def __init__(self, name: str = "modelled") -> None:
-        self.name = name
-        self.pids: list[int] = []
-        self.is_closed = False
-        self._seen: set[tuple[int, ...]] = set()
-
-    def start(self) -> Ready:
-        return Ready("1")
-
-    def generate(self, prompts: list[TokenIds], num_output_tokens: int) -> Timing:
-        num_computed = sum(len(prompt) - self._num_cached(prompt) for prompt in prompts)
-        self._seen |= {tuple(prompt) for prompt in prompts}
-        seconds = PREFILL * num_computed + STEP * num_output_tokens
-        return Timing(seconds, tuple([0] * num_output_tokens for _ in prompts))
-
-    def _num_cached(self, prompt: TokenIds) -> int:
-        return max((len(seen) for seen in self._seen if tuple(prompt[: len(seen)]) == seen), default=0)
-
-    def seconds_since_start(self) -> float:
-        return 1.0
-
-    def peak_rss(self) -> int:
-        return 1
-
-    def close(self) -> None:
-        self.is_closed = True
-
-
-class Quiet:
-    def __init__(self, roots: Callable[[], list[int]]) -> None:
-        pass
-
-    def share(self) -> float:
-        return 0.0
 
 
 def window_of(shares: Iterator[float]) -> type[Quiet]:

@@ -26,6 +26,28 @@ def test_what_a_tree_uses_is_foreign_to_others_only() -> None:
     assert 0 <= without_child < with_child <= 1
 
 
+def test_a_process_that_replaces_another_counts_from_its_start() -> None:
+    spin = [sys.executable, "-c", "while True: pass"]
+    first = subprocess.Popen(spin)
+    own = [first.pid]
+    try:
+        eventually(lambda: psutil.Process(first.pid).cpu_times().user > 0.5, "the first uses a processor")
+        of_all, of_others = ForeignShare(list), ForeignShare(lambda: own)
+    finally:
+        first.kill()
+        first.wait()
+    second = subprocess.Popen(spin)
+    own[:] = [second.pid]
+    try:
+        eventually(lambda: psutil.Process(second.pid).cpu_times().user > 0.2, "the second uses a processor")
+        with_second, without_second = of_all.share(), of_others.share()
+    finally:
+        second.kill()
+        second.wait()
+
+    assert without_second < with_second
+
+
 def test_peaks_are_summed_over_the_living_tree() -> None:
     child = subprocess.Popen(["sleep", "600"])
     try:

@@ -88,12 +88,12 @@ def test_a_row_shows_the_median_and_keeps_every_repeat() -> None:
     assert (row.samples, row.rival_samples) == ((3, 1, 200), (1, 2))
 
 
-def test_a_disturbed_repeat_of_either_side_marks_the_row() -> None:
+def test_a_disturbed_repeat_marks_its_side() -> None:
     disturbed = Measurement((Sample(1.0, 0.06), Sample(1.0, 0.0)))
 
-    assert not compare(RATE, "executor", of(1), {"rival": of(1)})[0].is_disturbed
-    assert compare(RATE, "executor", disturbed, {"rival": of(1)})[0].is_disturbed
-    assert compare(RATE, "executor", of(1), {"rival": disturbed})[0].is_disturbed
+    for ours, rival in ((of(1), of(1)), (disturbed, of(1)), (of(1), disturbed)):
+        (row,) = compare(RATE, "executor", ours, {"rival": rival})
+        assert (row.is_disturbed, row.is_rival_disturbed) == (ours is disturbed, rival is disturbed)
 
 
 def test_shares_pair_repeats_so_that_drift_cancels() -> None:
