@@ -1,8 +1,9 @@
 """Channel: the way back to one Triton request. With `answer_each`, the only code that makes responses.
 
 Measured on Triton 2.51: responses sent from several threads at once dead-lock or abort the whole server, so every send
-of the process passes one lock. And a request whose last response never arrives hangs its client for ever, so a channel
-sends exactly one final response, whatever happens.
+of the process passes one lock. Asking whether a request is cancelled while its last response is being sent crashes the
+server, so a channel does one thing at a time. And a request whose last response never arrives hangs its client for
+ever, so a channel sends exactly one final response, whatever happens.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class TritonChannel:
         """Own `sender`, an InferenceResponseSender nobody else uses; `tags_errors` for a reader that is a BLS model."""
         self._sender = sender
         self._tags_errors = tags_errors
+        self._lock = threading.Lock()  # taken before _SENDING
         self._is_open = True
 
     def send(self, arrays: Sequence[NamedArray], is_final: bool) -> None:
@@ -66,10 +68,11 @@ class TritonChannel:
 
     def is_cancelled(self) -> bool:
         """See Channel.is_cancelled."""
-        return self._is_open and bool(self._sender.is_cancelled())
+        with self._lock:
+            return self._is_open and bool(self._sender.is_cancelled())
 
     def _send(self, response: Any, is_final: bool) -> None:
-        with _SENDING:
+        with self._lock, _SENDING:
             if self._is_open:
                 self._sender.send(response, flags=_FINAL if is_final else 0)
                 self._is_open = not is_final
