@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -34,6 +36,18 @@ def prepare_cpu() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
     except (OSError, AttributeError):
         return  # not glibc
+
+
+def drop_mapped_pages(tensor: torch.Tensor) -> None:
+    """Give back the memory of a tensor that lies in a mapped file; it is read from the page cache again on demand.
+
+    Anything but a private mapping of a file that nobody wrote to would lose its content.
+    """
+    first = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+    last = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+    if last > first:
+        with suppress(OSError, AttributeError):  # not Linux
+            ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), mmap.MADV_DONTNEED)
 
 
 def num_cores() -> int:

@@ -17,6 +17,7 @@ from trierarch.python_backend.executors.torch.compiled.decoder import CompiledDe
 from trierarch.python_backend.executors.torch.compiled.paged_batch import PagedBatch
 from trierarch.python_backend.executors.torch.input_batch import InputBatch
 from trierarch.python_backend.executors.torch.kv_arrays import KvArrays
+from trierarch.python_backend.executors.torch.machine import drop_mapped_pages
 from trierarch.python_backend.executors.torch.model import Decoder
 from trierarch.python_backend.executors.torch.weights import TORCH_DTYPES, load_weights
 from trierarch.python_backend.scheduling.plan import Plan, ScheduledSequence
@@ -90,10 +91,11 @@ class CompiledModel:
     """The engine's compiled kernels. They read no slot that was not written, so blocks need no clearing."""
 
     def __init__(self, library: Path, manifest: EngineManifest, weights: dict[str, torch.Tensor]) -> None:
+        """weights: as `load_weights` maps them. Packed copies take their place in memory, so their pages go."""
         self._block_size = manifest.kv_cache.block_size
         num_threads = torch.get_num_threads()
         self._decoder = CompiledDecoder(
-            open_library(library), manifest.architecture, manifest.dtype, weights, num_threads
+            open_library(library), manifest.architecture, manifest.dtype, weights, num_threads, drop_mapped_pages
         )
 
     def compute(self, plan: Plan, kv: KvArrays) -> StepRows:

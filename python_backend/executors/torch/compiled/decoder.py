@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import torch
@@ -33,16 +33,22 @@ class CompiledDecoder:
     """Token ids → hidden states → logits. A row's result depends on no other row: not on the batch, not on chunks."""
 
     def __init__(
-        self, library: ctypes.CDLL, architecture: Architecture, dtype: DType, weights: Weights, num_threads: int
+        self,
+        library: ctypes.CDLL,
+        architecture: Architecture,
+        dtype: DType,
+        weights: Weights,
+        num_threads: int,
+        release: Callable[[torch.Tensor], None] = lambda weight: None,
     ) -> None:
-        """Pack the weights (as `load_weights` returns them) for the kernels; the originals may go afterwards.
+        """Pack the weights (as `load_weights` returns them) for the kernels; `release` gets each matrix once packed.
 
         Raises:
             ResourceError: there is no room for the packed weights.
         """
         self._library = library
         self._architecture = architecture
-        packer = _Packer(library, _ELEMENTS[dtype], weights, num_threads)
+        packer = _Packer(library, _ELEMENTS[dtype], weights, num_threads, release)
         model = _model_struct(architecture, dtype, weights, packer)
         self._kept = packer.kept
         handle = library.trierarch_decoder_new(ctypes.byref(model), num_threads)
@@ -85,8 +91,16 @@ class CompiledDecoder:
 class _Packer:
     """Lays matrices out for the kernels and keeps alive what the kernels point to."""
 
-    def __init__(self, library: ctypes.CDLL, element: int, weights: Weights, num_threads: int) -> None:
+    def __init__(
+        self,
+        library: ctypes.CDLL,
+        element: int,
+        weights: Weights,
+        num_threads: int,
+        release: Callable[[torch.Tensor], None],
+    ) -> None:
         self._library = library
+        self._release = release
         self._element = element
         self._num_threads = num_threads
         self._weights = weights
@@ -107,6 +121,7 @@ class _Packer:
         self._library.trierarch_pack(
             self._element, weight.data_ptr(), rows, columns, _is_gated(full_name), address, self._num_threads
         )
+        self._release(weight)
         return LinearStruct(weight=address, bias=self.floats(f"{name}.bias"))
 
     def floats(self, name: str) -> int | None:

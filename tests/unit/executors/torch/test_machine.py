@@ -53,3 +53,12 @@ def test_threads_never_exceed_what_torch_was_told(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(machine, "num_cores", lambda cores=cores: cores)
         machine.prepare_cpu()
     assert chosen == [1, 2]
+
+
+def test_dropped_pages_come_back_from_the_file(tmp_path: Path) -> None:
+    numbers = torch.arange(10_000, dtype=torch.float32)
+    numbers.numpy().tofile(tmp_path / "numbers")
+    mapped = torch.from_file(str(tmp_path / "numbers"), shared=False, size=len(numbers))
+    assert torch.equal(mapped, numbers)
+    machine.drop_mapped_pages(mapped[3:])
+    assert torch.equal(mapped, numbers)
