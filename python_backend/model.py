@@ -7,6 +7,7 @@ the engine.
 from __future__ import annotations
 
 import faulthandler
+import gc
 import json
 import logging
 import sys
@@ -57,3 +58,6 @@ class TritonPythonModel:
     def finalize(self) -> None:
         """Finish what is running and give everything back."""
         self._role.close()
+        # Triton's objects must not outlive its queues: one left to the interpreter's end crashes the process.
+        del self._role
+        gc.collect()

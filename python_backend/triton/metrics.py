@@ -168,7 +168,6 @@ class EngineMetrics:
 
     def __init__(self, registry: MetricRegistry, model: str, version: str) -> None:
         """Declare every family, so that all are on the port before the first request."""
-        self._registry = registry  # Triton drops a family, and its metrics with it, when nobody holds it
         labels = {"model": model, "version": version}
         self._gauges = [
             (registry.gauge(family.name, family.description, {**labels, family.label: value}), read)
@@ -183,6 +182,8 @@ class EngineMetrics:
         self._inter_token = registry.histogram(
             INTER_TOKEN_LATENCY, "Between two output tokens of a sequence", labels, SECONDS_BUCKETS
         )
+        # Triton drops a family that nobody holds, and its metrics with it. Last here, so that it goes after them.
+        self._registry = registry
 
     def publish(self, stats: ExecutorStats) -> None:
         """Show a snapshot."""
