@@ -6,11 +6,11 @@ from typing import Any
 
 from trierarch.builder.manifest import EngineManifest
 from trierarch.python_backend.text.tokenizer import Tokenizer
-from trierarch.python_backend.triton.channel import answer_each
 from trierarch.python_backend.triton.inputs import Array
 from trierarch.python_backend.triton.model_context import ModelContext
 from trierarch.python_backend.triton.responses import NamedArray
 from trierarch.python_backend.triton.tokenization import preprocess
+from trierarch.python_backend.triton.triton_channel import answer_each
 
 
 class Preprocessing:

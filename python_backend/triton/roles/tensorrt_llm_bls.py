@@ -18,7 +18,6 @@ import triton_python_backend_utils as pb
 from trierarch.builder.manifest import EngineManifest
 from trierarch.python_backend.errors import Cancelled, Overloaded
 from trierarch.python_backend.triton.cancellation import OpenRequests
-from trierarch.python_backend.triton.channel import to_arrays
 from trierarch.python_backend.triton.contract import ENSEMBLE
 from trierarch.python_backend.triton.incoming import TAG_ERRORS, Incoming, take
 from trierarch.python_backend.triton.inputs import Array, Inputs, batch_size
@@ -26,6 +25,7 @@ from trierarch.python_backend.triton.model_context import ModelContext
 from trierarch.python_backend.triton.periodic import Periodic
 from trierarch.python_backend.triton.refusals import refuse_unsupported
 from trierarch.python_backend.triton.status import untag
+from trierarch.python_backend.triton.triton_channel import to_arrays
 
 logger = logging.getLogger(__name__)
 

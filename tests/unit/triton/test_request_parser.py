@@ -1,0 +1,250 @@
+"""What clients send, read the way TensorRT-LLM's backend reads it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trierarch.python_backend.errors import InvalidRequest, UnknownAdapter
+from trierarch.python_backend.request import SamplingParams
+from trierarch.python_backend.triton.contract import TENSORRT_LLM, DataType
+from trierarch.python_backend.triton.inputs import Array
+from trierarch.python_backend.triton.request_parser import Envelope, RequestParser, Row, client_named
+
+VOCAB_SIZE = 100
+EVERYTHING = frozenset(tensor.name for tensor in TENSORRT_LLM.outputs)
+NUMPY_TYPES: dict[DataType, Any] = {
+    DataType.BOOL: np.bool_,
+    DataType.INT32: np.int32,
+    DataType.UINT64: np.uint64,
+    DataType.FP32: np.float32,
+    DataType.FP16: np.float16,
+    DataType.UINT8: np.uint8,
+    DataType.INT64: np.int64,
+    DataType.STRING: np.object_,
+}
+TYPES = {tensor.name: NUMPY_TYPES[tensor.dtype] for tensor in TENSORRT_LLM.inputs}
+
+
+def arrays(**tensors: Any) -> dict[str, Array]:
+    """Tensors of one row in the contract's types: a scalar becomes (1, 1), a list (1, n)."""
+    sent = {}
+    for name, value in tensors.items():
+        row = value if isinstance(value, list) else [value]
+        sent[name] = np.array([[item.encode() if isinstance(item, str) else item for item in row]], TYPES[name])
+    return sent
+
+
+def parse(requested: frozenset[str] = EVERYTHING, is_decoupled: bool = True, **tensors: Any) -> Row:
+    (row,) = RequestParser(VOCAB_SIZE, is_decoupled, False).parse(
+        arrays(**tensors), Envelope(request_id="r", requested=requested)
+    )
+    return row
+
+
+def text(**tensors: Any) -> Row:
+    return parse(**({"text_input": "hello", "max_tokens": 8} | tensors))
+
+
+def tokens(**tensors: Any) -> Row:
+    return parse(**({"input_ids": [1, 2, 3], "request_output_len": 8} | tensors))
+
+
+# The rule of the contract: greedy, whatever the temperature, until something asks for more than one token.
+GREEDY = [
+    {},
+    {"temperature": 1.0},
+    {"temperature": 0.7},
+    {"top_k": 1},
+    {"top_p": 0.0},
+    {"top_k": 1, "top_p": 0.0, "temperature": 1.0},
+    {"top_k": 0, "top_p": 0.0},
+    {"top_k": 1, "top_p": 0.9},
+    {"top_p": 0.9, "temperature": 0.0},
+]
+SAMPLED = [
+    ({"top_k": 50}, (50, 1.0, 0.0)),
+    ({"top_k": 50, "top_p": 0.0}, (50, 1.0, 0.0)),
+    ({"top_p": 0.9}, (0, 0.9, 0.0)),
+    ({"top_k": 5, "top_p": 0.9}, (5, 0.9, 0.0)),
+    ({"top_k": 0}, (0, 1.0, 0.0)),
+    ({"top_p": 1.0}, (0, 1.0, 0.0)),
+    ({"min_p": 0.1}, (0, 1.0, 0.1)),
+]
+
+
+@pytest.mark.parametrize("sent", GREEDY)
+def test_greedy_unless_more_is_asked_for(sent: dict[str, float]) -> None:
+    assert text(**sent).request.sampling.is_greedy
+
+
+@pytest.mark.parametrize(("sent", "expected"), SAMPLED)
+def test_sampling_when_asked_for(sent: dict[str, float], expected: tuple[int, float, float]) -> None:
+    sampling = text(**sent).request.sampling
+    assert not sampling.is_greedy
+    assert (sampling.top_k, sampling.top_p, sampling.min_p) == expected
+
+
+def test_both_doors_say_the_same() -> None:
+    options = {"temperature": 0.5, "min_tokens": 2, "seed": 2**63, "repetition_penalty": 1.5, "num_return_sequences": 2}
+    of_text = text(top_k=7, top_p=0.5, **options).request.sampling
+    of_tokens = tokens(runtime_top_k=7, runtime_top_p=0.5, **options).request.sampling
+    assert of_text == of_tokens
+    assert of_text == SamplingParams(
+        max_tokens=8, min_tokens=2, temperature=0.5, top_k=7, top_p=0.5, seed=2**63, repetition_penalty=1.5, n=2
+    )
+
+
+def test_the_real_token_client() -> None:
+    """inflight_batcher_llm_client.py with its defaults."""
+    row = tokens(
+        input_lengths=3, beam_width=1, temperature=1.0, streaming=True, end_id=-1, pad_id=50256, runtime_top_k=1,
+        runtime_top_p=0.0,
+    )  # fmt: skip
+    assert row.request.prompt == (1, 2, 3)
+    assert row.request.sampling.is_greedy
+    assert row.request.sampling.end_ids == ()
+    assert row.reply.is_streaming
+    assert not row.reply.echo
+    assert row.reply.outputs == {"output_ids", "sequence_length"}
+
+
+def test_the_real_text_client() -> None:
+    """end_to_end_grpc_client.py sends zero-size lists, and reads text_output alone."""
+    sent = arrays(text_input="hi", max_tokens=5, stream=False, beam_width=1, temperature=1.0, exclude_input_in_output=False)
+    sent["embedding_bias_words"] = np.zeros((1, 0), np.object_)
+    sent["embedding_bias_weights"] = np.zeros((1, 0), np.float32)
+    envelope = Envelope(request_id="r", requested=frozenset({"text_output"}))
+    (row,) = RequestParser(VOCAB_SIZE, True, False).parse(sent, envelope)
+    assert row.request.sampling.is_greedy
+    assert row.reply.echo
+    assert row.reply.outputs == {"text_output"}
+
+
+def test_padding_after_input_lengths_is_no_prompt() -> None:
+    assert tokens(input_lengths=2).request.prompt == (1, 2)
+
+
+def test_words_stops_and_bias() -> None:
+    row = text(stop_words=["end", ""], bad_words=["no"], embedding_bias_words=["yes"], embedding_bias_weights=[2.0])
+    assert row.request.stop == ("end",)
+    assert row.request.bad_words == ("no",)
+    assert row.request.bias_words == (("yes", 2.0),)
+    packed = [[[5, 6, 9], [2, 3, -1]]]
+    bias = [0.0] * VOCAB_SIZE
+    bias[7] = -1.5
+    sent = arrays(input_ids=[1], request_output_len=4, embedding_bias=bias)
+    sent["stop_words_list"] = np.array(packed, np.int32)
+    (row,) = RequestParser(VOCAB_SIZE, True, False).parse(sent, Envelope(request_id="r", requested=EVERYTHING))
+    assert row.request.sampling.stop_words == ((5, 6), (9,))
+    assert row.request.sampling.logit_bias == {7: -1.5}
+
+
+def test_rows_become_requests_of_their_own() -> None:
+    sent: dict[str, Array] = {
+        "text_input": np.array([[b"a"], [b"b"]], np.object_),
+        "max_tokens": np.array([[3], [4]], np.int32),
+    }
+    envelope = Envelope(request_id="r", requested=EVERYTHING, timeout=2.0)
+    rows = RequestParser(VOCAB_SIZE, True, False).parse(sent, envelope)
+    assert [(row.request.request_id, row.request.prompt, row.request.sampling.max_tokens) for row in rows] == [
+        ("r.0", "a", 3),
+        ("r.1", "b", 4),
+    ]
+    assert [row.reply.batch_index for row in rows] == [0, 1]
+    assert all("batch_index" in row.reply.outputs and row.request.timeout == 2.0 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("sent", "output"),
+    [
+        ({"return_log_probs": True}, "output_log_probs"),
+        ({"num_return_sequences": 2}, "sequence_index"),
+        ({"return_perf_metrics": True}, "first_token_time_ns"),
+        ({"return_num_output_tokens": True}, "num_output_tokens"),
+        ({"return_finish_reason": True}, "finish_reason"),
+        ({"num_log_probs": 3}, "top_log_probs"),
+        ({"num_prompt_log_probs": 0}, "prompt_log_probs"),
+    ],
+)
+def test_outputs_are_filled_when_called_for(sent: dict[str, Any], output: str) -> None:
+    assert output in text(**sent).reply.outputs
+    assert output not in text().reply.outputs
+
+
+def test_the_token_door_gives_text_to_who_names_it() -> None:
+    assert "text_output" not in tokens().reply.outputs
+    assert "text_output" in tokens(requested=frozenset({"text_output"})).reply.outputs
+
+
+@pytest.mark.parametrize(
+    ("sent", "says"),
+    [
+        ({"max_tokens": 0}, "max_tokens is 0: must be at least 1"),
+        ({"temperature": -1.0}, "temperature is -1.0: must be at least 0"),
+        ({"temperature": float("nan")}, "temperature is nan: must be a finite number"),
+        ({"top_p": 1.5}, r"top_p is 1.5: must be above 0 and at most 1"),
+        ({"top_p": -0.5}, "top_p is -0.5"),
+        ({"top_k": -2}, "top_k is -2: must be at least 0"),
+        ({"num_return_sequences": 0}, "num_return_sequences is 0"),
+        ({"min_tokens": 9}, r"min_tokens is 9: must not be above max_tokens \(8\)"),
+        ({"num_log_probs": 99}, "num_log_probs is 99"),
+        ({"text_input": [b"\xff"]}, "text_input is .* must be UTF-8"),
+        ({"stop_words": [b"\xff"]}, "stop_words is .* must be UTF-8"),
+        ({"input_ids": [1]}, "input_ids is 'given with text_input'"),
+        ({"request_output_len": 9}, "max_tokens is 8: contradicts request_output_len, which is 9"),
+        ({"runtime_top_k": 3, "top_k": 4}, "top_k is 4: contradicts runtime_top_k"),
+        ({"embedding_bias_words": ["a"]}, "embedding_bias_weights is 0: needs one weight a word: 1"),
+        ({"embedding_bias": [1.0]}, "embedding_bias is 1: must have one value a token: 100"),
+        ({"beam_width": 4}, "beam_width is 4: .*no beam search"),
+        ({"guided_decoding_guide_type": "json"}, "guided_decoding_guide_type is b'json'"),
+        ({"return_context_logits": True}, "return_context_logits is True"),
+        ({"draft_input_ids": [1, 2]}, "draft_input_ids"),
+        ({"runtime_top_p_decay": 0.5}, "runtime_top_p_decay is 0.5"),
+    ],
+)
+def test_bad_input_is_named_as_the_client_knows_it(sent: dict[str, Any], says: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"^{says}"):
+        text(**sent)
+
+
+@pytest.mark.parametrize(
+    ("sent", "says"),
+    [
+        ({"request_output_len": 0}, "request_output_len is 0: must be at least 1"),
+        ({"runtime_top_p": 2.0}, "runtime_top_p is 2.0"),
+        ({"input_ids": [1, 100]}, "input_ids is 100: token ids of this engine lie between 0 and 99"),
+        ({"input_ids": [-1]}, "input_ids is -1: token ids"),
+        ({"input_lengths": 4}, "input_lengths is 4: must be between 1 and the 3 tokens of input_ids"),
+        ({"apply_chat_template": True}, "apply_chat_template is True"),
+    ],
+)
+def test_bad_input_of_the_token_door(sent: dict[str, Any], says: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"^{says}"):
+        tokens(**sent)
+
+
+def test_errors_of_the_executor_are_renamed() -> None:
+    error = InvalidRequest("logit_bias[7]", 7, "no such token")
+    assert str(client_named(error, is_text=False)) == "embedding_bias[7] is 7: no such token"
+    assert client_named(InvalidRequest("max_tokens", 1, "x"), is_text=False).field == "request_output_len"
+
+
+def test_adapters_are_unknown_here() -> None:
+    with pytest.raises(UnknownAdapter, match="^lora_name is b'french'"):
+        text(lora_name="french")
+
+
+def test_what_asks_for_nothing_is_let_pass() -> None:
+    text(beam_width=1, lora_task_id=0, return_context_logits=False, prompt_vocab_size=0, length_penalty=1.0)
+    tokens(pad_id=0, len_penalty=2.0, early_stopping=True, decoder_input_ids=[2], lookahead_window_size=5)
+
+
+def test_one_answer_a_request_without_decoupling() -> None:
+    with pytest.raises(InvalidRequest, match="^stream is True: this model is not decoupled"):
+        text(is_decoupled=False, stream=True)
+    with pytest.raises(InvalidRequest, match="^num_return_sequences is 2"):
+        text(is_decoupled=False, num_return_sequences=2)
+    assert text(is_decoupled=False).reply.echo
