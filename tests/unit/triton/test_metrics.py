@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
 
+from support.triton_metrics import RecordingRegistry
 from trierarch.python_backend.executors.executor import ExecutorStats
 from trierarch.python_backend.request import Usage
 from trierarch.python_backend.triton.metrics import EngineMetrics
@@ -36,34 +36,6 @@ USAGE = Usage(
     first_token_ns=30_000_000,
     last_token_ns=90_000_000,
 )
-
-
-class Cell:
-    def __init__(self) -> None:
-        self.values: list[float] = []
-
-    def set(self, value: float) -> None:
-        self.values.append(value)
-
-    def observe(self, value: float) -> None:
-        self.values.append(value)
-
-
-class RecordingRegistry:
-    def __init__(self) -> None:
-        self.cells: dict[tuple[str, frozenset[tuple[str, str]]], Cell] = {}
-
-    def gauge(self, name: str, description: str, labels: Mapping[str, str]) -> Cell:
-        assert description
-        return self.cells.setdefault((name, frozenset(labels.items())), Cell())
-
-    def histogram(self, name: str, description: str, labels: Mapping[str, str], buckets: Sequence[float]) -> Cell:
-        assert list(buckets) == sorted(buckets)
-        return self.gauge(name, description, labels)
-
-    def values(self, name: str, **labels: str) -> list[float]:
-        (found,) = [c for (n, ls), c in self.cells.items() if n == name and set(labels.items()) <= ls]
-        return found.values
 
 
 @pytest.fixture

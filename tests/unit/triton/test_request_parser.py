@@ -113,7 +113,9 @@ def test_the_real_token_client() -> None:
 
 def test_the_real_text_client() -> None:
     """end_to_end_grpc_client.py sends zero-size lists, and reads text_output alone."""
-    sent = arrays(text_input="hi", max_tokens=5, stream=False, beam_width=1, temperature=1.0, exclude_input_in_output=False)
+    sent = arrays(
+        text_input="hi", max_tokens=5, stream=False, beam_width=1, temperature=1.0, exclude_input_in_output=False
+    )
     sent["embedding_bias_words"] = np.zeros((1, 0), np.object_)
     sent["embedding_bias_weights"] = np.zeros((1, 0), np.float32)
     envelope = Envelope(request_id="r", requested=frozenset({"text_output"}))

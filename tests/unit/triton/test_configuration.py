@@ -1,0 +1,87 @@
+"""Parameters, roles and auto-complete: what a three-line config.pbtxt becomes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from trierarch.builder.errors import ConfigError
+from trierarch.python_backend.triton.auto_complete import complete, is_decoupled
+from trierarch.python_backend.triton.contract import CONTRACTS, MAX_BATCH_SIZE, Role
+from trierarch.python_backend.triton.parameters import Parameters, role_of
+
+
+class FakeModelConfig:
+    """What auto-complete sees of pb_utils.ModelConfig."""
+
+    def __init__(self, name: str, **fields: Any) -> None:
+        self.config: dict[str, Any] = {"name": name, "max_batch_size": 0, "input": [], "output": []} | fields
+
+    def as_dict(self) -> dict[str, Any]:
+        return self.config
+
+    def set_max_batch_size(self, max_batch_size: int) -> None:
+        self.config["max_batch_size"] = max_batch_size
+
+    def add_input(self, tensor: dict[str, Any]) -> None:
+        assert set(tensor) == {"name", "data_type", "dims", "optional"}
+        self.config["input"].append(tensor)
+
+    def add_output(self, tensor: dict[str, Any]) -> None:
+        assert set(tensor) == {"name", "data_type", "dims"}
+        self.config["output"].append(tensor)
+
+    def set_model_transaction_policy(self, policy: dict[str, bool]) -> None:
+        self.config["model_transaction_policy"] = policy
+
+
+def parameters(**values: str) -> dict[str, Any]:
+    return {"parameters": {name: {"string_value": value} for name, value in values.items()}}
+
+
+@pytest.mark.parametrize("role", Role)
+def test_a_name_is_enough(role: Role) -> None:
+    config = complete(FakeModelConfig(role.value)).as_dict()
+    contract = CONTRACTS[role]
+    assert config["max_batch_size"] == MAX_BATCH_SIZE
+    assert [tensor["name"] for tensor in config["input"]] == [tensor.name for tensor in contract.inputs]
+    assert config["output"][0]["data_type"].startswith("TYPE_")
+    assert is_decoupled(config) == contract.may_decouple
+
+
+def test_what_the_file_says_stays() -> None:
+    config = complete(
+        FakeModelConfig("tensorrt_llm", max_batch_size=4, model_transaction_policy={"decoupled": False})
+    ).as_dict()
+    assert config["max_batch_size"] == 4
+    assert not is_decoupled(config)
+
+
+def test_a_role_by_parameter() -> None:
+    assert role_of({"name": "llama", **parameters(role="tensorrt_llm")}) is Role.TENSORRT_LLM
+
+
+def test_no_role_is_an_error_that_lists_them() -> None:
+    with pytest.raises(ConfigError, match="'llama' has no role.*tensorrt_llm, preprocessing"):
+        role_of({"name": "llama"})
+
+
+def test_parameters_are_typed() -> None:
+    read = Parameters.from_config(
+        {
+            "name": "m",
+            **parameters(exclude_input_in_output="true", cancellation_check_period_ms="50", add_special_tokens=""),
+        }
+    )
+    assert read == Parameters(exclude_input_in_output=True, cancellation_check_period_ms=50)
+    assert Parameters.from_config({"name": "m", **parameters(FORCE_CPU_ONLY_INPUT_TENSORS="no")}) == Parameters()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("gpt_model_path", "/engines/x"), ("stats_check_period_ms", "0"), ("accumulate_tokens", "perhaps")],
+)
+def test_a_bad_parameter_is_named(name: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=rf"model 'm': parameter {name} is '{value}'"):
+        Parameters.from_config({"name": "m", **parameters(**{name: value})})
