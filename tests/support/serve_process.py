@@ -15,6 +15,7 @@ import psutil
 
 from support.eventually import eventually
 from trierarch.orchestrator.client import TritonClient
+from trierarch.orchestrator.run_directory import sweep
 
 TRIERARCH: Final = str(Path(sys.executable).parent / "trierarch")
 FREE_PORTS: Final = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
@@ -85,3 +86,4 @@ def serve(path: Path, *options: str) -> Iterator[ServeProcess]:
         family = process.family() if process.process.poll() is None else []
         process.close()
         eventually(lambda: not any(member.is_running() for member in family), "an end to the server's processes")
+        sweep()
