@@ -38,7 +38,6 @@ class StepExecutor:
         self._aborted: list[tuple[str, int | None]] = []
         self._is_draining = False
         self._is_closing = False
-        self._stats = self._snapshot()
         self._thread = threading.Thread(target=self._run, name="trierarch-executor", daemon=True)
         self._thread.start()
 
@@ -61,8 +60,10 @@ class StepExecutor:
                 self._changed.notify_all()
 
     def stats(self) -> ExecutorStats:
-        """See Executor.stats."""
-        return self._stats
+        """See Executor.stats. The lock is never held while a step runs."""
+        with self._lock:
+            counts = self._scheduler.stats()
+        return ExecutorStats(**asdict(counts), memory_bytes=_resident_bytes())
 
     def drain(self, timeout: float) -> bool:
         """See Executor.drain."""
@@ -143,14 +144,10 @@ class StepExecutor:
             for delta in deltas:
                 if delta.finish_reason is not None and self._sinks[delta.request_id].finish_one():
                     del self._sinks[delta.request_id]
-            self._stats = self._snapshot()
             if not self._sinks:
                 self._changed.notify_all()
         for sink, delta in deliveries:
             sink(delta)
-
-    def _snapshot(self) -> ExecutorStats:
-        return ExecutorStats(**asdict(self._scheduler.stats()), memory_bytes=_resident_bytes())
 
 
 class _Subscriber:
