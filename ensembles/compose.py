@@ -68,7 +68,7 @@ def compose(engine: Path, output: Path, options: ComposeOptions = ComposeOptions
     """
     manifest = verify(engine)
     output = Path(os.path.abspath(output))
-    _check_replaceable(output)
+    _check_replaceable(output, engine)
     staging = output.with_name(f".{output.name}.{secrets.token_hex(4)}.composing")
     try:
         staging.mkdir(parents=True)
@@ -145,7 +145,9 @@ def _copy_file(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
 
 
-def _check_replaceable(output: Path) -> None:
+def _check_replaceable(output: Path, engine: Path) -> None:
+    if engine.resolve().is_relative_to(output.resolve()):
+        raise ConfigError(f"output is {str(output)!r}: the engine itself lies there; choose another --output")
     is_empty = output.is_dir() and not any(output.iterdir())
     is_repository = (output / Role.TENSORRT_LLM / CONFIG_NAME).is_file()
     if os.path.lexists(output) and not (is_empty or is_repository):

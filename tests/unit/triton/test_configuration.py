@@ -63,7 +63,7 @@ def test_a_role_by_parameter() -> None:
 
 
 def test_no_role_is_an_error_that_lists_them() -> None:
-    with pytest.raises(ConfigError, match="'llama' has no role.*tensorrt_llm, preprocessing"):
+    with pytest.raises(ConfigError, match=r"'llama' has no role.*tensorrt_llm, preprocessing"):
         role_of({"name": "llama"})
 
 

@@ -235,7 +235,7 @@ def test_errors_of_the_executor_are_renamed() -> None:
 
 
 def test_adapters_are_unknown_here() -> None:
-    with pytest.raises(UnknownAdapter, match="^lora_name is b'french'"):
+    with pytest.raises(UnknownAdapter, match=r"^lora_name is b'french'"):
         text(lora_name="french")
 
 
@@ -245,8 +245,8 @@ def test_what_asks_for_nothing_is_let_pass() -> None:
 
 
 def test_one_answer_a_request_without_decoupling() -> None:
-    with pytest.raises(InvalidRequest, match="^stream is True: this model is not decoupled"):
+    with pytest.raises(InvalidRequest, match=r"^stream is True: this model is not decoupled"):
         text(is_decoupled=False, stream=True)
-    with pytest.raises(InvalidRequest, match="^num_return_sequences is 2"):
+    with pytest.raises(InvalidRequest, match=r"^num_return_sequences is 2"):
         text(is_decoupled=False, num_return_sequences=2)
     assert text(is_decoupled=False).reply.echo

@@ -1,0 +1,100 @@
+"""Composing: whole or not at all, linked or copied, and never over what is not a repository."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from pathlib import Path
+
+import pytest
+
+from support.random_engine import tiny_architecture, tiny_manifest
+from trierarch.builder.errors import ConfigError, EngineError, ResourceError
+from trierarch.builder.manifest import MANIFEST_NAME, TOKENIZER_NAME, WEIGHTS_NAME
+from trierarch.builder.verify import digest_file
+from trierarch.ensembles import compose as compose_module
+from trierarch.ensembles.compose import ComposeOptions, compose
+
+MODELS = {"ensemble", "postprocessing", "preprocessing", "tensorrt_llm", "tensorrt_llm_bls"}
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Path:
+    """An engine as far as a composer looks."""
+    engine = tmp_path / "engine"
+    engine.mkdir()
+    (engine / WEIGHTS_NAME).write_bytes(b"weights")
+    (engine / TOKENIZER_NAME).write_text("{}")
+    files = {name: digest_file(engine / name) for name in (WEIGHTS_NAME, TOKENIZER_NAME)}
+    manifest = tiny_manifest(tiny_architecture()).model_copy(update={"files": files})
+    (engine / MANIFEST_NAME).write_text(manifest.to_json())
+    return engine
+
+
+def test_every_model_finds_the_linked_engine(engine: Path, tmp_path: Path) -> None:
+    composition = compose(engine, tmp_path / "deep" / "repository")
+    assert set(composition.models) == MODELS
+    assert composition.engine.name == "tiny"
+    for model in MODELS - {"ensemble"}:
+        link = composition.path / model / "1" / "engine"
+        assert link.is_symlink()
+        assert not link.readlink().is_absolute()
+        assert link.resolve() == engine
+
+
+def test_links_survive_moving_both_together(engine: Path, tmp_path: Path) -> None:
+    compose(engine, tmp_path / "repository")
+    moved = tmp_path.with_name(tmp_path.name + "-moved")
+    shutil.move(tmp_path, moved)
+    assert (moved / "repository/preprocessing/1/engine" / MANIFEST_NAME).is_file()
+
+
+def test_a_copy_stands_alone(engine: Path, tmp_path: Path) -> None:
+    repository = compose(engine, tmp_path / "repository", ComposeOptions(copy=True)).path
+    shutil.rmtree(engine)
+    assert not any(path.is_symlink() for path in repository.rglob("*"))
+    assert (repository / "tensorrt_llm/1/engine" / WEIGHTS_NAME).read_bytes() == b"weights"
+    beside = {path.name for path in (repository / "preprocessing/1/engine").iterdir()}
+    assert beside == {MANIFEST_NAME, TOKENIZER_NAME}
+
+
+def test_a_repository_is_replaced(engine: Path, tmp_path: Path) -> None:
+    repository = compose(engine, tmp_path / "repository").path
+    (repository / "stale").touch()
+    compose(engine, repository, ComposeOptions(decoupled=False))
+    assert not (repository / "stale").exists()
+    assert "model_transaction_policy" in (repository / "tensorrt_llm/config.pbtxt").read_text()
+    assert {path.name for path in tmp_path.iterdir()} == {"engine", "repository"}
+
+
+def test_anything_else_is_left_alone(engine: Path, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("all of it")
+    with pytest.raises(ConfigError, match="no model repository is there"):
+        compose(engine, precious)
+    assert (precious / "thesis.txt").read_text() == "all of it"
+
+
+def test_the_engine_is_never_replaced_by_a_link_to_itself(engine: Path, tmp_path: Path) -> None:
+    repository = compose(engine, tmp_path / "repository", ComposeOptions(copy=True)).path
+    inside = repository / "tensorrt_llm/1/engine"
+    with pytest.raises(ConfigError, match="the engine itself lies there"):
+        compose(inside, repository)
+    assert (inside / WEIGHTS_NAME).is_file()
+
+
+def test_no_engine_no_repository(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="is not an engine"):
+        compose(tmp_path / "nowhere", tmp_path / "repository")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_nothing(engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(source: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(compose_module.shutil, "copyfile", fill)
+    with pytest.raises(ResourceError, match=r"disk of .* is full"):
+        compose(engine, tmp_path / "repository", ComposeOptions(copy=True))
+    assert {path.name for path in tmp_path.iterdir()} == {"engine"}
