@@ -114,6 +114,11 @@ def best_instruction_set() -> InstructionSet:
     return next(one for one in INSTRUCTION_SETS if machine.cpu_flags().issuperset(one.cpu_flags))
 
 
+def find_compiler() -> str | None:
+    """Path of the C++ compiler that builds use."""
+    return next(filter(None, map(shutil.which, _COMPILERS)), None)
+
+
 class CompilerError(Exception):
     """There is no compiler, or it failed."""
 
@@ -124,7 +129,7 @@ def compile_library(instruction_set: InstructionSet) -> bytes:
     Raises:
         CompilerError: there is no compiler, or it failed.
     """
-    compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
+    compiler = find_compiler()
     if compiler is None:
         raise CompilerError(f"no C++ compiler ({' or '.join(_COMPILERS)}) is on PATH; install one and build again")
     options = (*_OPTIONS, *instruction_set.options)

@@ -17,6 +17,7 @@ import httpx
 import psutil
 
 from trierarch.builder import machine
+from trierarch.builder.compile import best_instruction_set, find_compiler
 from trierarch.builder.errors import TrierarchError
 from trierarch.orchestrator.ports import Ports
 from trierarch.orchestrator.run_directory import SHARED_MEMORY, RunDirectory
@@ -49,6 +50,7 @@ def diagnose() -> Iterator[Finding]:
     yield _cpu()
     memory = psutil.virtual_memory()
     yield Finding("memory", f"{format_size(memory.available)} available of {format_size(memory.total)}")
+    yield _compiler()
     yield _cuda()
     yield _shared_memory()
     yield from _triton()
@@ -64,6 +66,14 @@ def _cpu() -> Finding:
         "CPU",
         f"{sysconfig.get_platform()}, {cores} cores, {' '.join(flags) or 'no vector flags known'}; builds {dtype}",
     )
+
+
+def _compiler() -> Finding:
+    path = find_compiler()
+    if path is None:
+        remedy = "apt-get install g++"
+        return Finding("compiler", "none: engines run without compiled kernels, several times slower", "lacking", remedy)
+    return Finding("compiler", f"{path}: engines get kernels for {best_instruction_set().name}", "good")
 
 
 def _cuda() -> Finding:
