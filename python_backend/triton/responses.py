@@ -82,7 +82,7 @@ _ALWAYS: Final[dict[str, Callable[[Piece], Array]]] = {
     "text_output": lambda piece: _string(piece.text),
 }
 
-_WITH_USAGE: Final[dict[str, Callable[[Usage], Array]]] = {
+_PERF_METRICS: Final[dict[str, Callable[[Usage], Array]]] = {
     "kv_cache_alloc_new_blocks": lambda usage: _int32(usage.num_new_blocks),
     "kv_cache_reused_blocks": lambda usage: _int32(usage.num_reused_blocks),
     "kv_cache_alloc_total_blocks": lambda usage: _int32(usage.num_new_blocks + usage.num_reused_blocks),
@@ -96,14 +96,25 @@ _WITH_USAGE: Final[dict[str, Callable[[Usage], Array]]] = {
     "total_accepted_draft_tokens": lambda usage: _int32(usage.num_accepted_draft_tokens),
     "total_draft_tokens": lambda usage: _int32(usage.num_draft_tokens),
 }
-PERF_METRICS: Final = frozenset(_WITH_USAGE)
+PERF_METRICS: Final = frozenset(_PERF_METRICS)
+_NOT_YET: Final = Usage(
+    num_prompt_tokens=0,
+    num_cached_tokens=0,
+    num_output_tokens=0,
+    arrival_ns=0,
+    first_scheduled_ns=0,
+    first_token_ns=0,
+    last_token_ns=0,
+)
+"""Streaming clients that ask for metrics read them from every response, and stumble where they are missing. They are
+known with the last one; until then they are 0."""
 
 
 def to_arrays(piece: Piece, outputs: frozenset[str]) -> list[NamedArray]:
     """The arrays of one response, of those outputs that `outputs` names and the piece can fill."""
     arrays = [(name, make(piece)) for name, make in _ALWAYS.items() if name in outputs]
-    if piece.usage is not None:
-        arrays += [(name, make(piece.usage)) for name, make in _WITH_USAGE.items() if name in outputs]
+    usage = piece.usage or _NOT_YET
+    arrays += [(name, make(usage)) for name, make in _PERF_METRICS.items() if name in outputs]
     if piece.prompt_logprobs is not None and "prompt_log_probs" in outputs:
         arrays.append(("prompt_log_probs", _token_logprobs(piece.prompt_logprobs)))
     if piece.finish_reason is not None and "finish_reason" in outputs:
