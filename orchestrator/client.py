@@ -24,10 +24,11 @@ from tritonclient.utils import triton_to_np_dtype
 
 from trierarch.builder.errors import ResourceError, TrierarchError, UserError
 from trierarch.orchestrator.prompt import Chunk, Completion, Prompt, join
+from trierarch.python_backend.triton.status import TAG_ERRORS, untag
 
 DEFAULT_URL: Final = "localhost:8001"
 DEFAULT_MODEL: Final = "tensorrt_llm"
-REFUSED: Final = frozenset({"INVALID_ARGUMENT", "NOT_FOUND", "UNIMPLEMENTED", "OUT_OF_RANGE"})
+REFUSED: Final = frozenset({"INVALID_ARG", "INVALID_ARGUMENT", "NOT_FOUND", "UNIMPLEMENTED", "OUT_OF_RANGE"})
 NEVER_CONNECTED: Final = ("failed to connect", "dns", "name resolution", "connection refused")
 CUT_OFF: Final = ("socket closed", "stream removed", "connection reset", "goaway", "broken pipe")
 """gRPC's own words, in lower case, that tell UNAVAILABLE by the transport from UNAVAILABLE by the server."""
@@ -84,14 +85,17 @@ class TextStream:
         self._arrivals: queue.SimpleQueue[tuple[float, Any, Any]] = queue.SimpleQueue()
         self._is_over = False
         self._channel = triton.InferenceServerClient(client.url)
-        # The header makes Triton answer an error with its gRPC status, not with a message alone.
-        self._channel.start_stream(self._arrive, headers={"triton_grpc_error": "true"})
+        self._channel.start_stream(self._arrive)
         self.started = time.monotonic()
         inputs = [_input(*tensor) for tensor in prompt.tensors(stream)]
         # A stream that is broken already says why when it is read.
         with contextlib.suppress(triton.InferenceServerException):
             self._channel.async_stream_infer(
-                client.model, inputs, request_id=request_id, enable_empty_final_response=True
+                client.model,
+                inputs,
+                request_id=request_id,
+                enable_empty_final_response=True,
+                parameters={TAG_ERRORS: True},
             )
 
     def __enter__(self) -> Self:
@@ -138,8 +142,9 @@ class TextStream:
         self._channel.close()
 
     def _explain(self, error: Any) -> TrierarchError:
-        status = str(error.status() or "").removeprefix("StatusCode.")
-        message = " ".join(str(error.message()).split())
+        tagged = untag(str(error.message()))
+        status = tagged.code.value if tagged else str(error.status() or "").removeprefix("StatusCode.")
+        message = " ".join(str(tagged or error.message()).split())
         if status in REFUSED or "unknown model" in message:
             return RequestRefused(message)
         if status == "UNAVAILABLE" and any(words in message.lower() for words in CUT_OFF):

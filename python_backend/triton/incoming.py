@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from trierarch.python_backend.triton.channel import Channel
 from trierarch.python_backend.triton.inputs import Array
+from trierarch.python_backend.triton.status import TAG_ERRORS
 from trierarch.python_backend.triton.triton_channel import TritonChannel, to_arrays
-
-TAG_ERRORS: Final = "trierarch_tag_errors"
-"""Request parameter by which our own BLS model asks for errors it can read the status of (see `status`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

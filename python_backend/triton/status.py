@@ -1,14 +1,21 @@
 """Serving errors as Triton's: a code for programs and a message for people.
 
-Triton 2.51 turns every error into INTERNAL on its way through business-logic scripting. Our BLS model therefore asks
-for tagged messages, `CODE: message`, and takes the tag off again.
+Triton 2.51 turns every error into INTERNAL on its way through business-logic scripting, and sends no status with an
+error of a gRPC stream unless asked by the header `triton_grpc_error`, which crashes the server when errors come fast.
+Whoever needs the status (our BLS model, our client) therefore asks for tagged messages, `CODE: message`, by the request
+parameter TAG_ERRORS, and takes the tag off again.
 """
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
+from typing import Final
 
 from trierarch.python_backend.errors import Cancelled, DeadlineExceeded, InvalidRequest, Overloaded, ServingError
+
+TAG_ERRORS: Final = "trierarch_tag_errors"
+"""Name of the boolean request parameter that asks for tagged errors."""
 
 
 class StatusCode(StrEnum):
@@ -20,8 +27,11 @@ class StatusCode(StrEnum):
     INTERNAL = "INTERNAL"
 
 
+_TAGGED: Final = re.compile(rf"(in ensemble '[^']*', )?(?P<code>{'|'.join(StatusCode)}): (?P<message>.*)", re.DOTALL)
+
+
 class RelayedError(Exception):
-    """An error of the model that a BLS model asked, with its own status."""
+    """Another model's error, with the status it had there."""
 
     def __init__(self, code: StatusCode, message: str) -> None:
         """`message` is the other model's, untagged."""
@@ -54,9 +64,7 @@ def tag(code: StatusCode, message: str) -> str:
     return f"{code}: {message}"
 
 
-def untag(message: str) -> RelayedError:
-    """The error that a tagged message stands for; one without a tag is INTERNAL."""
-    head, separator, rest = message.partition(": ")
-    if separator and head in list(StatusCode):
-        return RelayedError(StatusCode(head), rest)
-    return RelayedError(StatusCode.INTERNAL, message)
+def untag(message: str) -> RelayedError | None:
+    """The error that a tagged message stands for, also one that came through an ensemble; None without a tag."""
+    match = _TAGGED.fullmatch(message)
+    return RelayedError(StatusCode(match["code"]), match["message"]) if match else None

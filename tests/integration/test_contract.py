@@ -21,6 +21,7 @@ from trierarch.orchestrator.metrics import Metrics
 from trierarch.orchestrator.ports import Ports
 from trierarch.orchestrator.serving import serving
 from trierarch.orchestrator.triton_server import ServerConfig, TritonServer
+from trierarch.python_backend.triton.status import StatusCode
 
 PROMPT = "The capital of France is"
 ANSWER = " Paris"
@@ -182,7 +183,7 @@ def test_bad_input_is_named_while_others_stream_on(grpc: str, model: str) -> Non
     next(undisturbed)
     for named, wrong in BAD.items():
         status, message = refusal(grpc, model, **({"text_input": PROMPT, "max_tokens": 4} | wrong))
-        assert status == "INVALID_ARGUMENT", message
+        assert status is StatusCode.INVALID_ARG, message
         assert named in message
         assert "/" not in message.replace(" / ", "")  # no path of ours
     assert len(list(itertools.islice(undisturbed, 3))) == 3
@@ -197,7 +198,7 @@ def test_bad_input_of_the_token_door(grpc: str) -> None:
         "stop_words_list": {"stop_words_list": np.array([[[1, 2], [9, -1]]], np.int32)},
     }.items():
         status, message = refusal(grpc, "tensorrt_llm", **({"input_ids": [1], "request_output_len": 4} | wrong))
-        assert status == "INVALID_ARGUMENT"
+        assert status is StatusCode.INVALID_ARG
         assert named in message
 
 
@@ -230,21 +231,22 @@ def test_stop_ends_a_request_by_its_id(grpc: str, model: str) -> None:
 
 def test_stop_needs_an_id(grpc: str) -> None:
     status, message = refusal(grpc, "tensorrt_llm", stop=True)
-    assert status == "INVALID_ARGUMENT"
+    assert status is StatusCode.INVALID_ARG
     assert "a request id must be provided" in message
 
 
 def test_a_client_that_hangs_up_over_http_leaves_nothing(triton: TritonServer, grpc: str) -> None:
     url = f"{triton.endpoints.http}/v2/models/tensorrt_llm/generate_stream"
     with httpx.stream("POST", url, json=LONG, timeout=120, trust_env=False) as response:
-        next(response.iter_lines())
+        lines = response.iter_lines()  # kept: dropping the iterator would hang up
+        next(lines)
         wait_for_active(triton.endpoints.metrics, 1)
     wait_until_idle(triton.endpoints.metrics)
 
 
 def test_a_timeout_ends_the_request(grpc: str) -> None:
     status, message = refusal(grpc, "tensorrt_llm", timeout=300_000, **LONG)
-    assert status == "CANCELLED", message
+    assert status is StatusCode.CANCELLED, message
 
 
 def test_metrics(triton: TritonServer, grpc: str) -> None:
@@ -314,5 +316,5 @@ def test_unary_clients_are_served_without_decoupling(unary_triton: TritonServer,
     (streamed,) = ask(url, model, text_input=PROMPT, max_tokens=4)  # over a stream, as the real client always does
     assert streamed.text == reply.text
     status, message = refusal(url, model, text_input=PROMPT, max_tokens=4, stream=True)
-    assert status == "INVALID_ARGUMENT"
+    assert status is StatusCode.INVALID_ARG
     assert "stream is True: this model is not decoupled" in message

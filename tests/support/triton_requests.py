@@ -13,6 +13,7 @@ from tritonclient import grpc
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from trierarch.python_backend.triton.contract import ENSEMBLE, POSTPROCESSING, PREPROCESSING, TENSORRT_LLM, DataType
+from trierarch.python_backend.triton.status import TAG_ERRORS, StatusCode, status_of, untag
 
 PATIENCE_SECONDS: Final = 120.0
 _NUMPY: Final[dict[DataType, Any]] = {
@@ -75,7 +76,7 @@ def stream(
     """
     arrivals: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
     with grpc.InferenceServerClient(url) as client:
-        client.start_stream(lambda result, error: arrivals.put((result, error)), headers={"triton_grpc_error": "true"})
+        client.start_stream(lambda result, error: arrivals.put((result, error)))
         try:
             client.async_stream_infer(
                 model,
@@ -84,6 +85,7 @@ def stream(
                 outputs=[grpc.InferRequestedOutput(name) for name in outputs] or None,
                 enable_empty_final_response=True,
                 timeout=timeout,
+                parameters={TAG_ERRORS: True},
             )
             while True:
                 result, error = arrivals.get(timeout=PATIENCE_SECONDS)
@@ -102,12 +104,12 @@ def ask(url: str, model: str, **values: Any) -> list[Reply]:
     return list(stream(url, model, **values))
 
 
-def refusal(url: str, model: str, **values: Any) -> tuple[str, str]:
+def refusal(url: str, model: str, **values: Any) -> tuple[StatusCode, str]:
     """Status and message of a request that must fail."""
     try:
         replies = ask(url, model, **values)
     except InferenceServerException as error:
-        return str(error.status()).removeprefix("StatusCode."), str(error.message())
+        return status_of(untag(str(error.message())) or error)
     raise AssertionError(f"the server answered {replies}")
 
 

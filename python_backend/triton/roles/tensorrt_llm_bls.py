@@ -19,12 +19,12 @@ from trierarch.builder.manifest import EngineManifest
 from trierarch.python_backend.errors import Cancelled, Overloaded
 from trierarch.python_backend.triton.cancellation import OpenRequests
 from trierarch.python_backend.triton.contract import ENSEMBLE
-from trierarch.python_backend.triton.incoming import TAG_ERRORS, Incoming, take
+from trierarch.python_backend.triton.incoming import Incoming, take
 from trierarch.python_backend.triton.inputs import Array, Inputs, batch_size
 from trierarch.python_backend.triton.model_context import ModelContext
 from trierarch.python_backend.triton.periodic import Periodic
 from trierarch.python_backend.triton.refusals import refuse_unsupported
-from trierarch.python_backend.triton.status import untag
+from trierarch.python_backend.triton.status import TAG_ERRORS, RelayedError, StatusCode, untag
 from trierarch.python_backend.triton.triton_channel import to_arrays
 
 logger = logging.getLogger(__name__)
@@ -136,7 +136,8 @@ class Relay:
         )
         for response in request.exec(decoupled=True):
             if response.has_error():
-                raise untag(response.error().message())
+                message = response.error().message()
+                raise untag(message) or RelayedError(StatusCode.INTERNAL, message)
             yield to_arrays(response.output_tensors())
 
     def _pass_on(self, outputs: dict[str, Array]) -> None:

@@ -71,8 +71,10 @@ def test_stop_reaches_every_request_of_the_id() -> None:
 )
 def test_each_error_has_its_status(error: Exception, code: StatusCode) -> None:
     assert status_of(error) == (code, str(error))
-    relayed = untag(tag(*status_of(error)))
-    assert status_of(relayed) == (code, str(error))
+    for message in (tag(*status_of(error)), "in ensemble 'ensemble', " + tag(*status_of(error))):
+        relayed = untag(message)
+        assert relayed is not None
+        assert status_of(relayed) == (code, str(error))
 
 
 def test_an_unforeseen_error_says_nothing_of_our_insides() -> None:
@@ -81,5 +83,6 @@ def test_an_unforeseen_error_says_nothing_of_our_insides() -> None:
     assert "secret" not in message
 
 
-def test_an_untagged_message_is_internal() -> None:
-    assert status_of(untag("Failed: no tag here")) == (StatusCode.INTERNAL, "Failed: no tag here")
+def test_an_untagged_message_is_nobodys() -> None:
+    assert untag("Failed: no tag here") is None
+    assert untag("max_tokens is 0: must be at least 1") is None
