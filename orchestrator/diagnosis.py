@@ -72,7 +72,9 @@ def _compiler() -> Finding:
     path = find_compiler()
     if path is None:
         remedy = "apt-get install g++"
-        return Finding("compiler", "none: engines run without compiled kernels, several times slower", "lacking", remedy)
+        return Finding(
+            "compiler", "none: engines run without compiled kernels, several times slower", "lacking", remedy
+        )
     return Finding("compiler", f"{path}: engines get kernels for {best_instruction_set().name}", "good")
 
 
