@@ -108,14 +108,17 @@ def test_serve_tells_its_endpoints_with_lines_to_paste(demo_engine: Path) -> Non
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         shown = ""
-        while "curl" not in shown:
-            line = process.stdout.readline()
-            assert line, "serve ended early"
-            shown += line
-        (curl,) = [line for line in shown.splitlines() if "curl" in line]
-        asked = subprocess.run(f"{curl} -s", shell=True, capture_output=True, text=True, timeout=100, check=True)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
+        try:
+            while "curl" not in shown:
+                line = process.stdout.readline()
+                assert line, "serve ended early"
+                shown += line
+            (curl,) = [line for line in shown.splitlines() if "curl" in line]
+            asked = subprocess.run(f"{curl} -s", shell=True, capture_output=True, text=True, timeout=100, check=True)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0
+        finally:
+            process.kill()  # else leaving the block would wait for a server that nobody stopped
 
     assert asked.stdout.startswith("data: {")
     assert "tokens of KV" in shown
