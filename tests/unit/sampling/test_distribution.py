@@ -139,7 +139,9 @@ def test_the_nucleus_is_found_however_wide_it_is() -> None:
 @settings(deadline=None, max_examples=60)
 @given(
     scale=st.sampled_from([0.0, 0.05, 1.0, 4.0, 30.0]),
-    top_p=st.floats(1e-6, 1.0, exclude_max=True),
+    # Nearer to 1 the last weight kept is so small that several floats share its quanta, which the sorting below cannot
+    # tell apart.
+    top_p=st.floats(1e-6, 1.0 - 1e-6),
     seed=st.integers(0, 1000),
     is_coarse=st.booleans(),
 )
