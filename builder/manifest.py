@@ -23,6 +23,17 @@ Linear weights are (out_features, in_features). Norm weights are float32 multipl
     lm_head.weight (V, H)                                         absent where `tie_embeddings`
     rope.{k}.inv_freq (rotary_dim / 2)                            float32, one for each of `ropes`
 
+A quantised matrix `X.weight` (out_features, in_features) is stored as two or three tensors in its place. Inputs stand in
+groups of GROUP_SIZE; an element is scale * code, plus the group's offset where there is one:
+
+    X.codes    int8: (out_features, in_features) of int8
+               int4: (out_features, in_features / 2) of uint8; byte j holds input 2j in its low half, 2j + 1 in its high
+    X.scales   (out_features, in_features / GROUP_SIZE) of float16
+    X.offsets  likewise; int4 only
+
+Quantised are qkv, o, gate_up, down, and the matrix that makes the logits: lm_head, or embed where `tie_embeddings`
+(always as int8: it is the most sensitive, and look-ups read it too). Biases, norms and routers never are.
+
 Rotary embeddings rotate halves (Hugging Face's convention): element j pairs with j + rotary_dim / 2. The builder
 resolves every scaling rule (linear, llama3, yarn, longrope) into `inv_freq` and `attention_factor`, which multiplies
 cos and sin.
@@ -44,6 +55,9 @@ MANIFEST_NAME: Final = "engine.json"
 WEIGHTS_NAME: Final = "weights.safetensors"
 TOKENIZER_NAME: Final = "tokenizer.json"
 CHAT_TEMPLATE_NAME: Final = "chat_template.jinja"
+
+GROUP_SIZE: Final = 32
+"""Inputs of a quantised matrix that share a scale: llama.cpp's choice for Q4_0, Q4_1 and Q8_0."""
 
 PositiveInt = Annotated[int, Field(gt=0)]
 
@@ -72,6 +86,15 @@ class DType(StrEnum):
     def num_bytes(self) -> int:
         """Bytes of one element."""
         return 4 if self is DType.FLOAT32 else 2
+
+
+class WeightType(StrEnum):
+    """How quantised weights are asked for."""
+
+    INT8 = "int8"
+    INT4 = "int4"
+    SOURCE = "source"
+    """As the checkpoint has them: GGUF's Q8_0 as int8, Q4_0 and Q4_1 as int4, everything else unquantised."""
 
 
 class Activation(StrEnum):
@@ -189,6 +212,34 @@ class Tokens(Frozen):
     """Whether encoding plain text prepends `bos` (the tokenizer file does it itself; recorded for inspection)."""
 
 
+class Accuracy(Frozen):
+    """What quantization cost, measured on a text by teacher forcing against the unquantised model."""
+
+    text: str
+    """Name of the text."""
+    num_tokens: PositiveInt
+    """Tokens that were predicted."""
+    perplexity: float = Field(gt=0)
+    reference_perplexity: float = Field(gt=0)
+    greedy_agreement: float = Field(ge=0, le=1)
+    """Share of positions where both models find the same token likeliest."""
+    mean_kl: float = Field(ge=0)
+    """Of KL(reference || quantised) over the positions, in nats."""
+
+    @property
+    def perplexity_increase(self) -> float:
+        """Relative: 0.02 is 2 % more."""
+        return self.perplexity / self.reference_perplexity - 1
+
+
+class Quantization(Frozen):
+    """How the weights are quantised, and what that cost."""
+
+    weights: WeightType
+    accuracy: Accuracy | None = None
+    """None where it was not measured, because the user asked for that."""
+
+
 class Lora(Frozen):
     """Adapter limits the engine was built with."""
 
@@ -234,7 +285,8 @@ class EngineManifest(Frozen):
     architecture: Architecture
     dtype: DType
     """Of weights and activations."""
-    quantization: str | None = None
+    quantization: Quantization | None = None
+    """Of the weights; None where all are of `dtype`."""
     limits: Limits
     kv_cache: KvCache
     tokens: Tokens

@@ -5,12 +5,24 @@
 
 #include <cstdint>
 
-#define TRIERARCH_ABI 1
+#define TRIERARCH_ABI 2
 #define TRIERARCH_EXPORT __attribute__((visibility("default")))
 
 extern "C" {
 
+// Formats of matrices: 0 float32, 1 bfloat16, 2 int8, 3 int4. What codes, scales and offsets are, builder/manifest.py
+// says.
+struct TrierarchMatrix {
+  int64_t format;
+  int64_t out_features, in_features;  // in_features: even; of int8 and int4, a multiple of 32
+  int64_t is_gated;                   // gate over up, which packing weaves
+  const void* codes;                  // of 0 and 1, the elements
+  const void* scales;                 // of 2 and 3
+  const void* offsets;                // of 3
+};
+
 struct TrierarchLinear {
+  int64_t format;
   const void* weight;  // packed, see pack.h
   const float* bias;   // (out_features) or null
 };
@@ -34,7 +46,8 @@ struct TrierarchLayer {
 };
 
 struct TrierarchModel {
-  int64_t element;  // of weights, activations and KV: 0 float32, 1 bfloat16
+  int64_t element;     // of activations: 0 float32, 1 bfloat16; a matrix is of this or quantised
+  int64_t kv_element;  // of keys and values: the same, or 2 int8
   int64_t hidden, intermediate, vocab;
   int64_t num_heads, num_kv_heads, head_dim;
   int64_t num_layers, num_ropes;
@@ -50,7 +63,8 @@ struct TrierarchModel {
 };
 
 struct TrierarchStep {
-  void* kv;  // (num_layers, 2, num_blocks, num_kv_heads, block_size, head_dim)
+  void* kv;          // (num_layers, 2, num_blocks, num_kv_heads, block_size, head_dim)
+  float* kv_scales;  // (num_layers, 2, num_blocks, num_kv_heads, block_size) where kv_element is int8, else null
   int64_t num_blocks, block_size;
   int64_t num_tokens;        // of all sequences, one sequence after the other
   const int64_t* token_ids;  // (num_tokens)
@@ -63,12 +77,11 @@ struct TrierarchStep {
 
 TRIERARCH_EXPORT int64_t trierarch_abi();
 
-// Number of 4-byte words that a packed (out_features, in_features) matrix takes.
-TRIERARCH_EXPORT int64_t trierarch_packed_words(int64_t element, int64_t out_features, int64_t in_features, int64_t is_gated);
+// Bytes that a packed matrix takes.
+TRIERARCH_EXPORT int64_t trierarch_packed_bytes(const TrierarchMatrix* matrix);
 
-// Lay `weight` (out_features, in_features) out as pack.h says; `is_gated` weaves its two halves.
-TRIERARCH_EXPORT void trierarch_pack(int64_t element, const void* weight, int64_t out_features, int64_t in_features, int64_t is_gated,
-                    void* packed, int64_t num_threads);
+// Lay a matrix out as pack.h says. `packed` is on a cache line.
+TRIERARCH_EXPORT void trierarch_pack(const TrierarchMatrix* matrix, void* packed, int64_t num_threads);
 
 // Null where memory is short. The structs may vanish after the call, the arrays they point to may not.
 TRIERARCH_EXPORT void* trierarch_decoder_new(const TrierarchModel* model, int64_t num_threads);

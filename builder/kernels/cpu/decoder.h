@@ -43,12 +43,12 @@ class Decoder final : public AnyDecoder {
 
   void logits(const float* hidden, int64_t num_rows, float* result) override {
     normed_.reserve(num_rows * model_.hidden);
-    const Packed<T> lm_head = packed(model_.lm_head, model_.vocab, model_.hidden);
+    sums_.reserve(num_rows * (model_.hidden / kGroup));
     Team::gather(num_threads_, [&](Team& team) {
       team.share(num_rows, 4, [&](int64_t begin, int64_t end) {
         for (int64_t row = begin; row < end; ++row) norm(hidden + row * model_.hidden, model_.norm, row);
       });
-      linear(team, normed_.begin(), num_rows, lm_head, result);
+      linear(team, activations(normed_, num_rows), lm_head(), result);
       if (model_.logit_softcap == 0) return;
       const float cap = static_cast<float>(model_.logit_softcap);
       team.share(num_rows, 1, [&](int64_t row, int64_t) {
@@ -70,9 +70,9 @@ class Decoder final : public AnyDecoder {
             window};
   }
 
-  static Packed<T> packed(const TrierarchLinear& linear, int64_t columns, int64_t in_features) {
-    return {static_cast<const uint32_t*>(linear.weight), linear.bias, columns, in_features / kPerWord<T>};
-  }
+  Packed lm_head() const { return packed(model_.lm_head, model_.vocab, model_.hidden); }
+
+  Activations<T> activations(Scratch<T>& rows, int64_t num_rows) { return {rows.begin(), sums_.begin(), num_rows}; }
 
   int64_t qkv_columns() const { return (model_.num_heads + 2 * model_.num_kv_heads) * model_.head_dim; }
 
@@ -84,6 +84,7 @@ class Decoder final : public AnyDecoder {
     attended_.reserve(n * q_columns);
     gated_.reserve(n * model_.intermediate);
     branch_.reserve(n * model_.hidden);
+    sums_.reserve(n * (std::max({model_.hidden, model_.intermediate, q_columns}) / kGroup));
     angles_.reserve(n * rope_offsets_.back());
     sequences_.clear();
     first_rows_.clear();
@@ -114,18 +115,17 @@ class Decoder final : public AnyDecoder {
     team.share(step.num_tokens, 8, [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) {
         float* target = x + row * model_.hidden;
-        for (int64_t i = 0; i < model_.hidden; ++i) target[i] = embedding(step.token_ids[row], i) * scale;
+        embed_token(step.token_ids[row], scale, target);
         const int64_t position = step.starts[sequences_[row]] + row - first_rows_[sequences_[row]];
         for (size_t k = 0; k < ropes_.size(); ++k) rope_table(ropes_[k], position, angles(row, k));
       }
     });
   }
 
-  float embedding(int64_t token, int64_t i) const {
-    if (model_.embedding != nullptr) return to_float(static_cast<const T*>(model_.embedding)[token * model_.hidden + i]);
-    const T* table = static_cast<const T*>(model_.lm_head.weight);
-    const int64_t word = (token / kLanes * (model_.hidden / kPerWord<T>) + i / kPerWord<T>)*kLanes + token % kLanes;
-    return to_float(table[word * kPerWord<T> + i % kPerWord<T>]);
+  void embed_token(int64_t token, float scale, float* target) const {
+    if (model_.embedding == nullptr) return copy_row<T>(lm_head(), token, scale, target);
+    const T* source = static_cast<const T*>(model_.embedding) + token * model_.hidden;
+    for (int64_t i = 0; i < model_.hidden; ++i) target[i] = to_float(source[i]) * scale;
   }
 
   float* angles(int64_t row, int64_t rope) {
@@ -159,7 +159,7 @@ class Decoder final : public AnyDecoder {
     } else {
       add_residual(team, rows, layers_[index - 1].post_mlp_norm, x, layer.attn_norm);
     }
-    linear(team, normed_.begin(), rows, packed(layer.qkv, qkv_columns(), model_.hidden), qkv_.begin());
+    linear(team, activations(normed_, rows), packed(layer.qkv, qkv_columns(), model_.hidden), qkv_.begin());
     const PagedKv<T> kv(step, index, model_.num_kv_heads, model_.head_dim);
     team.share(rows, 4, [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) place(layer, step, kv, row);
@@ -167,13 +167,13 @@ class Decoder final : public AnyDecoder {
     const AttentionShape shape = attention_shape(layer.window);
     Attention<T>(shape, step, kv, first_rows_.data(), queries_.begin(), attended_.begin(), partial_)
         .run(team, plans_[plan_of_layer_[index]], scratch_[team.member()]);
-    linear(team, attended_.begin(), rows, packed(layer.o, model_.hidden, model_.num_heads * model_.head_dim),
+    linear(team, activations(attended_, rows), packed(layer.o, model_.hidden, model_.num_heads * model_.head_dim),
            branch_.begin());
     add_residual(team, rows, layer.post_attn_norm, x, layer.mlp_norm);
-    const Packed<T> gate_up = packed(layer.gate_up, model_.intermediate, model_.hidden);
-    if (model_.activation == 0) gated_linear(team, normed_.begin(), rows, gate_up, gated_.begin(), Silu());
-    else gated_linear(team, normed_.begin(), rows, gate_up, gated_.begin(), GeluTanh());
-    linear(team, gated_.begin(), rows, packed(layer.down, model_.hidden, model_.intermediate), branch_.begin());
+    const Packed gate_up = packed(layer.gate_up, model_.intermediate, model_.hidden, true);
+    if (model_.activation == 0) gated_linear(team, activations(normed_, rows), gate_up, gated_.begin(), Silu());
+    else gated_linear(team, activations(normed_, rows), gate_up, gated_.begin(), GeluTanh());
+    linear(team, activations(gated_, rows), packed(layer.down, model_.hidden, model_.intermediate), branch_.begin());
   }
 
   // One token's heads: normalise, rotate, and put the queries aside and the keys and values into their block.
@@ -211,7 +211,7 @@ class Decoder final : public AnyDecoder {
   std::vector<AttentionPlan> plans_;     // one for each distinct window
   std::vector<int64_t> plan_of_layer_;
   Scratch<T> normed_, queries_, attended_, gated_;
-  Scratch<float> qkv_, branch_, angles_, partials_;
+  Scratch<float> qkv_, branch_, angles_, partials_, sums_;
   Partial partial_{};
 };
 

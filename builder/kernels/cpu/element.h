@@ -4,7 +4,7 @@
 
 #include "lanes.h"
 
-#if defined(__AVX512BF16__)
+#if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
 
@@ -37,6 +37,20 @@ TRIERARCH_INLINE float to_float(BFloat16 value) {
 }
 
 TRIERARCH_INLINE float to_float(float value) { return value; }
+
+// Of a value that T holds exactly.
+template <class T>
+T element_of(float value);
+
+template <>
+inline float element_of<float>(float value) { return value; }
+
+template <>
+inline BFloat16 element_of<BFloat16>(float value) {
+  uint32_t word;
+  std::memcpy(&word, &value, sizeof word);
+  return {static_cast<uint16_t>(word >> 16)};
+}
 
 TRIERARCH_INLINE void store_elements(float* target, Floats value) { store(target, value); }
 TRIERARCH_INLINE void store_elements(BFloat16* target, Floats value) { store(target, to_halves(value)); }

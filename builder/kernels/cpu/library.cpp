@@ -6,8 +6,6 @@ using namespace trierarch;
 
 namespace {
 
-int64_t words_of(int64_t element, int64_t in_features) { return element == 0 ? in_features : in_features / 2; }
-
 template <class Work>
 int64_t guarded(Work&& work) {
   try {
@@ -24,20 +22,11 @@ extern "C" {
 
 int64_t trierarch_abi() { return TRIERARCH_ABI; }
 
-int64_t trierarch_packed_words(int64_t element, int64_t out_features, int64_t in_features, int64_t is_gated) {
-  const int64_t blocks = is_gated ? 2 * blocks_of(out_features / 2) : blocks_of(out_features);
-  return blocks * kLanes * words_of(element, in_features);
-}
+int64_t trierarch_packed_bytes(const TrierarchMatrix* matrix) { return Packer(*matrix, nullptr).num_bytes(); }
 
-void trierarch_pack(int64_t element, const void* weight, int64_t out_features, int64_t in_features, int64_t is_gated,
-                    void* packed, int64_t num_threads) {
-  const int64_t depth = words_of(element, in_features), halves = is_gated ? 2 : 1, columns = out_features / halves;
-  const auto* source = static_cast<const uint32_t*>(weight);
-  auto* target = static_cast<uint32_t*>(packed);
-  Team::gather(static_cast<int>(num_threads), [&](Team& team) {
-    for (int64_t half = 0; half < halves; ++half)
-      pack_matrix(source + half * columns * depth, columns, depth, halves, target + half * depth * kLanes, team);
-  });
+void trierarch_pack(const TrierarchMatrix* matrix, void* packed, int64_t num_threads) {
+  const Packer packer(*matrix, packed);
+  Team::gather(static_cast<int>(num_threads), [&](Team& team) { packer.run(team); });
 }
 
 void* trierarch_decoder_new(const TrierarchModel* model, int64_t num_threads) {

@@ -4,27 +4,9 @@
 // panel of the matrix stays in the second-level cache for all rows of a chunk.
 #pragma once
 
-#include "pack.h"
-#include "tile.h"
+#include "panel.h"
 
 namespace trierarch {
-
-constexpr int64_t kRowChunk = 96;
-
-template <class T, int Rows, int Blocks, class Use>
-TRIERARCH_INLINE void panel(const T* x, int64_t first_row, int64_t end_row, const Packed<T>& weight, int64_t block,
-                            Use&& use) {
-  const uint32_t* words = weight.words + block * weight.block_stride();
-  const int64_t stride = weight.depth * kPerWord<T>;
-  over_row_tiles<Rows>(end_row - first_row, [&](int64_t row, auto height) {
-    constexpr int kRows = decltype(height)::value;
-    Floats acc[kRows][Blocks] = {};
-    const T* left = x + (first_row + row) * stride;
-    if (row == 0) multiply<T, kRows, Blocks, true>(left, stride, words, weight.block_stride(), weight.depth, acc);
-    else multiply<T, kRows, Blocks>(left, stride, words, weight.block_stride(), weight.depth, acc);
-    for (int m = 0; m < kRows; ++m) use(first_row + row + m, acc[m]);
-  });
-}
 
 // Calls use(first unit, number of units as a constant, first row, end row) until `units` times `rows` are covered.
 template <int Width, class Use>
@@ -56,48 +38,89 @@ TRIERARCH_INLINE Floats load_bias(const float* bias, int64_t column, int64_t cou
   return value;
 }
 
-template <class T, int Rows, int Width>
-void linear_tiled(Team& team, const T* x, int64_t rows, const Packed<T>& weight, float* y) {
-  over_panels<Width>(team, rows, blocks_of(weight.columns), [&](int64_t block, auto count, int64_t first, int64_t end) {
-    constexpr int kCount = decltype(count)::value;
-    panel<T, Rows, kCount>(x, first, end, weight, block, [&](int64_t row, const Floats(&acc)[kCount]) {
-      for (int n = 0; n < kCount; ++n) {
-        const int64_t column = (block + n) * kLanes, left = weight.columns - column;
-        store_some(y + row * weight.columns + column, acc[n] + load_bias(weight.bias, column, left), left);
-      }
-    });
-  });
-}
-
-// y = x · weightᵀ + bias. x: (rows, in_features) of T; y: (rows, columns) float32.
 template <class T>
-void linear(Team& team, const T* x, int64_t rows, const Packed<T>& weight, float* y) {
-  if (is_tall(rows)) linear_tiled<T, kTallRows, kTallBlocks>(team, x, rows, weight, y);
-  else linear_tiled<T, kTileRows, kTileBlocks>(team, x, rows, weight, y);
+void sum_groups(Team& team, const Activations<T>& x, const Packed& weight) {
+  constexpr int64_t kDepth = kGroup / kPerWord<T>;
+  const T one = element_of<T>(1.0f);
+  Words ones;
+  for (int i = 0; i < kLanes * kPerWord<T>; ++i) std::memcpy(reinterpret_cast<T*>(&ones) + i, &one, sizeof one);
+  team.share(x.num_rows, 8, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin * weight.num_groups(); i < end * weight.num_groups(); ++i) {
+      Floats total = {};
+      for (int64_t d = 0; d < kDepth; d += kLanes)
+        total = dot<T>(total, load<Words>(x.rows + i * kGroup + d * kPerWord<T>), ones);
+      x.sums[i] = sum(total);
+    }
+  });
 }
 
-template <class T, int Rows, int Width, class Activation>
-void gated_linear_tiled(Team& team, const T* x, int64_t rows, const Packed<T>& weight, T* y, Activation activation) {
-  const float* up_bias = weight.bias == nullptr ? nullptr : weight.bias + weight.columns;
-  over_panels<Width>(team, rows, blocks_of(weight.columns), [&](int64_t unit, auto count, int64_t first, int64_t end) {
-    constexpr int kCount = decltype(count)::value;
-    panel<T, Rows, 2 * kCount>(x, first, end, weight, 2 * unit, [&](int64_t row, const Floats(&acc)[2 * kCount]) {
-      for (int n = 0; n < kCount; ++n) {
-        const int64_t column = (unit + n) * kLanes, left = weight.columns - column;
-        const Floats gate = acc[2 * n] + load_bias(weight.bias, column, left);
-        const Floats up = acc[2 * n + 1] + load_bias(up_bias, column, left);
-        store_some(y + row * weight.columns + column, activation(gate) * up, left);
-      }
-    });
+// Calls finish(first unit, units, first row, rows, totals) for every panel of x · weightᵀ; a unit is `UnitBlocks` blocks.
+template <class T, int Rows, int Units, int UnitBlocks, class Finish>
+void over_products(Team& team, const Activations<T>& x, const Packed& weight, Finish&& finish) {
+  over_panels<Units>(team, x.num_rows, blocks_of(weight.columns), [&](int64_t unit, auto count, int64_t first, int64_t end) {
+    constexpr int kBlocks = decltype(count)::value * UnitBlocks;
+    Floats totals[kRowChunk * kTileBlocks];
+    const Activations<T> rows{x.rows + first * weight.in_features, x.sums + first * weight.num_groups(), end - first};
+    panel<T, Rows, kBlocks>(rows, weight, unit * UnitBlocks, totals);
+    finish(unit, kBlocks / UnitBlocks, first, end - first, totals);
   });
+}
+
+// y = x · weightᵀ + bias. y: (rows, columns) float32.
+template <class T>
+void linear(Team& team, const Activations<T>& x, const Packed& weight, float* y) {
+  if (weight.format == Format::kInt4) sum_groups(team, x, weight);
+  const auto finish = [&](int64_t block, int64_t count, int64_t first, int64_t rows, const Floats* totals) {
+    for (int64_t m = 0; m < rows; ++m)
+      for (int64_t n = 0; n < count; ++n) {
+        const int64_t column = (block + n) * kLanes, left = weight.columns - column;
+        const Floats value = totals[m * kTileBlocks + n] + load_bias(weight.bias, column, left);
+        store_some(y + (first + m) * weight.columns + column, value, left);
+      }
+  };
+  if (is_tall(x.num_rows) && !weight.is_quantised()) over_products<T, kTallRows, kTallBlocks, 1>(team, x, weight, finish);
+  else over_products<T, kTileRows, kTileBlocks, 1>(team, x, weight, finish);
 }
 
 // y = activation(gate(x)) * up(x). y: (rows, columns) of T.
 template <class T, class Activation>
-void gated_linear(Team& team, const T* x, int64_t rows, const Packed<T>& weight, T* y, Activation activation) {
+void gated_linear(Team& team, const Activations<T>& x, const Packed& weight, T* y, Activation activation) {
+  if (weight.format == Format::kInt4) sum_groups(team, x, weight);
+  const float* up_bias = weight.bias == nullptr ? nullptr : weight.bias + weight.columns;
+  const auto finish = [&](int64_t unit, int64_t count, int64_t first, int64_t rows, const Floats* totals) {
+    for (int64_t m = 0; m < rows; ++m)
+      for (int64_t n = 0; n < count; ++n) {
+        const int64_t column = (unit + n) * kLanes, left = weight.columns - column;
+        const Floats gate = totals[m * kTileBlocks + 2 * n] + load_bias(weight.bias, column, left);
+        const Floats up = totals[m * kTileBlocks + 2 * n + 1] + load_bias(up_bias, column, left);
+        store_some(y + (first + m) * weight.columns + column, activation(gate) * up, left);
+      }
+  };
   // A tall tile holds one pair of blocks only: worth it where it saves the second of two passes, which is from memory.
-  if (rows > kTileRows && rows <= kTallRows) gated_linear_tiled<T, kTallRows, 1>(team, x, rows, weight, y, activation);
-  else gated_linear_tiled<T, kTileRows, kTileBlocks / 2>(team, x, rows, weight, y, activation);
+  const bool is_one_pass = x.num_rows > kTileRows && x.num_rows <= kTallRows;
+  if (is_one_pass && !weight.is_quantised()) over_products<T, kTallRows, 1, 2>(team, x, weight, finish);
+  else over_products<T, kTileRows, kTileBlocks / 2, 2>(team, x, weight, finish);
+}
+
+// Row `column` of a packed matrix, times `factor`.
+template <class T, class Codes>
+void copy_quantised_row(const Packed& weight, int64_t column, float factor, float* target) {
+  const int64_t block = column / kLanes, lane = column % kLanes;
+  const uint8_t* codes = weight.codes + block * weight.block_bytes();
+  for (int64_t i = 0; i < weight.in_features; ++i) {
+    const int64_t place = (block * weight.num_groups() + i / kGroup) * kLanes + lane;
+    const float offset = Codes::kHasOffsets ? half_to_float(weight.offsets[place]) : 0;
+    target[i] = (half_to_float(weight.scales[place]) * static_cast<float>(Codes::code(codes, i, lane)) + offset) * factor;
+  }
+}
+
+template <class T>
+void copy_row(const Packed& weight, int64_t column, float factor, float* target) {
+  if (weight.format == Format::kInt8) return copy_quantised_row<T, Int8>(weight, column, factor, target);
+  if (weight.format == Format::kInt4) return copy_quantised_row<T, Int4>(weight, column, factor, target);
+  const T* block = reinterpret_cast<const T*>(weight.codes + column / kLanes * weight.block_bytes());
+  for (int64_t i = 0; i < weight.in_features; ++i)
+    target[i] = to_float(block[(i / kPerWord<T> * kLanes + column % kLanes) * kPerWord<T> + i % kPerWord<T>]) * factor;
 }
 
 }  // namespace trierarch

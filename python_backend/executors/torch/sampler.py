@@ -7,6 +7,7 @@ from collections.abc import Sequence as Rows
 from dataclasses import replace
 from typing import Final, TypeVar
 
+import numpy as np
 import torch
 
 from trierarch.python_backend.errors import ExecutorFailed, InvalidRequest, ServingError
@@ -43,13 +44,9 @@ class Sampler:
         """
         if not sequences:
             return []
-        is_sound = _is_sound(logits).tolist()
+        tokens, is_sound = _peaks(logits)
         is_possible = [True] * len(sequences)
-        tokens = [0] * len(sequences)
         greedy = [row for row, sequence in enumerate(sequences) if self._is_argmax(sequence)]
-        if greedy:
-            # argmax takes the first of equals: the lowest id.
-            _scatter(tokens, greedy, _rows(logits, greedy).argmax(1))
         for drawn in self._parts(sorted(set(range(len(sequences))).difference(greedy))):
             chosen = [sequences[row] for row in drawn]
             weights = self.weights(_rows(logits, drawn), chosen)
@@ -134,6 +131,17 @@ def draw(weights: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     total = held[:, -1]
     targets = torch.minimum((uniforms * total).to(torch.int64), total - 1)
     return torch.searchsorted(held, targets[:, None], right=True)[:, 0].clamp_(max=weights.shape[1] - 1)
+
+
+def _peaks(logits: torch.Tensor) -> tuple[list[int], list[bool]]:
+    """Each row's likeliest token, the lowest id of equals, and whether the row is sound as `_is_sound` says."""
+    if logits.device.type == "cpu":
+        # In a tenth of torch's time (docs/log.md). Both take NaN for the largest and the first of equals.
+        array = logits.numpy()
+        best = array.argmax(1)
+        peaks = np.take_along_axis(array, best[:, None], 1)[:, 0]
+        return best.tolist(), np.isfinite(peaks).tolist()
+    return logits.argmax(1).tolist(), _is_sound(logits).tolist()
 
 
 def _is_sound(logits: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ import torch
 
 from support.random_engine import random_weights, tiny_architecture, tiny_manifest
 from trierarch.builder import compile as kernels
-from trierarch.builder.manifest import Activation, Architecture, DType, Layer, Rope
+from trierarch.builder.manifest import GROUP_SIZE, Activation, Architecture, DType, Layer, Rope
 from trierarch.python_backend.executors.torch.attention_tile import BlockShape
 from trierarch.python_backend.executors.torch.compiled.abi import open_library
 from trierarch.python_backend.executors.torch.compiled.decoder import CompiledDecoder
@@ -22,6 +22,8 @@ from trierarch.python_backend.executors.torch.compiled.paged_batch import PagedB
 from trierarch.python_backend.executors.torch.input_batch import InputBatch
 from trierarch.python_backend.executors.torch.kv_arrays import KvArrays
 from trierarch.python_backend.executors.torch.model import Decoder
+from trierarch.python_backend.executors.torch.quantized_matrix import QuantizedMatrix
+from trierarch.python_backend.executors.torch.weights import TORCH_DTYPES
 from trierarch.python_backend.request import Request, SamplingParams
 from trierarch.python_backend.scheduling.plan import Plan, ScheduledSequence
 from trierarch.python_backend.sequence import Sequence
@@ -53,6 +55,16 @@ FLAGS: dict[str, dict[str, Any]] = {
 }
 
 
+# What quantised matrices want: inputs of theirs that are multiples of 32.
+QUANTIZED_FLAGS = {
+    "plain": {"intermediate_size": 96},
+    "long": {"hidden_size": 192, "intermediate_size": 672, "num_heads": 8},
+    "untied": {"intermediate_size": 96, "tie_embeddings": False},
+    "biases": {"intermediate_size": 96, **FLAGS["biases"]},
+    "gemma": {"intermediate_size": 96, **FLAGS["gemma"]},
+}
+
+
 def instruction_sets() -> Iterator[kernels.InstructionSet]:
     """This machine's best, and the plainest: the same source without a vector unit of that width."""
     yield kernels.best_instruction_set()
@@ -70,17 +82,44 @@ def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return open_library(path)
 
 
+def random_matrix(shape: tuple[int, int], bits: int) -> QuantizedMatrix:
+    """Random codes; elements are about as large as `random_weights` makes them."""
+    generator = torch.Generator().manual_seed(shape[0])
+    groups = (shape[0], shape[1] // GROUP_SIZE)
+    size = (0.5 + torch.rand(groups, generator=generator)) * shape[1] ** -0.5
+    if bits == 8:
+        codes = torch.randint(-128, 128, shape, generator=generator).to(torch.int8)
+        return QuantizedMatrix(codes, (size / 64).half(), None)
+    codes = torch.randint(0, 256, (shape[0], shape[1] // 2), generator=generator).to(torch.uint8)
+    offsets = size / 4 * -8 * (0.8 + 0.4 * torch.rand(groups, generator=generator))
+    return QuantizedMatrix(codes, (size / 4).half(), offsets.half())
+
+
+def is_quantized(weight: torch.Tensor | QuantizedMatrix) -> bool:
+    return isinstance(weight, QuantizedMatrix)
+
+
+def plain(weight: torch.Tensor | QuantizedMatrix, dtype: torch.dtype) -> torch.Tensor:
+    return weight.dequantize(dtype) if isinstance(weight, QuantizedMatrix) else weight.to(dtype)
+
+
 @dataclass
 class Case:
     """A model and some sequences whose blocks lie in disorder."""
 
     architecture: Architecture
     dtype: DType
-    weights: dict[str, torch.Tensor] = field(init=False)
+    bits: int | None = None
+    """Of the weights; None leaves them in `dtype`."""
+    weights: dict[str, torch.Tensor | QuantizedMatrix] = field(init=False)
     sequences: list[Sequence] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.weights = random_weights(self.architecture, self.dtype, seed=3)
+        self.weights = dict(random_weights(self.architecture, self.dtype, seed=3))
+        if self.bits is not None:
+            for name, weight in self.weights.items():
+                if len(weight.shape) == 2 and (name != "embed.weight" or self.architecture.tie_embeddings):
+                    self.weights[name] = random_matrix(tuple(weight.shape), self.bits)
         chance = random.Random(5)
         blocks = chance.sample(range(NUM_BLOCKS), NUM_BLOCKS)
         self.sequences = []
@@ -116,7 +155,8 @@ class Case:
 def eager_logits(case: Case, dtype: DType | None = None) -> torch.Tensor:
     """(sum of LENGTHS, vocab), each sequence in one piece; `dtype` computes the same weights in another type."""
     architecture, kv_cache = case.architecture, tiny_manifest(case.architecture, dtype or case.dtype).kv_cache
-    weights = {name: one.to(torch.float32) if dtype else one for name, one in case.weights.items()}
+    computed = TORCH_DTYPES[dtype or case.dtype]
+    weights = {name: plain(one, computed) if dtype or is_quantized(one) else one for name, one in case.weights.items()}
     kv = KvArrays(NUM_BLOCKS, architecture, kv_cache, CPU)
     model = Decoder(architecture, weights)
     shape = BlockShape(BLOCK_SIZE, architecture.num_kv_heads, kv.padding_block)
@@ -124,7 +164,7 @@ def eager_logits(case: Case, dtype: DType | None = None) -> torch.Tensor:
     logits = []
     for plan in case.plans(None):
         for item in plan.scheduled:
-            batch = InputBatch.build(Plan((item,)), windows, shape, weights["embed.weight"].dtype, CPU)
+            batch = InputBatch.build(Plan((item,)), windows, shape, computed, CPU)
             logits.append(model.logits(model.hidden(batch, kv)))
     return torch.cat(logits)
 
@@ -172,6 +212,41 @@ def test_bfloat16_is_no_further_from_float32_than_the_eager_decoder(
 @pytest.mark.parametrize("flags", ["plain", "windows", "gemma"])
 def test_no_bit_depends_on_batch_chunks_or_threads(library: ctypes.CDLL, flags: str, dtype: DType) -> None:
     case = Case(tiny_architecture(**HEADS | FLAGS[flags]), dtype)
+    whole = compiled_logits(library, case, seed=None)
+    assert torch.equal(compiled_logits(library, case, seed=1), whole)
+    assert torch.equal(compiled_logits(library, case, seed=2, num_threads=1), whole)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("flags", QUANTIZED_FLAGS.values(), ids=QUANTIZED_FLAGS)
+def test_quantised_float32_equals_the_eager_decoder_on_the_same_elements(
+    library: ctypes.CDLL, flags: dict[str, Any], bits: int
+) -> None:
+    case = Case(tiny_architecture(**HEADS | flags), DType.FLOAT32, bits)
+    logits = compiled_logits(library, case, seed=11)
+    assert relative_errors(logits, eager_logits(case)).max() < 1e-4
+    assert logits.std(dim=1).min() > 0.1
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("flags", QUANTIZED_FLAGS.values(), ids=QUANTIZED_FLAGS)
+def test_quantised_bfloat16_is_no_further_from_float32_than_the_eager_decoder(
+    library: ctypes.CDLL, flags: dict[str, Any], bits: int
+) -> None:
+    case = Case(tiny_architecture(**HEADS | flags), DType.BFLOAT16, bits)
+    exact = eager_logits(case, DType.FLOAT32)
+    ours = relative_errors(compiled_logits(library, case, seed=11), exact)
+    eager = relative_errors(eager_logits(case), exact)
+    assert ours.mean() < 1.1 * eager.mean()
+    assert ours.max() < 1.5 * eager.max()
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("dtype", [DType.FLOAT32, DType.BFLOAT16])
+def test_no_bit_of_a_quantised_decoder_depends_on_batch_chunks_or_threads(
+    library: ctypes.CDLL, dtype: DType, bits: int
+) -> None:
+    case = Case(tiny_architecture(**HEADS | QUANTIZED_FLAGS["long"]), dtype, bits)
     whole = compiled_logits(library, case, seed=None)
     assert torch.equal(compiled_logits(library, case, seed=1), whole)
     assert torch.equal(compiled_logits(library, case, seed=2, num_threads=1), whole)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+from enum import IntEnum
 from pathlib import Path
 from typing import Final
 
 from trierarch.builder.errors import EngineError
 
-ABI: Final = 1
+ABI: Final = 2
 """Raised on both sides when a struct or a function changes."""
 
 _Floats = ctypes.c_void_p
@@ -16,10 +17,33 @@ _Int = ctypes.c_int64
 _Float = ctypes.c_double
 
 
+class Format(IntEnum):
+    """Of a matrix's elements; the first two also of activations, the first three of keys and values."""
+
+    FLOAT32 = 0
+    BFLOAT16 = 1
+    INT8 = 2
+    INT4 = 3
+
+
+class MatrixStruct(ctypes.Structure):
+    """A matrix as the engine stores it, to be packed."""
+
+    _fields_ = (
+        ("format", _Int),
+        ("out_features", _Int),
+        ("in_features", _Int),
+        ("is_gated", _Int),
+        ("codes", ctypes.c_void_p),
+        ("scales", ctypes.c_void_p),
+        ("offsets", ctypes.c_void_p),
+    )
+
+
 class LinearStruct(ctypes.Structure):
     """A packed matrix and its bias."""
 
-    _fields_ = (("weight", ctypes.c_void_p), ("bias", _Floats))
+    _fields_ = (("format", _Int), ("weight", ctypes.c_void_p), ("bias", _Floats))
 
 
 class RopeStruct(ctypes.Structure):
@@ -52,6 +76,7 @@ class ModelStruct(ctypes.Structure):
 
     _fields_ = (
         ("element", _Int),
+        ("kv_element", _Int),
         ("hidden", _Int),
         ("intermediate", _Int),
         ("vocab", _Int),
@@ -79,6 +104,7 @@ class StepStruct(ctypes.Structure):
 
     _fields_ = (
         ("kv", ctypes.c_void_p),
+        ("kv_scales", _Floats),
         ("num_blocks", _Int),
         ("block_size", _Int),
         ("num_tokens", _Int),
@@ -92,8 +118,8 @@ class StepStruct(ctypes.Structure):
 
 
 _SIGNATURES: Final[dict[str, tuple[type | None, tuple[type, ...]]]] = {
-    "trierarch_packed_words": (_Int, (_Int, _Int, _Int, _Int)),
-    "trierarch_pack": (None, (_Int, ctypes.c_void_p, _Int, _Int, _Int, ctypes.c_void_p, _Int)),
+    "trierarch_packed_bytes": (_Int, (ctypes.POINTER(MatrixStruct),)),
+    "trierarch_pack": (None, (ctypes.POINTER(MatrixStruct), ctypes.c_void_p, _Int)),
     "trierarch_decoder_new": (ctypes.c_void_p, (ctypes.POINTER(ModelStruct), _Int)),
     "trierarch_decoder_free": (None, (ctypes.c_void_p,)),
     "trierarch_decoder_hidden": (_Int, (ctypes.c_void_p, ctypes.POINTER(StepStruct), ctypes.c_void_p)),

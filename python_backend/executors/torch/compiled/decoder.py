@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from collections.abc import Callable, Mapping
 from typing import Final
 
 import torch
@@ -12,19 +11,18 @@ import torch
 from trierarch.builder.errors import ResourceError
 from trierarch.builder.manifest import Activation, Architecture, DType, Layer
 from trierarch.python_backend.executors.torch.compiled.abi import (
+    Format,
     LayerStruct,
-    LinearStruct,
     ModelStruct,
     RopeStruct,
     StepStruct,
 )
-from trierarch.python_backend.executors.torch.compiled.arena import Arena, aligned
+from trierarch.python_backend.executors.torch.compiled.packer import Packer, Release, Weights
 from trierarch.python_backend.executors.torch.compiled.paged_batch import PagedBatch
 from trierarch.python_backend.executors.torch.kv_arrays import KvArrays
 
-Weights = Mapping[str, torch.Tensor]
-
-_ELEMENTS: Final = {DType.FLOAT32: 0, DType.BFLOAT16: 1}
+_ELEMENTS: Final = {DType.FLOAT32: Format.FLOAT32, DType.BFLOAT16: Format.BFLOAT16}
+_TORCH_DTYPES: Final = {DType.FLOAT32: torch.float32, DType.BFLOAT16: torch.bfloat16}
 _ACTIVATIONS: Final = {Activation.SILU: 0, Activation.GELU_TANH: 1}
 _LINEARS: Final = ("qkv", "o", "gate_up", "down")
 
@@ -39,7 +37,7 @@ class CompiledDecoder:
         dtype: DType,
         weights: Weights,
         num_threads: int,
-        release: Callable[[torch.Tensor], None] = lambda weight: None,
+        release: Release = lambda weight: None,
     ) -> None:
         """Pack the weights (as `load_weights` returns them) for the kernels; `release` gets each matrix once packed.
 
@@ -48,7 +46,7 @@ class CompiledDecoder:
         """
         self._library = library
         self._architecture = architecture
-        packer = _Packer(library, _ELEMENTS[dtype], weights, num_threads, release)
+        packer = Packer(library, _ELEMENTS[dtype], weights, num_threads, release)
         model = _model_struct(architecture, dtype, weights, packer)
         self._kept = packer.kept
         handle = library.trierarch_decoder_new(ctypes.byref(model), num_threads)
@@ -88,78 +86,16 @@ class CompiledDecoder:
             raise MemoryError("no room for the step's working memory")
 
 
-class _Packer:
-    """Lays matrices out for the kernels and keeps alive what the kernels point to."""
-
-    def __init__(
-        self,
-        library: ctypes.CDLL,
-        element: int,
-        weights: Weights,
-        num_threads: int,
-        release: Callable[[torch.Tensor], None],
-    ) -> None:
-        self._library = library
-        self._release = release
-        self._element = element
-        self._num_threads = num_threads
-        self._weights = weights
-        self.kept: list[torch.Tensor | Arena] = []
-        """What must live as long as the decoder."""
-        self._num_bytes = {
-            name: self._packed_bytes(name, weight) for name, weight in weights.items() if _is_packed(name, weights)
-        }
-        self._arena = Arena(sum(map(aligned, self._num_bytes.values())))
-        self.kept.append(self._arena)
-
-    def linear(self, name: str) -> LinearStruct:
-        """Pack `name`.weight; its bias comes along as float32."""
-        full_name = f"{name}.weight"
-        weight = self._weights[full_name].contiguous()
-        address = self._arena.take(self._num_bytes[full_name])
-        rows, columns = weight.shape
-        self._library.trierarch_pack(
-            self._element, weight.data_ptr(), rows, columns, _is_gated(full_name), address, self._num_threads
-        )
-        self._release(weight)
-        return LinearStruct(weight=address, bias=self.floats(f"{name}.bias"))
-
-    def floats(self, name: str) -> int | None:
-        """Address of a small weight in float32, None where there is none."""
-        weight = self._weights.get(name)
-        return None if weight is None else self.keep(weight.float())
-
-    def keep(self, weight: torch.Tensor) -> int:
-        """Address of a weight as it is."""
-        kept = weight.contiguous().clone()
-        self.kept.append(kept)
-        return kept.data_ptr()
-
-    def _packed_bytes(self, name: str, weight: torch.Tensor) -> int:
-        rows, columns = weight.shape
-        return 4 * int(self._library.trierarch_packed_words(self._element, rows, columns, _is_gated(name)))
-
-
-def _is_packed(name: str, weights: Weights) -> bool:
-    if name == "embed.weight":
-        return "lm_head.weight" not in weights  # tied: the packed head serves look-ups too
-    return weights[name].ndim == 2
-
-
-def _is_gated(name: str) -> bool:
-    return name.endswith("gate_up.weight")
-
-
-def _model_struct(architecture: Architecture, dtype: DType, weights: Weights, packer: _Packer) -> ModelStruct:
+def _model_struct(architecture: Architecture, dtype: DType, weights: Weights, packer: Packer) -> ModelStruct:
     layers = [_layer_struct(layer, f"layers.{index}.", packer) for index, layer in enumerate(architecture.layers)]
     ropes = [
         RopeStruct(packer.floats(f"rope.{index}.inv_freq"), rope.rotary_dim, rope.attention_factor)
         for index, rope in enumerate(architecture.ropes)
     ]
-    embedding = weights["embed.weight"]
     is_tied = architecture.tie_embeddings
     return ModelStruct(
         element=_ELEMENTS[dtype],
+        kv_element=_ELEMENTS[dtype],
         hidden=architecture.hidden_size,
         intermediate=architecture.intermediate_size,
         vocab=architecture.vocab_size,
@@ -174,16 +110,16 @@ def _model_struct(architecture: Architecture, dtype: DType, weights: Weights, pa
         attention_softcap=architecture.attention_softcap or 0.0,
         logit_softcap=architecture.logit_softcap or 0.0,
         # Rounded as the reference rounds it: in bfloat16, 576 ** 0.5 is 24.
-        embedding_scale=torch.tensor(architecture.embedding_scale, dtype=embedding.dtype).item(),
+        embedding_scale=torch.tensor(architecture.embedding_scale, dtype=_TORCH_DTYPES[dtype]).item(),
         layers=(LayerStruct * len(layers))(*layers),
         ropes=(RopeStruct * len(ropes))(*ropes),
         norm=packer.floats("norm.weight"),
-        embedding=None if is_tied else packer.keep(embedding),
+        embedding=None if is_tied else packer.address("embed.weight"),
         lm_head=packer.linear("embed" if is_tied else "lm_head"),
     )
 
 
-def _layer_struct(layer: Layer, prefix: str, packer: _Packer) -> LayerStruct:
+def _layer_struct(layer: Layer, prefix: str, packer: Packer) -> LayerStruct:
     norms = {
         name: packer.floats(f"{prefix}{name}.weight")
         for name in ("attn_norm", "q_norm", "k_norm", "post_attn_norm", "mlp_norm", "post_mlp_norm")
