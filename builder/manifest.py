@@ -31,8 +31,9 @@ groups of GROUP_SIZE; an element is scale * code, plus the group's offset where 
     X.scales   (out_features, in_features / GROUP_SIZE) of float16
     X.offsets  likewise; int4 only
 
-Quantised are qkv, o, gate_up, down, and the matrix that makes the logits: lm_head, or embed where `tie_embeddings`
-(always as int8: it is the most sensitive, and look-ups read it too). Biases, norms and routers never are.
+Quantised may be qkv, o, gate_up, down (of experts too, with their leading axis), and the matrix that makes the logits:
+lm_head, or embed where `tie_embeddings` (as int8 where int8 or int4 is asked for: it is the most sensitive, and look-ups
+read it too; with `source`, as the checkpoint has it). Biases, norms, routers and an untied embed never are.
 
 Rotary embeddings rotate halves (Hugging Face's convention): element j pairs with j + rotary_dim / 2. The builder
 resolves every scaling rule (linear, llama3, yarn, longrope) into `inv_freq` and `attention_factor`, which multiplies
@@ -171,6 +172,12 @@ class Architecture(Frozen):
         """Decoder layers."""
         return len(self.layers)
 
+    def may_quantize(self, name: str) -> bool:
+        """Whether a weight, by its name above, may be stored as codes."""
+        if name in ("embed.weight", "lm_head.weight"):
+            return (name == "embed.weight") is self.tie_embeddings
+        return name.endswith((".qkv.weight", ".o.weight", ".gate_up.weight", ".down.weight"))
+
     def kv_bytes_per_token(self, dtype: DType) -> int:
         """Bytes of keys and values that one token holds over all layers."""
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * dtype.num_bytes
@@ -236,6 +243,10 @@ class Quantization(Frozen):
     """How the weights are quantised, and what that cost."""
 
     weights: WeightType
+    num_int8: int = Field(default=0, ge=0)
+    """Matrices stored as int8; so with the next two, of all that may be quantised."""
+    num_int4: int = Field(default=0, ge=0)
+    num_unquantized: int = Field(default=0, ge=0)
     accuracy: Accuracy | None = None
     """None where it was not measured, because the user asked for that."""
 

@@ -7,12 +7,16 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional
 
+from trierarch.python_backend.executors.torch.quantized_matrix import QuantizedMatrix
+
 Linear = Callable[[torch.Tensor], torch.Tensor]
 """x: (rows, in_features) → (rows, out_features), in x's type."""
 
 
-def make_linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> Linear:
+def make_linear(weight: torch.Tensor | QuantizedMatrix, bias: torch.Tensor | None = None) -> Linear:
     """The fastest linear layer for where `weight` (out_features, in_features) lies and what type it has."""
+    if isinstance(weight, QuantizedMatrix):
+        return QuantizedLinear(weight, bias)
     if weight.device.type == "cpu" and weight.dtype is torch.bfloat16 and _has_onednn_bfloat16():
         return OneDnnLinear(weight, bias)
     return PlainLinear(weight, bias)
@@ -28,6 +32,18 @@ class PlainLinear:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x @ weight.T + bias."""
         return functional.linear(x, self._weight, self._bias)
+
+
+class QuantizedLinear:
+    """The reference for codes: slow and obvious, on any device, since every call makes the matrix anew in x's type."""
+
+    def __init__(self, weight: QuantizedMatrix, bias: torch.Tensor | None = None) -> None:
+        self._weight = weight
+        self._bias = bias
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """x @ weight.T + bias."""
+        return functional.linear(x, self._weight.dequantize(x.dtype), self._bias)
 
 
 class OneDnnLinear:

@@ -2,49 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
-from torch.nn import functional
 
 from trierarch.builder.manifest import Architecture, Layer
 from trierarch.python_backend.executors.torch.attention import Attention
+from trierarch.python_backend.executors.torch.embedding import Embedding
 from trierarch.python_backend.executors.torch.input_batch import InputBatch
 from trierarch.python_backend.executors.torch.kv_arrays import KvArrays, LayerKv
 from trierarch.python_backend.executors.torch.linear import Linear, make_linear
 from trierarch.python_backend.executors.torch.mlp import GatedMlp
 from trierarch.python_backend.executors.torch.moe import MoeMlp
 from trierarch.python_backend.executors.torch.norm import RmsNorm
+from trierarch.python_backend.executors.torch.quantized_matrix import QuantizedMatrix
 from trierarch.python_backend.executors.torch.rope import RotaryEmbedding, Rotation
-
-Weights = Mapping[str, torch.Tensor]
+from trierarch.python_backend.executors.torch.weights import Weights
 
 
 class Decoder:
     """Token ids → hidden states → logits. Reads and writes the KV arrays; holds no state of a sequence."""
 
-    def __init__(self, architecture: Architecture, weights: Weights) -> None:
-        """weights: as `load_weights` returns them."""
+    def __init__(self, architecture: Architecture, weights: Weights, dtype: torch.dtype) -> None:
+        """weights: as `load_weights` returns them. dtype: of activations."""
         self._architecture = architecture
-        self._embedding = weights["embed.weight"]
-        # Rounded as the reference rounds it: in bfloat16, 576 ** 0.5 is 24.
-        self._embedding_scale = torch.tensor(architecture.embedding_scale, dtype=self._embedding.dtype).item()
+        outer = _Scope(weights, "")
+        self._embed = Embedding(weights["embed.weight"], architecture.embedding_scale, dtype)
         self._ropes = tuple(
-            RotaryEmbedding(weights[f"rope.{index}.inv_freq"], rope.attention_factor)
+            RotaryEmbedding(outer.tensor(f"rope.{index}.inv_freq"), rope.attention_factor)
             for index, rope in enumerate(architecture.ropes)
         )
         self._layers = tuple(
             DecoderLayer(architecture, layer, _Scope(weights, f"layers.{index}."))
             for index, layer in enumerate(architecture.layers)
         )
-        self._norm = RmsNorm(weights["norm.weight"], architecture.norm_eps)
-        self._lm_head = make_linear(self._embedding if architecture.tie_embeddings else weights["lm_head.weight"])
+        self._norm = outer.norm("norm", architecture)
+        self._lm_head = outer.linear("embed" if architecture.tie_embeddings else "lm_head")
 
     def hidden(self, batch: InputBatch, kv: KvArrays) -> torch.Tensor:
         """Run the layers, storing the batch's keys and values. Returns (num_tokens, hidden), before the last norm."""
-        x = functional.embedding(batch.token_ids, self._embedding)
-        if self._embedding_scale != 1.0:
-            x = x * self._embedding_scale
+        x = self._embed(batch.token_ids)
         rotations = [rope(batch.positions, x.dtype) for rope in self._ropes]
         for layer, layer_kv in zip(self._layers, kv.layers, strict=True):
             x = layer(x, batch, layer_kv, rotations)
@@ -102,11 +97,19 @@ class _Scope:
         self._weights = weights
         self._prefix = prefix
 
-    def tensor(self, name: str) -> torch.Tensor:
+    def matrix(self, name: str) -> torch.Tensor | QuantizedMatrix:
         return self._weights[self._prefix + name]
 
+    def tensor(self, name: str) -> torch.Tensor:
+        weight = self.matrix(name)
+        assert isinstance(weight, torch.Tensor), f"{name} is never quantised"
+        return weight
+
     def linear(self, name: str) -> Linear:
-        return make_linear(self.tensor(f"{name}.weight"), self._weights.get(f"{self._prefix}{name}.bias"))
+        bias = f"{name}.bias"
+        return make_linear(
+            self.matrix(f"{name}.weight"), self.tensor(bias) if self._prefix + bias in self._weights else None
+        )
 
     def norm(self, name: str, architecture: Architecture) -> RmsNorm:
         return RmsNorm(self.tensor(f"{name}.weight"), architecture.norm_eps)
@@ -124,6 +127,9 @@ def _mlp(architecture: Architecture, scope: _Scope) -> GatedMlp:
 
 def _moe(architecture: Architecture, scope: _Scope) -> MoeMlp:
     assert architecture.moe is not None
-    matrices = zip(scope.tensor("experts.gate_up.weight"), scope.tensor("experts.down.weight"), strict=True)
-    experts = [GatedMlp(make_linear(gate_up), make_linear(down), architecture.activation) for gate_up, down in matrices]
+    matrices = (scope.matrix(f"experts.{name}.weight").unbind() for name in ("gate_up", "down"))
+    experts = [
+        GatedMlp(make_linear(gate_up), make_linear(down), architecture.activation)
+        for gate_up, down in zip(*matrices, strict=True)
+    ]
     return MoeMlp(scope.linear("router"), experts, architecture.moe)

@@ -11,7 +11,10 @@ from trierarch.builder.manifest import GROUP_SIZE
 
 @dataclass(frozen=True, slots=True)
 class QuantizedMatrix:
-    """A linear weight; an element is scale * code, plus the group's offset where there is one."""
+    """A linear weight; an element is scale * code, plus the group's offset where there is one.
+
+    Experts stand one behind the other on one more leading axis, until `unbind` parts them.
+    """
 
     codes: torch.Tensor  # int8: (out_features, in_features) int8; int4: (out_features, in_features / 2) uint8
     scales: torch.Tensor  # (out_features, in_features / GROUP_SIZE) float16
@@ -25,12 +28,16 @@ class QuantizedMatrix:
     @property
     def shape(self) -> tuple[int, ...]:
         """(out_features, in_features)."""
-        rows, num_groups = self.scales.shape
-        return rows, num_groups * GROUP_SIZE
+        return *self.scales.shape[:-1], self.scales.shape[-1] * GROUP_SIZE
 
     def dequantize(self, dtype: torch.dtype) -> torch.Tensor:
         """The elements, (out_features, in_features), worked out in float32."""
         return _dequantize(self.codes, self.scales, self.offsets).to(dtype)
+
+    def unbind(self) -> list[QuantizedMatrix]:
+        """Each expert's own matrix."""
+        offsets = [None] * len(self.codes) if self.offsets is None else self.offsets.unbind()
+        return [QuantizedMatrix(*one) for one in zip(self.codes.unbind(), self.scales.unbind(), offsets, strict=True)]
 
     def rows(self, indices: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Some rows of the elements. indices: (n) int64 → (n, in_features)."""

@@ -19,7 +19,7 @@ from trierarch.python_backend.executors.torch.input_batch import InputBatch
 from trierarch.python_backend.executors.torch.kv_arrays import KvArrays
 from trierarch.python_backend.executors.torch.machine import drop_mapped_pages
 from trierarch.python_backend.executors.torch.model import Decoder
-from trierarch.python_backend.executors.torch.weights import TORCH_DTYPES, load_weights
+from trierarch.python_backend.executors.torch.weights import TORCH_DTYPES, Weights, load_weights
 from trierarch.python_backend.scheduling.plan import Plan, ScheduledSequence
 
 logger = logging.getLogger(__name__)
@@ -66,13 +66,13 @@ def open_model(engine: Path, manifest: EngineManifest, device: torch.device) -> 
 class EagerModel:
     """Torch's own operators, on any device."""
 
-    def __init__(self, manifest: EngineManifest, weights: dict[str, torch.Tensor], device: torch.device) -> None:
+    def __init__(self, manifest: EngineManifest, weights: Weights, device: torch.device) -> None:
         self._architecture = manifest.architecture
         self._block_size = manifest.kv_cache.block_size
         self._windows = frozenset(layer.window for layer in manifest.architecture.layers)
         self._dtype = TORCH_DTYPES[manifest.dtype]
         self._device = device
-        self._decoder = Decoder(manifest.architecture, weights)
+        self._decoder = Decoder(manifest.architecture, weights, self._dtype)
 
     def compute(self, plan: Plan, kv: KvArrays) -> StepRows:
         """See StepModel.compute."""
@@ -90,7 +90,7 @@ class EagerModel:
 class CompiledModel:
     """The engine's compiled kernels. They read no slot that was not written, so blocks need no clearing."""
 
-    def __init__(self, library: Path, manifest: EngineManifest, weights: dict[str, torch.Tensor]) -> None:
+    def __init__(self, library: Path, manifest: EngineManifest, weights: Weights) -> None:
         """weights: as `load_weights` maps them. Packed copies take their place in memory, so their pages go."""
         self._block_size = manifest.kv_cache.block_size
         num_threads = torch.get_num_threads()

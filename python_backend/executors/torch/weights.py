@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import safetensors
 import torch
 
 from trierarch.builder.errors import EngineError
-from trierarch.builder.manifest import WEIGHTS_NAME, Architecture, DType, EngineManifest, Layer
+from trierarch.builder.manifest import GROUP_SIZE, WEIGHTS_NAME, Architecture, DType, EngineManifest, Layer
+from trierarch.python_backend.executors.torch.quantized_matrix import QuantizedMatrix
+
+Weights = Mapping[str, torch.Tensor | QuantizedMatrix]
+"""By the names in `builder/manifest.py`; a quantised matrix goes by the name it has unquantised."""
 
 TORCH_DTYPES: Final = {
     DType.FLOAT32: torch.float32,
@@ -21,28 +25,54 @@ _SAFETENSORS_DTYPES: Final = {DType.FLOAT32: "F32", DType.BFLOAT16: "BF16", DTyp
 _REBUILD: Final = "rebuild the engine with: trierarch build"
 
 
-def load_weights(engine: Path, manifest: EngineManifest, device: torch.device) -> dict[str, torch.Tensor]:
+def load_weights(engine: Path, manifest: EngineManifest, device: torch.device) -> Weights:
     """Every weight by the name `builder/manifest.py` gives it; on the CPU they are views of the mapped file.
 
     Raises:
         EngineError: the file is missing or corrupt, or differs from the manifest in a name, a shape or a type.
     """
     path = engine / WEIGHTS_NAME
-    expected = weight_shapes(manifest.architecture)
+    shapes = weight_shapes(manifest.architecture)
     try:
         with safetensors.safe_open(path, framework="pt", device=str(device)) as file:
-            _check_names(path, expected.keys(), file.keys())
-            for name, shape in expected.items():
+            present = frozenset(file.keys())
+            stored = {name: _stored_as(name, shape, manifest, present) for name, shape in shapes.items()}
+            wanted = {name: entry for entries in stored.values() for name, entry in entries.items()}
+            _check_names(path, wanted.keys(), present)
+            for name, (dtype, shape) in wanted.items():
                 header = file.get_slice(name)
-                found = (tuple(header.get_shape()), header.get_dtype())
-                wanted = (shape, _SAFETENSORS_DTYPES[_dtype(name, manifest.dtype)])
-                if found != wanted:
+                found = (header.get_dtype(), tuple(header.get_shape()))
+                if found != (dtype, shape):
                     raise EngineError(
-                        f"{path}: {name} is {found[1]} {found[0]}, the manifest says {wanted[1]} {wanted[0]}; {_REBUILD}"
+                        f"{path}: {name} is {found[0]} {found[1]}, the manifest says {dtype} {shape}; {_REBUILD}"
                     )
-            return {name: file.get_tensor(name) for name in expected}
+            return {name: _read(file, list(entries)) for name, entries in stored.items()}
     except (OSError, safetensors.SafetensorError) as error:
         raise EngineError(f"{path} cannot be read ({error}); {_REBUILD}") from error
+
+
+def _stored_as(
+    name: str, shape: tuple[int, ...], manifest: EngineManifest, present: Collection[str]
+) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Name -> (type, shape) of the tensors that hold a weight: itself, or what quantised it."""
+    stem = name.removesuffix(".weight")
+    *rows, in_features = shape
+    may_quantize = manifest.architecture.may_quantize(name) and in_features % GROUP_SIZE == 0
+    if manifest.quantization is None or not may_quantize or f"{stem}.codes" not in present:
+        return {name: (_SAFETENSORS_DTYPES[_dtype(name, manifest.dtype)], shape)}
+    groups = ("F16", (*rows, in_features // GROUP_SIZE))
+    if f"{stem}.offsets" not in present:
+        return {f"{stem}.codes": ("I8", shape), f"{stem}.scales": groups}
+    return {f"{stem}.codes": ("U8", (*rows, in_features // 2)), f"{stem}.scales": groups, f"{stem}.offsets": groups}
+
+
+def _read(file: Any, names: list[str]) -> torch.Tensor | QuantizedMatrix:
+    tensors = [file.get_tensor(name) for name in names]
+    if len(tensors) == 1:
+        weight: torch.Tensor = tensors[0]
+        return weight
+    codes, scales, *offsets = tensors
+    return QuantizedMatrix(codes, scales, offsets[0] if offsets else None)
 
 
 def weight_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:

@@ -8,7 +8,16 @@ import torch
 
 from support.random_engine import random_weights, tiny_architecture, tiny_manifest, write_weights
 from trierarch.builder.errors import EngineError
-from trierarch.builder.manifest import WEIGHTS_NAME, DType, Layer, Moe
+from trierarch.builder.manifest import (
+    WEIGHTS_NAME,
+    DType,
+    EngineManifest,
+    Layer,
+    Moe,
+    Quantization,
+    WeightType,
+)
+from trierarch.python_backend.executors.torch.quantized_matrix import QuantizedMatrix
 from trierarch.python_backend.executors.torch.weights import load_weights, weight_shapes
 
 CPU = torch.device("cpu")
@@ -22,7 +31,9 @@ def test_loads_what_was_written(tmp_path: Path, dtype: DType) -> None:
     write_weights(tmp_path, weights)
     loaded = load_weights(tmp_path, tiny_manifest(architecture, dtype), CPU)
     assert loaded.keys() == weights.keys()
-    assert all(torch.equal(loaded[name], weights[name]) for name in weights)
+    for name, weight in loaded.items():
+        assert isinstance(weight, torch.Tensor)
+        assert torch.equal(weight, weights[name])
 
 
 def _drop(weights: Weights) -> None:
@@ -90,3 +101,65 @@ def test_every_flag_brings_its_tensors() -> None:
         added = weight_shapes(tiny_architecture(**changes)).keys() - plain
         assert {name.removeprefix("layers.1.") for name in added if name.startswith("layers.1.")} == names
     assert weight_shapes(tiny_architecture(tie_embeddings=False)).keys() - plain == {"lm_head.weight"}
+
+
+def quantized_weights() -> Weights:
+    """The tiny engine's weights with codes for layer 0's o (int4) and layer 1's qkv (int8)."""
+    weights = random_weights(tiny_architecture())
+    del weights["layers.0.o.weight"], weights["layers.1.qkv.weight"]
+    return weights | {
+        "layers.0.o.codes": torch.randint(256, (32, 16), dtype=torch.uint8),
+        "layers.0.o.scales": torch.rand(32, 1).half(),
+        "layers.0.o.offsets": torch.randn(32, 1).half(),
+        "layers.1.qkv.codes": torch.randint(-127, 128, (64, 32), dtype=torch.int8),
+        "layers.1.qkv.scales": torch.rand(64, 1).half(),
+    }
+
+
+def quantized_manifest() -> EngineManifest:
+    quantization = Quantization(weights=WeightType.SOURCE)
+    return tiny_manifest(tiny_architecture()).model_copy(update={"quantization": quantization})
+
+
+def test_codes_come_as_one_matrix_under_the_weight_s_own_name(tmp_path: Path) -> None:
+    weights = quantized_weights()
+    write_weights(tmp_path, weights)
+    loaded = load_weights(tmp_path, quantized_manifest(), CPU)
+    assert loaded.keys() == weight_shapes(tiny_architecture()).keys()
+    for name, bits in (("layers.0.o", 4), ("layers.1.qkv", 8)):
+        matrix = loaded[f"{name}.weight"]
+        assert isinstance(matrix, QuantizedMatrix)
+        assert matrix.bits == bits
+        assert matrix.shape == weight_shapes(tiny_architecture())[f"{name}.weight"]
+        assert torch.equal(matrix.codes, weights[f"{name}.codes"])
+        assert torch.equal(matrix.scales, weights[f"{name}.scales"])
+    assert isinstance(loaded["layers.0.qkv.weight"], torch.Tensor)
+
+
+def test_codes_without_a_word_in_the_manifest_are_refused(tmp_path: Path) -> None:
+    write_weights(tmp_path, quantized_weights())
+    with pytest.raises(EngineError, match=r"lacks layers.0.o.weight .*rebuild"):
+        load_weights(tmp_path, tiny_manifest(tiny_architecture()), CPU)
+
+
+@pytest.mark.parametrize(
+    "spoiled, message",
+    [
+        ({"layers.0.o.codes": torch.zeros(32, 32, dtype=torch.uint8)}, r"o.codes is U8 \(32, 32\), .* U8 \(32, 16\)"),
+        ({"layers.0.o.codes": torch.zeros(32, 16, dtype=torch.int8)}, r"o.codes is I8 \(32, 16\), .* U8 \(32, 16\)"),
+        ({"layers.0.o.offsets": torch.zeros(32, 2).half()}, r"o.offsets is F16 \(32, 2\), .* F16 \(32, 1\)"),
+        ({"layers.1.qkv.scales": torch.zeros(64, 1)}, r"qkv.scales is F32 \(64, 1\), .* F16 \(64, 1\)"),
+        ({"layers.1.qkv.scales": None}, "lacks layers.1.qkv.scales"),
+        ({"layers.1.qkv.weight": torch.zeros(64, 32)}, "has layers.1.qkv.weight"),
+        ({"layers.1.norm.codes": torch.zeros(1, 32, dtype=torch.int8)}, "has layers.1.norm.codes"),
+        (
+            {"layers.1.down.weight": None, "layers.1.down.codes": torch.zeros(32, 48).char()},
+            "lacks layers.1.down.weight",
+        ),
+    ],
+)
+def test_foreign_codes_are_named(tmp_path: Path, spoiled: dict[str, torch.Tensor | None], message: str) -> None:
+    merged = quantized_weights() | spoiled
+    write_weights(tmp_path, {name: weight for name, weight in merged.items() if weight is not None})
+    with pytest.raises(EngineError, match=f"{message}.*rebuild"):
+        load_weights(tmp_path, quantized_manifest(), CPU)
