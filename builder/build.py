@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
+from collections.abc import Iterable
 from importlib.metadata import version
 
 import torch
@@ -19,19 +21,21 @@ from trierarch.builder.manifest import (
     MANIFEST_NAME,
     TOKENIZER_NAME,
     WEIGHTS_NAME,
+    Architecture,
     BuiltWith,
     DType,
     EngineManifest,
     FileDigest,
     KvCache,
     Limits,
+    Quantization,
     Requires,
     Target,
 )
 from trierarch.builder.progress import NoProgress, Progress
 from trierarch.builder.source import open_checkpoint
 from trierarch.builder.staging import staged_directory, write_file
-from trierarch.builder.weights import plan_weights
+from trierarch.builder.weights import Weight, plan_weights
 from trierarch.builder.weights_file import file_size, write_weights
 
 
@@ -51,7 +55,7 @@ def build(config: BuildConfig, progress: Progress | None = None) -> EngineManife
     checkpoint = open_checkpoint(config.model, progress)
     dtype = config.dtype or machine.default_dtype()
     decoder = read_decoder(checkpoint.config, config.max_seq_len)
-    weights = plan_weights(decoder, checkpoint, dtype)
+    weights = plan_weights(decoder, checkpoint, dtype, config.quantization)
     tokenizer = checkpoint.tokenizer(decoder.architecture.vocab_size)
     limits, kv_cache = _limits(config, decoder), _kv_cache(config, decoder, dtype)
     kernels = compile_kernels(decoder.architecture, dtype, progress) if config.compile else None
@@ -74,6 +78,7 @@ def build(config: BuildConfig, progress: Progress | None = None) -> EngineManife
             source_quantization=checkpoint.quantization,
             architecture=decoder.architecture,
             dtype=dtype,
+            quantization=_quantization(config, weights, decoder.architecture),
             limits=limits,
             kv_cache=kv_cache,
             tokens=tokenizer.tokens,
@@ -82,6 +87,18 @@ def build(config: BuildConfig, progress: Progress | None = None) -> EngineManife
         )
         write_file(staging / MANIFEST_NAME, manifest.to_json().encode())
     return manifest
+
+
+def _quantization(config: BuildConfig, weights: Iterable[Weight], architecture: Architecture) -> Quantization | None:
+    if config.quantization is None:
+        return None
+    matrices = Counter(weight.bits for weight in weights if architecture.may_quantize(weight.name))
+    return Quantization(
+        weights=config.quantization,
+        num_int8=matrices[8],
+        num_int4=matrices[4],
+        num_unquantized=matrices[None],
+    )
 
 
 def _limits(config: BuildConfig, decoder: Decoder) -> Limits:

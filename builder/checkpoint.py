@@ -11,6 +11,8 @@ from trierarch.builder.manifest import Tokens
 if TYPE_CHECKING:
     import torch
 
+    from trierarch.builder.codes import Codes
+
 PICKLED_SUFFIXES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 """Formats that run code when they are read; they are refused whatever they hold."""
 
@@ -49,6 +51,11 @@ class Checkpoint(Protocol):
         ...
 
     @property
+    def code_bits(self) -> Mapping[str, int]:
+        """Bits of a code, by name, of the tensors that `load_codes` can give as they are stored."""
+        ...
+
+    @property
     def has_folded_norms(self) -> bool:
         """Whether a norm that multiplies by 1 + w is stored as that sum."""
         ...
@@ -58,6 +65,14 @@ class Checkpoint(Protocol):
 
         Raises:
             CheckpointError: its bytes cannot be read, or are of a type that is not floating.
+        """
+        ...
+
+    def load_codes(self, name: str) -> Codes:
+        """One tensor of `code_bits`, its rows in the same order as `load` gives them.
+
+        Raises:
+            CheckpointError: its scales are not finite.
         """
         ...
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field
 
-from trierarch.builder.manifest import DType, Frozen, KvCache, Limits, PositiveInt, Target
+from trierarch.builder.manifest import DType, Frozen, KvCache, Limits, PositiveInt, Target, WeightType
 
 DEFAULT_MAX_SEQ_LEN: Final = 8192
 """A window longer than this is asked for, since the scheduler promises that any one sequence may fill it."""
@@ -26,6 +26,8 @@ class BuildConfig(Frozen):
     target: Target = Target.TORCH
     dtype: DType | None = None
     """Of weights, activations and KV; None takes what this machine is fast at (`machine.default_dtype`)."""
+    quantization: WeightType | None = None
+    """Of weights; None leaves them in `dtype`."""
     name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)
     """The engine's name; None takes the checkpoint's."""
     max_batch_size: PositiveInt = _default(Limits, "max_batch_size")

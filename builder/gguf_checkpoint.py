@@ -1,4 +1,4 @@
-"""A GGUF file: weights dequantised on the way in, configuration and tokenizer from its metadata."""
+"""A GGUF file: weights dequantised on the way in or kept as codes, configuration and tokenizer from its metadata."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from trierarch.builder.architectures import FAMILIES, Sources
 from trierarch.builder.checkpoint import TokenizerFiles
+from trierarch.builder.codes import Codes
 from trierarch.builder.errors import CheckpointError
+from trierarch.builder.gguf_codes import CODE_BITS, read_codes
 from trierarch.builder.gguf_config import find_kind, synthesize_config
 from trierarch.builder.gguf_tokenizer import read_gguf_tokenizer
 from trierarch.builder.hf_config import HfConfig
@@ -134,6 +136,12 @@ class GgufCheckpoint:
             for name, one in self._stored.items()
         }
 
+    @cached_property
+    def code_bits(self) -> Mapping[str, int]:
+        """Those of a type that an engine can keep."""
+        types = {name: one.tensor.tensor_type.name for name, one in self._stored.items()}
+        return {name: CODE_BITS[tensor_type] for name, tensor_type in types.items() if tensor_type in CODE_BITS}
+
     @property
     def quantization(self) -> str | None:
         """The type that most of the tensors with more than one dimension are stored in."""
@@ -143,11 +151,17 @@ class GgufCheckpoint:
     def load(self, name: str) -> torch.Tensor:
         """One tensor as float32, its rows in the order Hugging Face has them."""
         stored = self._stored[name]
-        array = _dequantize(stored.tensor, stored.expert)
-        if stored.num_heads is not None:
-            pairs = array.reshape(stored.num_heads, -1, 2, *array.shape[1:])
-            array = pairs.swapaxes(1, 2).reshape(array.shape)
-        return torch.from_numpy(np.require(array, np.float32, ["C", "W"]))
+        values = torch.from_numpy(np.require(_dequantize(stored.tensor, stored.expert), np.float32, ["C", "W"]))
+        return values if stored.num_heads is None else values[_halves(len(values), stored.num_heads)]
+
+    def load_codes(self, name: str) -> Codes:
+        """Its codes, scales and offsets just as they are stored, rows in the order Hugging Face has them."""
+        stored = self._stored[name]
+        data = stored.tensor.data if stored.expert is None else stored.tensor.data[stored.expert]
+        read = read_codes(stored.tensor.tensor_type.name, data)
+        if not all(one.isfinite().all() for one in (read.scales, read.offsets) if one is not None):
+            raise CheckpointError(f"{name} holds a scale that is not finite; download the checkpoint again")
+        return read if stored.num_heads is None else read.rows(_halves(len(data), stored.num_heads))
 
     def tokenizer(self, vocab_size: int) -> TokenizerFiles:
         """Rebuilt from the metadata."""
@@ -184,6 +198,11 @@ def _open(path: Path) -> tuple[gguf.GGUFReader, dict[str, Any]]:
         raise CheckpointError(
             f"{path.name} is not a readable GGUF file ({reason}); it may be cut short: download it again"
         ) from error
+
+
+def _halves(num_rows: int, num_heads: int) -> torch.Tensor:
+    """The order that brings each head's rows back from pairs: those at even places come first."""
+    return torch.arange(num_rows).view(num_heads, -1, 2).swapaxes(1, 2).flatten()
 
 
 def _dequantize(tensor: gguf.ReaderTensor, expert: int | None = None) -> NDArray[np.float32]:

@@ -292,7 +292,7 @@ class EngineManifest(Frozen):
     source: str
     """Base name of the checkpoint or its hub id, for people."""
     source_quantization: str | None = None
-    """GGUF tensor type the weights came in, where they were dequantised."""
+    """GGUF tensor type that most of the weights came in."""
     architecture: Architecture
     dtype: DType
     """Of weights and activations."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from trierarch.builder.checkpoint import PICKLED_SUFFIXES, TokenizerFiles
+from trierarch.builder.codes import Codes
 from trierarch.builder.errors import CheckpointError
 from trierarch.builder.hf_tokenizer import read_tokenizer
 from trierarch.builder.json_file import read_json
@@ -24,6 +26,7 @@ class SafetensorsCheckpoint:
 
     has_folded_norms: Final = False
     quantization: Final = None
+    code_bits: Final[Mapping[str, int]] = MappingProxyType({})
 
     def __init__(self, directory: Path, name: str | None = None) -> None:
         """Read the configuration and every file's header.
@@ -51,6 +54,10 @@ class SafetensorsCheckpoint:
                 "take the original checkpoint"
             )
         return tensor
+
+    def load_codes(self, name: str) -> Codes:
+        """Never asked for: `code_bits` is empty."""
+        raise AssertionError(f"{name} is not stored as codes")
 
     def tokenizer(self, vocab_size: int) -> TokenizerFiles:
         """Copied from `tokenizer.json`, or converted from an older form."""

@@ -6,16 +6,35 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Final
 
 import torch
 
 from trierarch.builder.architectures import IGNORABLE, Family
 from trierarch.builder.checkpoint import Checkpoint
 from trierarch.builder.decoder import Decoder
-from trierarch.builder.errors import CheckpointError
-from trierarch.builder.manifest import Architecture, DType, Layer
+from trierarch.builder.errors import CheckpointError, ConfigError
+from trierarch.builder.manifest import GROUP_SIZE, Architecture, DType, Layer, WeightType
+from trierarch.builder.quantize import quantize
 
 _TORCH_DTYPES = {DType.FLOAT32: torch.float32, DType.BFLOAT16: torch.bfloat16, DType.FLOAT16: torch.float16}
+_NAMES: Final = {DType.FLOAT32: "F32", DType.BFLOAT16: "BF16", DType.FLOAT16: "F16"}
+_ITEM_BYTES: Final = {"F32": 4, "BF16": 2, "F16": 2, "I8": 1, "U8": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One tensor of the engine's weights file."""
+
+    name: str
+    dtype: str
+    """As safetensors names it."""
+    shape: tuple[int, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes in the engine."""
+        return prod(self.shape) * _ITEM_BYTES[self.dtype]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +47,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """One engine weight. Its bytes are those of its parts, one after the other."""
+    """One engine weight. The bytes of its entries are those of its parts, one after the other."""
 
     name: str
     shape: tuple[int, ...]
@@ -38,14 +57,49 @@ class Weight:
     """Added to each element."""
     value: torch.Tensor | None = None
     """Held here in place of sources: what the configuration alone decides."""
+    bits: int | None = None
+    """Of its codes, where it is quantised."""
 
     @property
     def num_bytes(self) -> int:
         """Bytes in the engine."""
-        return prod(self.shape) * self.dtype.num_bytes
+        return sum(entry.num_bytes for entry in self.entries)
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """The tensor it is stored as; those that `builder/manifest.py` puts in its place where it is quantised."""
+        if self.bits is None:
+            return (Entry(self.name, _NAMES[self.dtype], self.shape),)
+        stem = self.name.removesuffix(".weight")
+        *rows, in_features = self.shape
+        scales = Entry(f"{stem}.scales", "F16", (*rows, in_features // GROUP_SIZE))
+        if self.bits == 8:
+            return Entry(f"{stem}.codes", "I8", self.shape), scales
+        return (
+            Entry(f"{stem}.codes", "U8", (*rows, in_features // 2)),
+            scales,
+            replace(scales, name=f"{stem}.offsets"),
+        )
 
     def parts(self, checkpoint: Checkpoint) -> Iterator[torch.Tensor]:
-        """Each source in turn, contiguous and of `dtype`, so that one tensor at a time is in memory."""
+        """Each source in turn, contiguous and as it is stored, so that one tensor at a time is in memory."""
+        return self._values(checkpoint) if self.bits is None else self._codes(checkpoint, self.bits)
+
+    def _codes(self, checkpoint: Checkpoint, bits: int) -> Iterator[torch.Tensor]:
+        scales, offsets = [], []  # small: they wait until the codes of every source are out
+        for source in self.sources:
+            if checkpoint.code_bits.get(source.name) == bits:
+                part = checkpoint.load_codes(source.name)
+            else:
+                part = quantize(source.name, checkpoint.load(source.name), bits)
+            yield part.codes.contiguous()
+            scales.append(part.scales.contiguous())
+            if part.offsets is not None:
+                offsets.append(part.offsets.contiguous())
+        yield from scales
+        yield from offsets
+
+    def _values(self, checkpoint: Checkpoint) -> Iterator[torch.Tensor]:
         loaded = [self.value] if self.value is not None else (checkpoint.load(one.name) for one in self.sources)
         for tensor in loaded:
             shifted = tensor.float() + self.offset if self.offset else tensor
@@ -62,11 +116,14 @@ class _Linear:
     copies: int | None = None
 
 
-def plan_weights(decoder: Decoder, checkpoint: Checkpoint, dtype: DType) -> tuple[Weight, ...]:
+def plan_weights(
+    decoder: Decoder, checkpoint: Checkpoint, dtype: DType, quantization: WeightType | None = None
+) -> tuple[Weight, ...]:
     """Every weight of the engine, matched with the checkpoint's tensors by name and shape.
 
     Raises:
         CheckpointError: tensors are missing, misshapen, or nobody's.
+        ConfigError: a matrix's shape does not allow `quantization`, or the checkpoint has no codes to keep.
     """
     architecture, family = decoder.architecture, decoder.family
     spelling = _spelling(checkpoint.shapes, family)
@@ -84,6 +141,8 @@ def plan_weights(decoder: Decoder, checkpoint: Checkpoint, dtype: DType) -> tupl
         for one in weights
     )
     _check(named, checkpoint.shapes, family, architecture)
+    if quantization is not None:
+        named = _quantized(named, checkpoint, architecture, quantization)
     ropes = tuple(
         Weight(f"rope.{index}.inv_freq", tuple(one.inv_freq.shape), DType.FLOAT32, value=one.inv_freq)
         for index, one in enumerate(decoder.frequencies)
@@ -156,6 +215,38 @@ def _linears(architecture: Architecture, layer: Layer) -> dict[str, _Linear]:
         "gate_up": _Linear((inner, inner), hidden, architecture.mlp_bias),
         "down": _Linear((hidden,), inner, architecture.mlp_bias),
     }
+
+
+def _quantized(
+    weights: tuple[Weight, ...], checkpoint: Checkpoint, architecture: Architecture, quantization: WeightType
+) -> tuple[Weight, ...]:
+    chosen = tuple(
+        replace(weight, bits=_bits(weight, checkpoint, quantization))
+        if architecture.may_quantize(weight.name)
+        else weight
+        for weight in weights
+    )
+    if all(weight.bits is None for weight in chosen):
+        raise ConfigError(
+            f"quantization is {quantization.value!r}: the checkpoint has no matrix in Q8_0, Q4_0 or Q4_1; "
+            "ask for int8 or int4, or take such a GGUF"
+        )
+    for weight in chosen:
+        if weight.bits is not None and weight.shape[-1] % GROUP_SIZE:
+            raise ConfigError(
+                f"quantization is {quantization.value!r}: {weight.sources[0].name.removesuffix('.weight')} has "
+                f"{weight.shape[-1]} inputs, not a multiple of {GROUP_SIZE}; build without --quantization"
+            )
+    return chosen
+
+
+def _bits(weight: Weight, checkpoint: Checkpoint, quantization: WeightType) -> int | None:
+    """Of a matrix that may be quantised. The one of the logits, which look-ups may read too, is too sensitive for int4."""
+    if quantization is WeightType.SOURCE:
+        stored = {checkpoint.code_bits.get(source.name) for source in weight.sources}
+        return stored.pop() if len(stored) == 1 else None
+    is_int4 = quantization is WeightType.INT4 and weight.name not in ("embed.weight", "lm_head.weight")
+    return 4 if is_int4 else 8
 
 
 def _spelling(names: Iterable[str], family: Family) -> dict[str, str]:

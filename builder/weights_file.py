@@ -15,14 +15,13 @@ from typing import Final
 import torch
 
 from trierarch.builder.checkpoint import Checkpoint
-from trierarch.builder.manifest import DType, FileDigest
+from trierarch.builder.manifest import FileDigest
 from trierarch.builder.progress import Progress
 from trierarch.builder.weights import Weight
 
 ALIGNMENT: Final = 64
 """Bytes of a cache line and of the widest vector register."""
 _WRITE_BYTES: Final = 16 << 20
-_NAMES: Final = {DType.FLOAT32: "F32", DType.BFLOAT16: "BF16", DType.FLOAT16: "F16"}
 
 
 def file_size(weights: Sequence[Weight]) -> int:
@@ -35,6 +34,7 @@ def write_weights(path: Path, weights: Sequence[Weight], checkpoint: Checkpoint,
 
     Raises:
         CheckpointError: a tensor cannot be read.
+        ConfigError: a tensor cannot be quantised.
         OSError: the file cannot be written.
     """
     ordered = _ordered(weights)
@@ -62,21 +62,23 @@ def write_weights(path: Path, weights: Sequence[Weight], checkpoint: Checkpoint,
 
 
 def _ordered(weights: Sequence[Weight]) -> list[Weight]:
-    """Weights that keep the next one aligned come first, so that all but the ragged few start on ALIGNMENT."""
-    return sorted(weights, key=lambda weight: weight.num_bytes % ALIGNMENT != 0)
+    """By the power of two that divides a weight's tensors, falling: each starts on its own, all but a few on ALIGNMENT."""
+    return sorted(weights, key=_alignment, reverse=True)
+
+
+def _alignment(weight: Weight) -> int:
+    sizes = [entry.num_bytes for entry in weight.entries]
+    return min(ALIGNMENT, *(size & -size for size in sizes))
 
 
 def _header(ordered: Sequence[Weight]) -> bytes:
     entries = {}
     begin = 0
     for weight in ordered:
-        end = begin + weight.num_bytes
-        entries[weight.name] = {
-            "dtype": _NAMES[weight.dtype],
-            "shape": list(weight.shape),
-            "data_offsets": [begin, end],
-        }
-        begin = end
+        for entry in weight.entries:
+            end = begin + entry.num_bytes
+            entries[entry.name] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": [begin, end]}
+            begin = end
     header = json.dumps(entries, separators=(",", ":")).encode()
     header += b" " * (-(8 + len(header)) % ALIGNMENT)
     return len(header).to_bytes(8, "little") + header

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
-from trierarch.builder.manifest import Architecture, EngineManifest
+from trierarch.builder.manifest import GROUP_SIZE, Architecture, EngineManifest, Quantization, WeightType
 from trierarch.orchestrator.sizes import format_size
 
 
@@ -17,7 +17,9 @@ def summary_rows(manifest: EngineManifest) -> Iterator[tuple[str, str]]:
     weights = sum(file.num_bytes for file in manifest.files.values())
     source = "" if manifest.source == manifest.name else f", from {manifest.source}"
     yield "engine", f"{manifest.name}{source}{quantization}"
-    yield "runs on", f"{manifest.target.value}, {manifest.dtype.value}" + _quantization(manifest) + _device(manifest)
+    yield "runs on", f"{manifest.target.value}, {manifest.dtype.value}" + _device(manifest)
+    if manifest.quantization is not None:
+        yield "weights", _quantization(manifest.quantization)
     yield "architecture", _shape(architecture)
     yield "attention", _attention(architecture)
     yield "vocabulary", f"{architecture.vocab_size:,} tokens"
@@ -44,8 +46,18 @@ def summary_table(manifest: EngineManifest, *more: tuple[str, str]) -> Table:
     return table
 
 
-def _quantization(manifest: EngineManifest) -> str:
-    return f", {manifest.quantization} weights" if manifest.quantization else ""
+def _quantization(quantization: Quantization) -> str:
+    is_source = quantization.weights is WeightType.SOURCE
+    counts = {
+        "int8": quantization.num_int8,
+        "int4": quantization.num_int4,
+        "unquantised": quantization.num_unquantized,
+    }
+    stored = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    return (
+        f"{'as in the checkpoint' if is_source else quantization.weights.value}, in groups of {GROUP_SIZE} "
+        f"({sum(counts.values())} matrices: {stored})"
+    )
 
 
 def _device(manifest: EngineManifest) -> str:

@@ -37,6 +37,14 @@ def build(
             show_default="what this machine is fast at",
         ),
     ] = None,
+    quantization: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TYPE",
+            help="int8 or int4 weights in groups of 32 inputs, or source: a GGUF's Q8_0, Q4_0 and Q4_1 as they are.",
+            show_default="none: weights of DTYPE",
+        ),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The engine's name.", show_default="the checkpoint's")] = None,
     max_batch_size: Annotated[
         int | None, typer.Option(help="Sequences running in one step.", show_default="64", rich_help_panel=LIMITS)
@@ -94,6 +102,7 @@ def build(
         output=output,
         target=target,
         dtype=dtype,
+        quantization=quantization,
         name=name,
         max_batch_size=max_batch_size,
         max_seq_len=max_seq_len,

@@ -1,0 +1,26 @@
+"""Codes: the tensors that store quantised rows, as `builder/manifest.py` lays them out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Codes:
+    """Rows of a matrix as integers; an element is scale * code, plus the group's offset where there is one."""
+
+    codes: torch.Tensor  # int8: (rows, in_features) int8; int4: (rows, in_features / 2) uint8
+    scales: torch.Tensor  # (rows, in_features / GROUP_SIZE) float16
+    offsets: torch.Tensor | None  # likewise; int4 only
+
+    def rows(self, indices: torch.Tensor) -> Codes:
+        """Some rows. indices: (n) int64."""
+        offsets = None if self.offsets is None else self.offsets[indices]
+        return Codes(self.codes[indices], self.scales[indices], offsets)
+
+
+def pack_nibbles(nibbles: torch.Tensor) -> torch.Tensor:
+    """nibbles: (..., n) uint8 of 0 to 15 → (..., n / 2) uint8, the first of each two in the low half."""
+    return nibbles[..., 0::2] | nibbles[..., 1::2] << 4
