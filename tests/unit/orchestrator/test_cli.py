@@ -135,6 +135,7 @@ def test_what_was_not_asked_is_left_to_the_builder() -> None:
     [
         ({"max_batch_size": 0}, "--max-batch-size is 0: .*greater than 0"),
         ({"dtype": "int3"}, "--dtype is 'int3': .*'float32'"),
+        ({"quantization": "int3"}, "--quantization is 'int3': .*'int8', 'int4' or 'source'"),
         ({"target": "abacus"}, "--target is 'abacus'"),
     ],
 )
