@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from rich.console import Console
@@ -11,9 +11,12 @@ from rich.console import Console
 from trierarch.benchmarks import registry
 from trierarch.benchmarks.paths import OUT
 from trierarch.benchmarks.registry import BENCHMARKS, DEFAULT_SEED, Benchmark, Options
+from trierarch.benchmarks.report import Report
 from trierarch.builder.errors import TrierarchError
 
-LOG_WIDTH = 140
+INTERRUPTED: Final = 130
+"""Exit status after Ctrl-C, as shells have it."""
+LOG_WIDTH: Final = 140
 """Of tables that go to a file or a pipe."""
 
 app = typer.Typer(
@@ -49,7 +52,7 @@ def install(
     for rival in named(names or []):
         rival.ensure(say)
     for rival in RIVALS.values():
-        out.print(f"[bold]{rival.name:12}[/]  {'installed' if rival.is_installed else '–':9}  {rival.summary}")
+        out.print(f"[bold]{rival.name:13}[/]  {'installed' if rival.is_installed else '–':9}  {rival.summary}")
 
 
 def _command(benchmark: Benchmark) -> None:
@@ -64,13 +67,27 @@ def _command(benchmark: Benchmark) -> None:
     ) -> None:
         from trierarch.benchmarks.table import show
 
-        report = benchmark.run(Options(is_quick=quick, rivals=rival_names(rivals), seed=seed, say=say))
-        path = report.write(OUT)
+        report = _grow(benchmark, Options(is_quick=quick, rivals=rival_names(rivals), seed=seed, say=say))
+        if report is None:
+            raise typer.Exit(INTERRUPTED)
         if json:
             typer.echo(report.to_json(), nl=False)
         else:
             show(report, out)
-        say(f"written to {path}")
+        say(f"written to {report.path(OUT)}")
+        if not report.is_complete:
+            raise typer.Exit(INTERRUPTED)
+
+
+def _grow(benchmark: Benchmark, options: Options) -> Report | None:
+    """Run and write after each figure: the last report, which Ctrl-C leaves incomplete; None if there is none yet."""
+    report: Report | None = None
+    try:
+        for report in benchmark.run(options):
+            report.write(OUT)
+    except KeyboardInterrupt:
+        say("interrupted")
+    return report
 
 
 def rival_names(value: str | None) -> tuple[str, ...] | None:

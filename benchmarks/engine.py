@@ -8,43 +8,58 @@ from pathlib import Path
 from typing import Final
 
 from trierarch.benchmarks.paths import OUT
+from trierarch.benchmarks.report import Goal, Of
 from trierarch.benchmarks.subjects.worker import Launch
 from trierarch.benchmarks.workers.protocol import KV_CACHE_BYTES, MAX_BATCH_SIZE, MAX_SEQ_LEN
 from trierarch.builder.config import BuildConfig
 from trierarch.builder.demo import DEMO
-from trierarch.builder.manifest import WEIGHTS_NAME, DType, EngineManifest
+from trierarch.builder.manifest import WEIGHTS_NAME, DType, EngineManifest, WeightType
 
 EXECUTOR: Final = "executor"
 TRITON: Final = "triton"
 OURS: Final = (EXECUTOR, TRITON)
 """Our subjects: the embedded executor alone, and behind Triton."""
+RSS_ALLOWANCE: Final = 350e6
+"""Bytes that a process may hold beyond its weights and its KV cache."""
 
 
-def build_demo() -> tuple[Path, EngineManifest]:
+def build_demo(
+    quantization: WeightType | None = None, max_batch_size: int = MAX_BATCH_SIZE, max_seq_len: int = MAX_SEQ_LEN
+) -> tuple[Path, EngineManifest]:
     """Build it afresh, since it must be of the code that is measured.
 
     Raises:
+        ConfigError: quantization costs more than a build allows.
         ResourceError: the demo checkpoint is not here and cannot be downloaded.
     """
     from trierarch.builder.build import build  # imports torch: over a second
 
-    output = OUT / "engine"
+    output = OUT / ("engine" if quantization is None else f"engine-{quantization}")
     config = BuildConfig(
         model=DEMO,
         output=output,
         dtype=DType.BFLOAT16,
-        max_batch_size=MAX_BATCH_SIZE,
-        max_seq_len=MAX_SEQ_LEN,
+        quantization=quantization,
+        max_batch_size=max_batch_size,
+        max_seq_len=max_seq_len,
         kv_cache_bytes=KV_CACHE_BYTES,
         overwrite=True,
     )
     return output, build(config)
 
 
-def launches(engine: Path) -> list[Launch]:
-    """How our subjects are started."""
-    workers = "trierarch.benchmarks.workers"
-    return [Launch(name=name, python=Path(sys.executable), module=f"{workers}.{name}", model=engine) for name in OURS]
+def launches(engine: Path, suffix: str = "") -> list[Launch]:
+    """How our subjects are started; `suffix` goes to their names."""
+    return [_launch(f"{name}{suffix}", name, engine) for name in OURS]
+
+
+def step_probe(engine: Path) -> Launch:
+    """Our executor with the parts of its steps timed: slower by a hair, so it gives no other figure."""
+    return _launch("step_probe", "step_probe", engine)
+
+
+def _launch(name: str, worker: str, engine: Path) -> Launch:
+    return Launch(name=name, python=Path(sys.executable), module=f"trierarch.benchmarks.workers.{worker}", model=engine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,3 +76,8 @@ class Footprint:
         architecture, weights = manifest.architecture, manifest.files[WEIGHTS_NAME].num_bytes
         embedding = architecture.vocab_size * architecture.hidden_size * manifest.dtype.num_bytes
         return cls(weights, weights - (0 if architecture.tie_embeddings else embedding))
+
+    @property
+    def rss_goal(self) -> Goal:
+        """On the MB that a process may hold."""
+        return Goal(Of.VALUE, round((self.weights + KV_CACHE_BYTES + RSS_ALLOWANCE) / 1e6))

@@ -61,10 +61,10 @@ LOADS: Final = (
 )
 
 
-def run(options: Options) -> Report:
+def run(options: Options) -> Iterator[Report]:
     """Run each load to its end."""
     num_requests = 100 if options.is_quick else 4000
-    return Report(
+    yield Report(
         benchmark="kv_waste",
         is_quick=options.is_quick,
         date=provenance.now(),

@@ -40,7 +40,7 @@ class Lineup:
         """Why subjects left."""
         self._num_repeats = num_repeats
         self._num_attempts = num_attempts
-        self._say = say
+        self.say = say
         self._watch = watch
 
     def __enter__(self) -> Self:
@@ -54,6 +54,12 @@ class Lineup:
         for subject in self.subjects:
             subject.close()
 
+    def alone(self, subject: Subject) -> Lineup:
+        """A lineup of one more subject by the same rules, which takes no turns with these."""
+        lineup = Lineup([subject], self._num_repeats, self._num_attempts, self.say, self._watch)
+        lineup.notes = self.notes
+        return lineup
+
     def each(self, action: Callable[[Subject], None]) -> None:
         """Do something with every subject."""
         for subject in list(self.subjects):
@@ -63,16 +69,24 @@ class Lineup:
                 self._drop(subject, error)
 
     def measure(
-        self, figure: str, probe: Probe, before_repeat: Callable[[], None] | None = None
+        self,
+        figure: str,
+        probe: Probe,
+        before_repeat: Callable[[], None] | None = None,
+        num_repeats: int | None = None,
     ) -> dict[str, Measurement]:
-        """Subject's name -> samples of `probe`. Subjects take turns, and another goes first in each repeat."""
+        """Subject's name -> samples of `probe`. Subjects take turns, and another goes first in each repeat.
+
+        num_repeats: None is as many as the lineup was made for.
+        """
+        num_repeats = num_repeats or self._num_repeats
         samples: dict[str, list[Sample]] = {subject.name: [] for subject in self.subjects}
-        for repeat in range(self._num_repeats):
+        for repeat in range(num_repeats):
             if before_repeat is not None:
                 before_repeat()
             turn = repeat % max(1, len(self.subjects))
             for subject in self.subjects[turn:] + self.subjects[:turn]:
-                self._say(f"{figure}: {subject.name}, repeat {repeat + 1} of {self._num_repeats}")
+                self.say(f"{figure}: {subject.name}, repeat {repeat + 1} of {num_repeats}")
                 try:
                     samples[subject.name].append(self._quietest(subject, probe, f"{figure}/{repeat}"))
                 except SubjectFailed as error:
@@ -94,4 +108,4 @@ class Lineup:
         subject.close()
         self.subjects.remove(subject)
         self.notes.append(f"{subject.name} left: {error}")
-        self._say(self.notes[-1])
+        self.say(self.notes[-1])

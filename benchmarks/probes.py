@@ -3,24 +3,45 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 
 from trierarch.benchmarks.lineup import Probe
 from trierarch.benchmarks.subjects.subject import Subject, SubjectFailed
+from trierarch.benchmarks.workers.protocol import TokenIds
 from trierarch.benchmarks.workload import Workload
 
 
-def decode_rate(workload: Workload, prompt_length: int) -> Probe:
-    """Tokens a second of one stream behind its first token: (n - 1) / (T(n tokens) - T(1 token)), other prompts each."""
-    num_tokens = workload.num_output_tokens
+def decode_rate(workload: Workload, prompt_length: int, concurrency: int = 1) -> Probe:
+    """Tokens a second of all streams behind their first: c (n - 1) / (T(n tokens) - T(1 token)), other prompts each."""
+    lengths = [prompt_length] * concurrency
 
     def probe(subject: Subject, key: str) -> float:
-        first = subject.generate([workload.prompt(f"{key}/first", prompt_length)], 1).seconds
-        whole = subject.generate([workload.prompt(f"{key}/whole", prompt_length)], num_tokens).seconds
-        if whole <= first:
-            raise SubjectFailed(f"{subject.name}: {num_tokens} tokens took {whole:.4f} s and one took {first:.4f} s")
-        return (num_tokens - 1) / (whole - first)
+        first, whole = workload.prompts(f"{key}/first", lengths), workload.prompts(f"{key}/whole", lengths)
+        return _rate_behind_first(workload, subject, first, whole)
 
     return probe
+
+
+def cached_decode_rate(workload: Workload, prompt_length: int) -> Probe:
+    """The same of one stream and one prompt that was sent before: a long one's own time would drown the difference."""
+
+    def probe(subject: Subject, key: str) -> float:
+        prompts = [workload.prompt(key, prompt_length)]
+        subject.generate(prompts, 1)
+        return _rate_behind_first(workload, subject, prompts, prompts)
+
+    return probe
+
+
+def _rate_behind_first(workload: Workload, subject: Subject, first: list[TokenIds], whole: list[TokenIds]) -> float:
+    num_tokens = workload.num_output_tokens
+    seconds_of_first = subject.generate(first, 1).seconds
+    seconds = subject.generate(whole, num_tokens).seconds
+    if seconds <= seconds_of_first:
+        raise SubjectFailed(
+            f"{subject.name}: {num_tokens} tokens took {seconds:.4f} s and one took {seconds_of_first:.4f} s"
+        )
+    return len(whole) * (num_tokens - 1) / (seconds - seconds_of_first)
 
 
 def time_to_first_token(workload: Workload, prompt_length: int) -> Probe:
@@ -63,6 +84,41 @@ def distinct_prompts(workload: Workload) -> Probe:
         return 1000 * subject.generate(workload.prompts(key, lengths), 1).seconds
 
     return probe
+
+
+def host_overhead(workload: Workload, concurrency: int) -> Probe:
+    """Percent of a decode step of `concurrency` sequences that is not spent in the compiled kernels."""
+
+    def probe(subject: Subject, key: str) -> float:
+        counters = _step_counters(workload, concurrency, subject, key)
+        return 100 * (1 - counters["kernel_seconds"] / counters["step_seconds"])
+
+    return probe
+
+
+def sampling_share(workload: Workload, concurrency: int) -> Probe:
+    """Percent of such a step that the sampler takes; part of the host's overhead."""
+
+    def probe(subject: Subject, key: str) -> float:
+        counters = _step_counters(workload, concurrency, subject, key)
+        return 100 * counters["sampling_seconds"] / counters["step_seconds"]
+
+    return probe
+
+
+def _step_counters(workload: Workload, concurrency: int, subject: Subject, key: str) -> Mapping[str, float]:
+    """Of the steps that decode one token of each of `concurrency` prompts and do nothing else."""
+    prompts = workload.prompts(key, workload.spread(concurrency))
+    counters = subject.generate(prompts, workload.num_output_tokens).counters
+    if not counters.get("kernel_seconds"):
+        raise SubjectFailed(f"{subject.name}: no step of {concurrency} sequences ran compiled kernels")
+    return counters
+
+
+def start_and_warm_up(workload: Workload, subject: Subject) -> None:
+    """For a subject that joins late."""
+    subject.start()
+    warm_up(workload, subject)
 
 
 def warm_up(workload: Workload, subject: Subject) -> None:

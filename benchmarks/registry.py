@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,15 +27,15 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """One entry: a module of this package with `run(options) -> Report`."""
+    """One entry: a module of this package with `run(options)`, which yields the report as it grows."""
 
     name: str
     summary: str
 
-    def run(self, options: Options) -> Report:
-        """Run it."""
-        report: Report = importlib.import_module(f"trierarch.benchmarks.{self.name}").run(options)
-        return report
+    def run(self, options: Options) -> Iterator[Report]:
+        """Run it: the report after each figure, and the complete one last."""
+        reports: Iterator[Report] = importlib.import_module(f"trierarch.benchmarks.{self.name}").run(options)
+        return reports
 
 
 BENCHMARKS: Final[dict[str, Benchmark]] = {
@@ -44,6 +44,10 @@ BENCHMARKS: Final[dict[str, Benchmark]] = {
         Benchmark(
             "cpu", "the demo model on this CPU: decode, batches, TTFT, prefix, cold start, memory, beside rivals"
         ),
+        Benchmark(
+            "quantized", "the same with weights of 8 and 4 bits: decode, batches, TTFT, size, accuracy, beside rivals"
+        ),
+        Benchmark("scaling", "tokens a second against concurrency and context, beside the roofline, as a plot too"),
         Benchmark("kv_waste", "KV slots allocated but unused under a mixed load of thousands of sequences"),
     )
 }

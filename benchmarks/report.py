@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,8 @@ class Report:
     versions: Mapping[str, str]
     lengths: Mapping[str, Any]
     rows: tuple[Row, ...]
+    is_complete: bool = True
+    """Whether the run came to its end; if not, figures are missing behind the last row."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Subject -> what was set beyond its defaults."""
     notes: tuple[str, ...] = ()
@@ -111,13 +113,20 @@ class Report:
         return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
 
     def write(self, folder: Path) -> Path:
-        """Write `NAME.json`, or `NAME-quick.json` so that a trial never replaces a result; returns its path."""
+        """Write it to `path` and return that; of the same run, what was not complete goes."""
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{self.benchmark}{'-quick' if self.is_quick else ''}.json"
+        path = self.path(folder)
         staging = path.with_suffix(f".{os.getpid()}.part")
         staging.write_text(self.to_json(), encoding="utf-8")
         staging.replace(path)
+        if self.is_complete:
+            replace(self, is_complete=False).path(folder).unlink(missing_ok=True)
         return path
+
+    def path(self, folder: Path) -> Path:
+        """`NAME.json`; of a trial `NAME-quick.json`; until the run's end `...-incomplete.json`: neither replaces a result."""
+        name = self.benchmark + ("-quick" if self.is_quick else "") + ("" if self.is_complete else "-incomplete")
+        return folder / f"{name}.json"
 
 
 def compare(

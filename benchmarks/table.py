@@ -19,6 +19,8 @@ def show(report: Report, console: Console) -> None:
 def _parts(report: Report) -> Iterator[RenderableType]:
     if report.is_quick:
         yield Text("quick: this only tried the harness, the figures mean nothing", style="bold yellow")
+    if not report.is_complete:
+        yield Text("incomplete: the run did not come to its end", style="bold yellow")
     yield _table(report)
     machine = report.machine
     yield Text(f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB", style="dim")

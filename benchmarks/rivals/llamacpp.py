@@ -36,11 +36,16 @@ def _install(say: Say) -> None:
     configure = [str(binaries / "cmake"), "-S", str(sources), "-B", str(build), "-G", "Ninja"]
     run([*configure, f"-DCMAKE_MAKE_PROGRAM={ninja}", *options])
     run([ninja, "-C", str(build), "llama-server", "llama-quantize"])
-    say(f"{NAME}: converting the checkpoint to BF16")
-    staging = _model().with_name(".part.gguf")
-    quantize = str(build / "bin" / "llama-quantize")
-    run([quantize, "--allow-requantize", str(demo_gguf()), str(staging), "BF16"])
-    staging.rename(_model())
+    _convert(demo_gguf(), "BF16", say)
+
+
+def _convert(source: Path, kind: str, say: Say) -> None:
+    say(f"{NAME}: converting the checkpoint to {kind}")
+    staging = _model(kind).with_name(".part.gguf")
+    quantize = str(_binaries() / "llama-quantize")
+    libraries = [f"{name}={value}" for name, value in _libraries().items()]
+    run(["env", *libraries, quantize, "--allow-requantize", str(source), str(staging), kind])
+    staging.rename(_model(kind))
 
 
 def _sources(say: Say) -> Path:
@@ -64,13 +69,41 @@ def _sources(say: Say) -> Path:
     return sources
 
 
-def _model() -> Path:
-    return home(NAME) / "model-BF16.gguf"
+def _model(kind: str) -> Path:
+    return home(NAME) / f"model-{kind}.gguf"
+
+
+def _binaries() -> Path:
+    return home(NAME) / "build" / "bin"
+
+
+def _libraries() -> dict[str, str]:
+    """Where its programs find their libraries, wherever they were compiled."""
+    return {"LD_LIBRARY_PATH": str(_binaries())}
+
+
+def _launch(name: str, kind: str) -> Launch:
+    return Launch(name=name, python=python_of(NAME), module=WORKER, model=_model(kind), environment=_libraries())
 
 
 LLAMACPP: Final = Rival(
     name=NAME,
     summary="llama.cpp's server over HTTP, BF16",
     install=_install,
-    launch=lambda: Launch(name=NAME, python=python_of(NAME), module=WORKER, model=_model()),
+    launch=lambda: _launch(NAME, "BF16"),
 )
+
+
+def _variant(name: str, bits: int, kind: str) -> Rival:
+    return Rival(
+        name=name,
+        summary=f"llama.cpp's server over HTTP, {kind}",
+        install=lambda say: _convert(_model("BF16"), kind, say),
+        launch=lambda: _launch(name, kind),
+        bits=bits,
+        base=LLAMACPP,
+    )
+
+
+LLAMACPP_Q8: Final = _variant(f"{NAME}-q8", 8, "Q8_0")
+LLAMACPP_Q4: Final = _variant(f"{NAME}-q4", 4, "Q4_0")

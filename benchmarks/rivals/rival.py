@@ -29,11 +29,15 @@ class Rival:
     """Bring it here; may be run again and then does only what is missing."""
     launch: Callable[[], Launch]
     """For an installed rival."""
+    bits: int = 16
+    """Of a weight, scales not counted."""
+    base: Rival | None = None
+    """The rival of which this is a variant: only the form of the checkpoint differs, and lies beside the base's."""
 
     @property
     def is_installed(self) -> bool:
-        """Whether `install` came to its end."""
-        return (home(self.name) / STAMP).is_file()
+        """Whether `install` came to its end, and the base's."""
+        return self._stamp.is_file() and (self.base is None or self.base.is_installed)
 
     def ensure(self, say: Say) -> None:
         """Install it unless it is here.
@@ -44,9 +48,15 @@ class Rival:
         if self.is_installed:
             say(f"{self.name} is installed")
             return
-        home(self.name).mkdir(parents=True, exist_ok=True)
+        if self.base is not None:
+            self.base.ensure(say)
+        self._stamp.parent.mkdir(parents=True, exist_ok=True)
         self.install(say)
-        (home(self.name) / STAMP).touch()
+        self._stamp.touch()
+
+    @property
+    def _stamp(self) -> Path:
+        return home(self.name) / STAMP if self.base is None else home(self.base.name) / f"{STAMP}-{self.name}"
 
 
 def home(name: str) -> Path:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from trierarch.benchmarks.workers.protocol import Ready, TokenIds
@@ -19,6 +20,8 @@ class Timing:
     seconds: float
     """From handing all prompts over until the last token of the last one, inside the subject's own process."""
     token_ids: tuple[TokenIds, ...]
+    counters: Mapping[str, float] = field(default_factory=dict)
+    """What the worker counted meanwhile, where it counts."""
 
     @property
     def num_tokens(self) -> int:

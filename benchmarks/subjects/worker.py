@@ -84,7 +84,7 @@ class WorkerSubject:
         """See Subject.generate."""
         self._send({"prompts": prompts, "num_output_tokens": num_output_tokens})
         reply = self._receive(CALL_SECONDS)
-        timing = Timing(reply["seconds"], tuple(reply["token_ids"]))
+        timing = Timing(reply["seconds"], tuple(reply["token_ids"]), reply.get("counters", {}))
         lengths = [len(token_ids) for token_ids in timing.token_ids]
         if lengths != [num_output_tokens] * len(prompts):
             raise SubjectFailed(f"{self.name} gave {lengths} tokens for {len(prompts)} prompts x {num_output_tokens}")

@@ -2,7 +2,8 @@
 
     worker    {"version": ..., "settings": {...}, "pid": ..., "started": ...}      once, when the engine is loaded
     driver    {"prompts": [[id, ...], ...], "num_output_tokens": n}
-    worker    {"seconds": s, "token_ids": [[id, ...], ...]}                        all prompts at once, to the last token
+    worker    {"seconds": s, "token_ids": [[id, ...], ...]}                        all prompts at once, to the last token;
+              and "counters": {name: value, ...} of that call, where the worker counts
     driver    end of file: the worker closes its engine and ends
 
 A worker's failure is {"error": ...}, after which it ends. Whatever an engine itself prints goes to standard error.
@@ -19,14 +20,21 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 TokenIds = list[int]
 
-MAX_BATCH_SIZE: Final = 32
-MAX_SEQ_LEN: Final = 1024
+_BATCH_VARIABLE: Final = "TRIERARCH_BENCHMARK_MAX_BATCH_SIZE"
+_LENGTH_VARIABLE: Final = "TRIERARCH_BENCHMARK_MAX_SEQ_LEN"
+MAX_BATCH_SIZE: Final = int(os.environ.get(_BATCH_VARIABLE, "32"))
+MAX_SEQ_LEN: Final = int(os.environ.get(_LENGTH_VARIABLE, "1024"))
 KV_CACHE_BYTES: Final = 1 << 30
 NUM_THREADS: Final = len(os.sched_getaffinity(0))
+
+
+def limits_environment(max_batch_size: int, max_seq_len: int) -> dict[str, str]:
+    """What gives a worker other limits."""
+    return {_BATCH_VARIABLE: str(max_batch_size), _LENGTH_VARIABLE: str(max_seq_len)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +67,15 @@ class Worker(Protocol):
         ...
 
 
+@runtime_checkable
+class Counting(Protocol):
+    """A worker that counts."""
+
+    def counters(self) -> dict[str, float]:
+        """Of the last `generate`."""
+        ...
+
+
 def serve(open_worker: Callable[[Path], Worker]) -> None:
     """Run the worker of the model named by the first argument until standard input ends."""
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
@@ -75,7 +92,8 @@ def serve(open_worker: Callable[[Path], Worker]) -> None:
                 ask = json.loads(line)
                 started = time.perf_counter()
                 token_ids = worker.generate(ask["prompts"], ask["num_output_tokens"])
-                reply({"seconds": time.perf_counter() - started, "token_ids": token_ids})
+                answer = {"seconds": time.perf_counter() - started, "token_ids": token_ids}
+                reply(answer | ({"counters": worker.counters()} if isinstance(worker, Counting) else {}))
         finally:
             worker.close()
     except Exception as error:

@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from trierarch.benchmarks import __main__ as command
-from trierarch.benchmarks.registry import BENCHMARKS
-from trierarch.benchmarks.rivals.catalog import RIVALS, chosen, named
+from trierarch.benchmarks import kv_waste
+from trierarch.benchmarks.registry import BENCHMARKS, Benchmark, Options
+from trierarch.benchmarks.report import Report
+from trierarch.benchmarks.rivals.catalog import QUANTIZED, RIVALS, UNQUANTIZED, chosen, named
 from trierarch.benchmarks.rivals.rival import Rival, run
 from trierarch.benchmarks.subjects.worker import Launch
 from trierarch.builder.errors import ConfigError, ResourceError
@@ -41,6 +45,38 @@ def test_json_is_what_is_written(out: Path) -> None:
     assert result.exit_code == 0
     assert json.loads(result.stdout) == json.loads((out / "kv_waste-quick.json").read_text(encoding="utf-8"))
     assert json.loads(result.stdout)["seed"] == 9
+
+
+class Cut:
+    """A benchmark that is interrupted behind some figures."""
+
+    def __init__(self, num_figures: int) -> None:
+        self.num_figures = num_figures
+
+    def run(self, options: Options) -> Iterator[Report]:
+        (complete,) = kv_waste.run(options)
+        for count in range(self.num_figures):
+            yield replace(complete, is_complete=False, rows=complete.rows[: count + 1])
+        raise KeyboardInterrupt
+
+
+def test_a_run_that_is_cut_leaves_what_it_measured(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Benchmark, "run", lambda benchmark, options: Cut(2).run(options))
+
+    result = runner.invoke(command.app, ["kv_waste", "--quick"])
+
+    assert result.exit_code == command.INTERRUPTED
+    assert "did not come to its end" in result.stdout
+    assert [path.name for path in out.iterdir()] == ["kv_waste-quick-incomplete.json"]
+    content = json.loads((out / "kv_waste-quick-incomplete.json").read_text(encoding="utf-8"))
+    assert (content["is_complete"], len(content["rows"])) == (False, 2)
+
+
+def test_a_run_that_is_cut_before_its_first_figure_leaves_nothing(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Benchmark, "run", lambda benchmark, options: Cut(0).run(options))
+
+    assert runner.invoke(command.app, ["kv_waste", "--quick"]).exit_code == command.INTERRUPTED
+    assert list(out.iterdir()) == []
 
 
 def test_an_unknown_benchmark_is_a_usage_error() -> None:
@@ -92,5 +128,37 @@ def test_an_installation_that_fails_is_not_taken_for_one(tmp_path: Path, monkeyp
     assert attempts == ["install", "install"]
 
 
-def test_rivals_are_known_by_their_own_names() -> None:
-    assert all(name == rival.name for name, rival in RIVALS.items())
+def test_a_variant_needs_its_base_and_lies_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trierarch.benchmarks.rivals.rival.RIVALS", tmp_path)
+    heard: list[str] = []
+
+    def rival(name: str, base: Rival | None = None) -> Rival:
+        def launch() -> Launch:
+            raise NotImplementedError
+
+        return Rival(name=name, summary="", install=lambda say: heard.append(name), launch=launch, base=base)
+
+    base = rival("base")
+    small, smaller = rival("small", base), rival("smaller", base)
+    small.ensure(lambda message: None)
+
+    assert heard == ["base", "small"]
+    assert (base.is_installed, small.is_installed, smaller.is_installed) == (True, True, False)
+    smaller.ensure(lambda message: None)
+    assert heard == ["base", "small", "smaller"]
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]
+
+
+def test_a_benchmark_takes_no_rivals_of_another() -> None:
+    with pytest.raises(ConfigError, match=r"rival is 'openvino': known are openvino-int8, openvino-int4, llamacpp-q8"):
+        chosen(["openvino"], QUANTIZED)
+    with pytest.raises(ConfigError, match="rival is 'llamacpp-q8'"):
+        chosen(["llamacpp-q8"], UNQUANTIZED)
+
+
+def test_rivals_are_known_by_their_own_names_and_files() -> None:
+    assert all(name == rival.name == rival.launch().name for name, rival in RIVALS.items())
+    assert {rival.bits for rival in UNQUANTIZED.values()} == {16}
+    assert sorted(rival.bits for rival in QUANTIZED.values()) == [4, 4, 8, 8]
+    models = [rival.launch().model for rival in (*QUANTIZED.values(), RIVALS["openvino"], RIVALS["llamacpp"])]
+    assert len(set(models)) == len(models)

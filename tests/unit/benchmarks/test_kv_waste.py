@@ -7,7 +7,7 @@ from trierarch.benchmarks.registry import Options
 
 
 def test_the_mixed_load_keeps_the_goal() -> None:
-    report = run(Options(is_quick=True, seed=3))
+    (report,) = run(Options(is_quick=True, seed=3))
 
     (row,) = [row for row in report.rows if row.goal is not None]
     assert row.figure == "kv_waste_mixed"

@@ -83,6 +83,28 @@ def test_who_fails_leaves_with_a_note_and_the_others_go_on() -> None:
     assert broken.is_closed
 
 
+def test_a_figure_can_have_fewer_repeats() -> None:
+    with Lineup([ModelledSubject()], 3, 3, watch=Quiet) as lineup:
+        measured = lineup.measure("rate", lambda subject, key: 1.0, num_repeats=1)
+
+    assert measured["modelled"].values == (1.0,)
+
+
+def test_who_is_measured_alone_takes_no_turns_and_leaves_with_a_note() -> None:
+    single = ModelledSubject("single")
+
+    def fail(subject: Subject, key: str) -> float:
+        raise SubjectFailed("it ended")
+
+    with Lineup([ModelledSubject("a")], 2, 3, watch=Quiet) as lineup:
+        with lineup.alone(single) as alone:
+            assert alone.measure("rate", lambda subject, key: 1.0).keys() == {"single"}
+            assert alone.measure("rate", fail) == {}
+        assert single.is_closed
+        assert lineup.notes == ["single left: it ended"]
+        assert lineup.measure("rate", lambda subject, key: 1.0).keys() == {"a"}
+
+
 def test_everyone_is_closed_at_the_end() -> None:
     subjects = [ModelledSubject("a"), ModelledSubject("b")]
 
@@ -94,6 +116,16 @@ def test_everyone_is_closed_at_the_end() -> None:
 
 def test_decode_rate_leaves_the_prompt_out() -> None:
     assert sole(probes.decode_rate(WORKLOAD, 512)) == pytest.approx(1 / STEP)
+
+
+def test_decode_rate_of_many_streams_is_of_all_together() -> None:
+    assert sole(probes.decode_rate(WORKLOAD, 32, concurrency=4)) == pytest.approx(4 / STEP)
+
+
+def test_a_cached_prompt_is_no_part_of_the_rate() -> None:
+    subject = ModelledSubject()
+
+    assert probes.cached_decode_rate(WORKLOAD, 4096)(subject, "key") == pytest.approx(1 / STEP)
 
 
 def test_time_to_first_token_is_of_prompts_never_seen() -> None:

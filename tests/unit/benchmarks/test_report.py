@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,27 @@ def test_a_trial_never_replaces_a_result(tmp_path: Path) -> None:
     report(is_quick=True).write(tmp_path)
 
     assert {path.name for path in tmp_path.iterdir()} == {"cpu.json", "cpu-quick.json"}
+
+
+def test_what_is_not_complete_replaces_no_result_and_goes_when_it_is(tmp_path: Path) -> None:
+    report().write(tmp_path)
+    growing = replace(report(*compare(RATE, "executor", of(150))), is_complete=False)
+
+    path = growing.write(tmp_path)
+
+    assert path == tmp_path / "cpu-incomplete.json"
+    assert json.loads(path.read_text(encoding="utf-8"))["is_complete"] is False
+    assert json.loads((tmp_path / "cpu.json").read_text(encoding="utf-8"))["rows"] == []
+    replace(growing, is_complete=True).write(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["cpu.json"]
+
+
+def test_the_table_tells_a_run_that_was_cut() -> None:
+    shown = io.StringIO()
+
+    show(replace(report(), is_complete=False), Console(width=160, file=shown))
+
+    assert "did not come to its end" in shown.getvalue()
 
 
 def test_the_table_shows_goals_marks_and_notes() -> None:
