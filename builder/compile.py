@@ -60,8 +60,8 @@ _AVX2: Final = ("avx2", "bmi2", "f16c", "fma")
 INSTRUCTION_SETS: Final = (
     InstructionSet(
         "avx512-bf16",
-        (*_AVX2, *_AVX512, "avx512_bf16"),
-        ("-march=x86-64-v4", "-mavx512bf16", "-mprefer-vector-width=512"),
+        (*_AVX2, *_AVX512, "avx512_bf16", "avx512_vnni"),
+        ("-march=x86-64-v4", "-mavx512bf16", "-mavx512vnni", "-mprefer-vector-width=512"),
     ),
     InstructionSet("avx512", (*_AVX2, *_AVX512), ("-march=x86-64-v4", "-mprefer-vector-width=512")),
     InstructionSet("avx2", _AVX2, ("-march=x86-64-v3",)),

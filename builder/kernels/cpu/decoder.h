@@ -43,12 +43,12 @@ class Decoder final : public AnyDecoder {
 
   void logits(const float* hidden, int64_t num_rows, float* result) override {
     normed_.reserve(num_rows * model_.hidden);
-    sums_.reserve(num_rows * (model_.hidden / kGroup));
+    activations_.reserve(num_rows, model_.hidden);
     Team::gather(num_threads_, [&](Team& team) {
       team.share(num_rows, 4, [&](int64_t begin, int64_t end) {
         for (int64_t row = begin; row < end; ++row) norm(hidden + row * model_.hidden, model_.norm, row);
       });
-      linear(team, activations(normed_, num_rows), lm_head(), result);
+      linear(team, normed(num_rows), lm_head(), result);
       if (model_.logit_softcap == 0) return;
       const float cap = static_cast<float>(model_.logit_softcap);
       team.share(num_rows, 1, [&](int64_t row, int64_t) {
@@ -72,7 +72,7 @@ class Decoder final : public AnyDecoder {
 
   Packed lm_head() const { return packed(model_.lm_head, model_.vocab, model_.hidden); }
 
-  Activations<T> activations(Scratch<T>& rows, int64_t num_rows) { return {rows.begin(), sums_.begin(), num_rows}; }
+  Activations<T> normed(int64_t num_rows) { return activations_.with(normed_.begin(), num_rows, model_.hidden); }
 
   int64_t qkv_columns() const { return (model_.num_heads + 2 * model_.num_kv_heads) * model_.head_dim; }
 
@@ -84,7 +84,7 @@ class Decoder final : public AnyDecoder {
     attended_.reserve(n * q_columns);
     gated_.reserve(n * model_.intermediate);
     branch_.reserve(n * model_.hidden);
-    sums_.reserve(n * (std::max({model_.hidden, model_.intermediate, q_columns}) / kGroup));
+    activations_.reserve(n, std::max({model_.hidden, model_.intermediate, q_columns}));
     angles_.reserve(n * rope_offsets_.back());
     sequences_.clear();
     first_rows_.clear();
@@ -159,21 +159,29 @@ class Decoder final : public AnyDecoder {
     } else {
       add_residual(team, rows, layers_[index - 1].post_mlp_norm, x, layer.attn_norm);
     }
-    linear(team, activations(normed_, rows), packed(layer.qkv, qkv_columns(), model_.hidden), qkv_.begin());
+    linear(team, normed(rows), packed(layer.qkv, qkv_columns(), model_.hidden), qkv_.begin());
+    attend(team, step, index);
+    const int64_t q_columns = model_.num_heads * model_.head_dim;
+    linear(team, activations_.with(attended_.begin(), rows, q_columns), packed(layer.o, model_.hidden, q_columns),
+           branch_.begin());
+    add_residual(team, rows, layer.post_attn_norm, x, layer.mlp_norm);
+    const Packed gate_up = packed(layer.gate_up, model_.intermediate, model_.hidden);
+    if (model_.activation == 0) gated_linear(team, normed(rows), gate_up, gated_.begin(), Silu());
+    else gated_linear(team, normed(rows), gate_up, gated_.begin(), GeluTanh());
+    linear(team, activations_.with(gated_.begin(), rows, model_.intermediate),
+           packed(layer.down, model_.hidden, model_.intermediate), branch_.begin());
+  }
+
+  // The heads in qkv_, attended; K is the type of stored keys and values.
+  void attend(Team& team, const TrierarchStep& step, int64_t index) {
+    const TrierarchLayer& layer = layers_[index];
     const PagedKv<T> kv(step, index, model_.num_kv_heads, model_.head_dim);
-    team.share(rows, 4, [&](int64_t begin, int64_t end) {
+    team.share(step.num_tokens, 4, [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) place(layer, step, kv, row);
     });
     const AttentionShape shape = attention_shape(layer.window);
     Attention<T>(shape, step, kv, first_rows_.data(), queries_.begin(), attended_.begin(), partial_)
         .run(team, plans_[plan_of_layer_[index]], scratch_[team.member()]);
-    linear(team, activations(attended_, rows), packed(layer.o, model_.hidden, model_.num_heads * model_.head_dim),
-           branch_.begin());
-    add_residual(team, rows, layer.post_attn_norm, x, layer.mlp_norm);
-    const Packed gate_up = packed(layer.gate_up, model_.intermediate, model_.hidden, true);
-    if (model_.activation == 0) gated_linear(team, activations(normed_, rows), gate_up, gated_.begin(), Silu());
-    else gated_linear(team, activations(normed_, rows), gate_up, gated_.begin(), GeluTanh());
-    linear(team, activations(gated_, rows), packed(layer.down, model_.hidden, model_.intermediate), branch_.begin());
   }
 
   // One token's heads: normalise, rotate, and put the queries aside and the keys and values into their block.
@@ -188,10 +196,8 @@ class Decoder final : public AnyDecoder {
       if (layer.rope >= 0) rotate(heads + h * size, angles(row, layer.rope), ropes_[layer.rope].rotary_dim / 2);
     }
     copy(heads, num_heads * size, queries_.begin() + row * num_heads * size);
-    for (int64_t h = 0; h < model_.num_kv_heads; ++h) {
-      copy(heads + (num_heads + h) * size, size, kv.key(table, h, position));
-      copy(heads + (num_heads + model_.num_kv_heads + h) * size, size, kv.value(table, h, position));
-    }
+    const float *keys = heads + num_heads * size, *values = keys + model_.num_kv_heads * size;
+    for (int64_t h = 0; h < model_.num_kv_heads; ++h) { copy(keys + h * size, size, kv.key(table, h, position)); copy(values + h * size, size, kv.value(table, h, position)); }
   }
 
   // size is a multiple of kLanes.
@@ -211,7 +217,8 @@ class Decoder final : public AnyDecoder {
   std::vector<AttentionPlan> plans_;     // one for each distinct window
   std::vector<int64_t> plan_of_layer_;
   Scratch<T> normed_, queries_, attended_, gated_;
-  Scratch<float> qkv_, branch_, angles_, partials_, sums_;
+  Scratch<float> qkv_, branch_, angles_, partials_;
+  ActivationScratch activations_;
   Partial partial_{};
 };
 

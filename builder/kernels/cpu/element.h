@@ -38,20 +38,6 @@ TRIERARCH_INLINE float to_float(BFloat16 value) {
 
 TRIERARCH_INLINE float to_float(float value) { return value; }
 
-// Of a value that T holds exactly.
-template <class T>
-T element_of(float value);
-
-template <>
-inline float element_of<float>(float value) { return value; }
-
-template <>
-inline BFloat16 element_of<BFloat16>(float value) {
-  uint32_t word;
-  std::memcpy(&word, &value, sizeof word);
-  return {static_cast<uint16_t>(word >> 16)};
-}
-
 TRIERARCH_INLINE void store_elements(float* target, Floats value) { store(target, value); }
 TRIERARCH_INLINE void store_elements(BFloat16* target, Floats value) { store(target, to_halves(value)); }
 

@@ -57,6 +57,19 @@ TRIERARCH_INLINE float largest(Floats value) {
   return fold(value, [](Floats a, Floats b) __attribute__((always_inline)) { return maximum(a, b); });
 }
 
+TRIERARCH_INLINE int32_t sum_of(Ints value) {
+  int32_t total = 0;
+  for (int i = 0; i < kLanes; ++i) total += value[i];
+  return total;
+}
+
+// Integers of at most eight bits.
+TRIERARCH_INLINE void store_bytes(int8_t* target, Ints value) {
+  using Bytes = int8_t __attribute__((vector_size(kLanes)));
+  using Shorts = int16_t __attribute__((vector_size(2 * kLanes)));
+  store(target, __builtin_convertvector(__builtin_convertvector(value, Shorts), Bytes));
+}
+
 // e^x to within 2 units in the last place; below -87 it is 0, as softmax wants of a masked score.
 TRIERARCH_INLINE Floats exponential(Floats x) {
   const Floats rounder = splat(12582912.0f);  // 1.5 * 2^23: adding it leaves an integer in the low mantissa bits

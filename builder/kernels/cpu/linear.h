@@ -38,30 +38,13 @@ TRIERARCH_INLINE Floats load_bias(const float* bias, int64_t column, int64_t cou
   return value;
 }
 
-template <class T>
-void sum_groups(Team& team, const Activations<T>& x, const Packed& weight) {
-  constexpr int64_t kDepth = kGroup / kPerWord<T>;
-  const T one = element_of<T>(1.0f);
-  Words ones;
-  for (int i = 0; i < kLanes * kPerWord<T>; ++i) std::memcpy(reinterpret_cast<T*>(&ones) + i, &one, sizeof one);
-  team.share(x.num_rows, 8, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin * weight.num_groups(); i < end * weight.num_groups(); ++i) {
-      Floats total = {};
-      for (int64_t d = 0; d < kDepth; d += kLanes)
-        total = dot<T>(total, load<Words>(x.rows + i * kGroup + d * kPerWord<T>), ones);
-      x.sums[i] = sum(total);
-    }
-  });
-}
-
 // Calls finish(first unit, units, first row, rows, totals) for every panel of x · weightᵀ; a unit is `UnitBlocks` blocks.
 template <class T, int Rows, int Units, int UnitBlocks, class Finish>
 void over_products(Team& team, const Activations<T>& x, const Packed& weight, Finish&& finish) {
   over_panels<Units>(team, x.num_rows, blocks_of(weight.columns), [&](int64_t unit, auto count, int64_t first, int64_t end) {
     constexpr int kBlocks = decltype(count)::value * UnitBlocks;
     Floats totals[kRowChunk * kTileBlocks];
-    const Activations<T> rows{x.rows + first * weight.in_features, x.sums + first * weight.num_groups(), end - first};
-    panel<T, Rows, kBlocks>(rows, weight, unit * UnitBlocks, totals);
+    panel<T, Rows, kBlocks>(x.from(first).first(end - first), weight, unit * UnitBlocks, totals);
     finish(unit, kBlocks / UnitBlocks, first, end - first, totals);
   });
 }
@@ -69,7 +52,7 @@ void over_products(Team& team, const Activations<T>& x, const Packed& weight, Fi
 // y = x · weightᵀ + bias. y: (rows, columns) float32.
 template <class T>
 void linear(Team& team, const Activations<T>& x, const Packed& weight, float* y) {
-  if (weight.format == Format::kInt4) sum_groups(team, x, weight);
+  if (weight.is_quantised()) prepare(team, x);
   const auto finish = [&](int64_t block, int64_t count, int64_t first, int64_t rows, const Floats* totals) {
     for (int64_t m = 0; m < rows; ++m)
       for (int64_t n = 0; n < count; ++n) {
@@ -85,7 +68,7 @@ void linear(Team& team, const Activations<T>& x, const Packed& weight, float* y)
 // y = activation(gate(x)) * up(x). y: (rows, columns) of T.
 template <class T, class Activation>
 void gated_linear(Team& team, const Activations<T>& x, const Packed& weight, T* y, Activation activation) {
-  if (weight.format == Format::kInt4) sum_groups(team, x, weight);
+  if (weight.is_quantised()) prepare(team, x);
   const float* up_bias = weight.bias == nullptr ? nullptr : weight.bias + weight.columns;
   const auto finish = [&](int64_t unit, int64_t count, int64_t first, int64_t rows, const Floats* totals) {
     for (int64_t m = 0; m < rows; ++m)
@@ -103,22 +86,11 @@ void gated_linear(Team& team, const Activations<T>& x, const Packed& weight, T* 
 }
 
 // Row `column` of a packed matrix, times `factor`.
-template <class T, class Codes>
-void copy_quantised_row(const Packed& weight, int64_t column, float factor, float* target) {
-  const int64_t block = column / kLanes, lane = column % kLanes;
-  const uint8_t* codes = weight.codes + block * weight.block_bytes();
-  for (int64_t i = 0; i < weight.in_features; ++i) {
-    const int64_t place = (block * weight.num_groups() + i / kGroup) * kLanes + lane;
-    const float offset = Codes::kHasOffsets ? half_to_float(weight.offsets[place]) : 0;
-    target[i] = (half_to_float(weight.scales[place]) * static_cast<float>(Codes::code(codes, i, lane)) + offset) * factor;
-  }
-}
-
 template <class T>
 void copy_row(const Packed& weight, int64_t column, float factor, float* target) {
-  if (weight.format == Format::kInt8) return copy_quantised_row<T, Int8>(weight, column, factor, target);
-  if (weight.format == Format::kInt4) return copy_quantised_row<T, Int4>(weight, column, factor, target);
-  const T* block = reinterpret_cast<const T*>(weight.codes + column / kLanes * weight.block_bytes());
+  if (weight.format == Format::kInt8) return copy_quantised_row<Int8>(weight, column, factor, target);
+  if (weight.format == Format::kInt4) return copy_quantised_row<Int4>(weight, column, factor, target);
+  const T* block = reinterpret_cast<const T*>(weight.blocks + column / kLanes * weight.block_bytes());
   for (int64_t i = 0; i < weight.in_features; ++i)
     target[i] = to_float(block[(i / kPerWord<T> * kLanes + column % kLanes) * kPerWord<T> + i % kPerWord<T>]) * factor;
 }

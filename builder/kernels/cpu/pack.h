@@ -2,9 +2,10 @@
 // streams every block once, front to back. A *gated* matrix is gate over up; its blocks alternate, gate 0, up 0, gate 1,
 // up 1, so that the two of an output meet in one panel.
 //
-// Float32 and bfloat16: a run is word vectors (tile.h reads them so). Int8: (in_features, 16) bytes. Int4: (in_features /
-// 8, 16) words; of the eight inputs in a word, input 2 s + h stands at bit 4 s + 16 h, so that a shift by 4 s brings a
-// pair to where two 16-bit lanes begin. Scales, and offsets if any, stand behind all codes: (blocks, groups, 16) float16.
+// Float32 and bfloat16: a run is word vectors (tile.h reads them so). Int8 and int4: a run is *quads*, the bytes of four
+// inputs in each of sixteen words, as the processor's integer dot product wants them; bytes are unsigned, so int8 codes
+// have 128 added. Two quads of int4 share a word, the first in the lower halves of its bytes. Each group's codes are
+// followed by its sixteen scales, and its offsets if any, as float16: one stream a block, for the memory's sake.
 #pragma once
 
 #include "abi.h"
@@ -21,51 +22,29 @@ constexpr int64_t blocks_of(int64_t columns) { return (columns + kLanes - 1) / k
 
 struct Packed {
   Format format;
-  const uint8_t* codes;
-  const uint16_t* scales;   // of quantised formats
-  const uint16_t* offsets;  // of int4
+  const uint8_t* blocks;
   const float* bias;        // (columns) or null; of a gated matrix, (2 columns)
   int64_t columns;          // output features; of a gated matrix, of one half
   int64_t in_features;
 
   bool is_quantised() const { return format == Format::kInt8 || format == Format::kInt4; }
   int64_t num_groups() const { return in_features / kGroup; }
-  int64_t block_bytes() const { return code_bytes(format, in_features); }
+  int64_t block_bytes() const { return block_bytes(format, in_features); }
 
-  static constexpr int64_t code_bytes(Format format, int64_t in_features) {
+  static constexpr int64_t block_bytes(Format format, int64_t in_features) {
+    constexpr int64_t kTable = kLanes * sizeof(uint16_t);
     switch (format) {
       case Format::kFloat32: return in_features * kLanes * 4;
       case Format::kBFloat16: return in_features * kLanes * 2;
-      case Format::kInt8: return in_features * kLanes;
-      default: return in_features * kLanes / 2;
+      case Format::kInt8: return in_features / kGroup * (kGroup * kLanes + kTable);
+      default: return in_features / kGroup * (kGroup * kLanes / 2 + 2 * kTable);
     }
   }
 };
 
-// Where the pieces of a packed matrix lie.
-struct PackedLayout {
-  int64_t scales, offsets, end;  // bytes from the first code
-
-  PackedLayout(Format format, int64_t num_blocks, int64_t in_features) {
-    const int64_t table = num_blocks * (in_features / kGroup) * kLanes * sizeof(uint16_t);
-    scales = num_blocks * Packed::code_bytes(format, in_features);  // a multiple of a cache line, and so the tables
-    offsets = scales + (format == Format::kInt8 || format == Format::kInt4 ? table : 0);
-    end = offsets + (format == Format::kInt4 ? table : 0);
-  }
-};
-
-// `columns` of one half where `is_gated`.
-inline Packed packed(const TrierarchLinear& linear, int64_t columns, int64_t in_features, bool is_gated = false) {
-  const Format format{linear.format};
-  const PackedLayout layout(format, (is_gated ? 2 : 1) * blocks_of(columns), in_features);
-  const auto* codes = static_cast<const uint8_t*>(linear.weight);
-  return {format,
-          codes,
-          reinterpret_cast<const uint16_t*>(codes + layout.scales),
-          reinterpret_cast<const uint16_t*>(codes + layout.offsets),
-          linear.bias,
-          columns,
-          in_features};
+// `columns` of one half where it is gated.
+inline Packed packed(const TrierarchLinear& linear, int64_t columns, int64_t in_features) {
+  return {Format{linear.format}, static_cast<const uint8_t*>(linear.weight), linear.bias, columns, in_features};
 }
 
 // Sixteen rows of `depth` words, transposed to depth vectors of sixteen; a null row is zero.
@@ -83,17 +62,10 @@ TRIERARCH_INLINE void pack_block(const uint32_t* const (&rows)[kLanes], int64_t 
     for (int i = 0; i < kLanes; ++i) packed[d * kLanes + i] = rows[i] ? rows[i][d] : 0;
 }
 
-// (16, count) of some type to (count, 16).
-template <class Value>
-inline void transpose_values(const Value* const (&rows)[kLanes], int64_t count, Value* target) {
-  for (int64_t k = 0; k < count; ++k)
-    for (int i = 0; i < kLanes; ++i) target[k * kLanes + i] = rows[i] ? rows[i][k] : Value{};
-}
-
-// Four bytes of stored int4 codes, input 2 j in the low half of byte j, to a word.
-inline uint32_t weave_nibbles(const uint8_t* bytes) {
+// Eight stored int4 codes, input i at bit 4 i, to a word of two quads.
+inline uint32_t pair_quads(uint32_t stored) {
   uint32_t word = 0;
-  for (int s = 0; s < 4; ++s) word |= uint32_t{bytes[s]} % 16 << 4 * s | uint32_t{bytes[s]} / 16 << (16 + 4 * s);
+  for (int i = 0; i < 8; ++i) word |= (stored >> 4 * i & 15u) << (i % 4 * 8 + i / 4 * 4);
   return word;
 }
 
@@ -105,60 +77,75 @@ class Packer {
         columns_(matrix.out_features / halves_),
         in_features_(matrix.in_features),
         source_(matrix),
-        layout_(format_, halves_ * blocks_of(columns_), in_features_),
         target_(static_cast<uint8_t*>(target)) {}
 
-  int64_t num_bytes() const { return layout_.end; }
+  int64_t num_bytes() const { return halves_ * blocks_of(columns_) * Packed::block_bytes(format_, in_features_); }
 
   void run(Team& team) const {
     team.share(halves_ * blocks_of(columns_), 4, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) pack(i);
+      for (int64_t i = begin; i < end; ++i) pack(i % halves_, i / halves_, target_ + i * block_bytes());
     });
   }
 
  private:
-  // Block `i` of the packed matrix.
-  void pack(int64_t i) const {
-    const int64_t half = i % halves_, block = i / halves_, block_bytes = Packed::code_bytes(format_, in_features_);
-    uint8_t* codes = target_ + i * block_bytes;
-    const int64_t row_bytes = block_bytes / kLanes;
-    const uint8_t* rows[kLanes];
-    gather(static_cast<const uint8_t*>(source_.codes), row_bytes, half, block, rows);
-    if (format_ == Format::kInt8) {
-      transpose_values(rows, in_features_, codes);
-    } else if (format_ == Format::kInt4) {
-      for (int64_t k = 0; k < row_bytes / 4; ++k)
-        for (int j = 0; j < kLanes; ++j)
-          reinterpret_cast<uint32_t*>(codes)[k * kLanes + j] = rows[j] ? weave_nibbles(rows[j] + 4 * k) : 0;
-    } else {
-      const uint32_t* words[kLanes];
-      for (int j = 0; j < kLanes; ++j) words[j] = reinterpret_cast<const uint32_t*>(rows[j]);
-      return pack_block(words, row_bytes / 4, reinterpret_cast<uint32_t*>(codes));
-    }
-    pack_table(source_.scales, layout_.scales, half, block, i);
-    if (format_ == Format::kInt4) pack_table(source_.offsets, layout_.offsets, half, block, i);
+  void pack(int64_t half, int64_t block, uint8_t* target) const {
+    if (format_ == Format::kInt8 || format_ == Format::kInt4) return pack_quantised(half, block, target);
+    const int64_t depth = block_bytes() / kLanes / 4;
+    const uint32_t* rows[kLanes];
+    gather(source_.codes, depth, half, block, rows);
+    pack_block(rows, depth, reinterpret_cast<uint32_t*>(target));
   }
 
-  void pack_table(const void* source, int64_t place, int64_t half, int64_t block, int64_t i) const {
-    const int64_t num_groups = in_features_ / kGroup;
-    const uint16_t* rows[kLanes];
-    gather(static_cast<const uint16_t*>(source), num_groups, half, block, rows);
-    transpose_values(rows, num_groups, reinterpret_cast<uint16_t*>(target_ + place) + i * num_groups * kLanes);
+  void pack_quantised(int64_t half, int64_t block, uint8_t* target) const {
+    const bool is_int8 = format_ == Format::kInt8;
+    const int64_t num_groups = in_features_ / kGroup, num_words = is_int8 ? kGroup / 4 : kGroup / 8;  // of a row's group
+    const uint32_t* codes[kLanes];
+    const uint16_t *scales[kLanes], *offsets[kLanes];
+    gather(source_.codes, num_groups * num_words, half, block, codes);
+    gather(source_.scales, num_groups, half, block, scales);
+    if (!is_int8) gather(source_.offsets, num_groups, half, block, offsets);
+    for (int64_t group = 0; group < num_groups; ++group) {
+      for (int64_t k = 0; k < num_words; ++k) {
+        uint32_t words[kLanes] = {};
+        for (int j = 0; j < kLanes; ++j) {
+          if (codes[j] == nullptr) continue;
+          const uint32_t word = codes[j][group * num_words + k];
+          words[j] = is_int8 ? word ^ 0x80808080u : pair_quads(word);
+        }
+        target = append(words, target);
+      }
+      target = append_table(scales, group, target);
+      if (!is_int8) target = append_table(offsets, group, target);
+    }
+  }
+
+  static uint8_t* append_table(const uint16_t* const (&rows)[kLanes], int64_t group, uint8_t* target) {
+    uint16_t table[kLanes];
+    for (int j = 0; j < kLanes; ++j) table[j] = rows[j] ? rows[j][group] : 0;
+    return append(table, target);
+  }
+
+  template <class Values>
+  static uint8_t* append(const Values& values, uint8_t* target) {
+    std::memcpy(target, values, sizeof values);
+    return target + sizeof values;
   }
 
   // The sixteen rows of a block of one half; null beyond the last.
   template <class Value>
-  void gather(const Value* source, int64_t row_size, int64_t half, int64_t block, const Value* (&rows)[kLanes]) const {
+  void gather(const void* source, int64_t row_size, int64_t half, int64_t block, const Value* (&rows)[kLanes]) const {
     for (int j = 0; j < kLanes; ++j) {
       const int64_t column = block * kLanes + j;
-      rows[j] = column < columns_ ? source + (half * columns_ + column) * row_size : nullptr;
+      const auto* first = static_cast<const Value*>(source);
+      rows[j] = column < columns_ ? first + (half * columns_ + column) * row_size : nullptr;
     }
   }
+
+  int64_t block_bytes() const { return Packed::block_bytes(format_, in_features_); }
 
   const Format format_;
   const int64_t halves_, columns_, in_features_;
   const TrierarchMatrix source_;
-  const PackedLayout layout_;
   uint8_t* const target_;
 };
 

@@ -75,10 +75,9 @@ def instruction_sets() -> Iterator[kernels.InstructionSet]:
 @pytest.fixture(scope="session", params=instruction_sets(), ids=lambda one: one.name)
 def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     path = tmp_path_factory.mktemp("kernels") / "kernels.so"
-    try:
-        path.write_bytes(kernels.compile_library(request.param))
-    except kernels.CompilerError as error:
-        pytest.skip(str(error))
+    if kernels.find_compiler() is None:
+        pytest.skip("no C++ compiler")
+    path.write_bytes(kernels.compile_library(request.param))
     return open_library(path)
 
 
