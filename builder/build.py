@@ -27,6 +27,7 @@ from trierarch.builder.manifest import (
     EngineManifest,
     FileDigest,
     KvCache,
+    KvType,
     Limits,
     Quantization,
     Requires,
@@ -58,7 +59,7 @@ def build(config: BuildConfig, progress: Progress | None = None) -> EngineManife
     weights = plan_weights(decoder, checkpoint, dtype, config.quantization)
     tokenizer = checkpoint.tokenizer(decoder.architecture.vocab_size)
     limits, kv_cache = _limits(config, decoder), _kv_cache(config, decoder, dtype)
-    kernels = compile_kernels(decoder.architecture, dtype, progress) if config.compile else None
+    kernels = compile_kernels(decoder.architecture, dtype, kv_cache, progress) if config.compile else None
     small_files = _small_files(tokenizer)
     if kernels is not None:
         small_files[kernels.name] = kernels.content
@@ -111,12 +112,13 @@ def _limits(config: BuildConfig, decoder: Decoder) -> Limits:
 
 
 def _kv_cache(config: BuildConfig, decoder: Decoder, dtype: DType) -> KvCache:
-    bytes_per_token = decoder.architecture.kv_bytes_per_token(dtype)
+    kv_dtype = config.kv_cache_dtype or KvType(dtype)
+    bytes_per_token = decoder.architecture.kv_bytes_per_token(kv_dtype)
     block_bytes = bytes_per_token * config.block_size
     if config.kv_cache_bytes is not None and config.kv_cache_bytes < block_bytes:
         raise ConfigError(f"kv_cache_bytes is {config.kv_cache_bytes}: one block of this model takes {block_bytes}")
     return KvCache(
-        dtype=dtype,
+        dtype=kv_dtype,
         block_size=config.block_size,
         num_bytes=config.kv_cache_bytes,
         memory_fraction=config.kv_cache_memory_fraction,

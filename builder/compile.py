@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from trierarch.builder import machine
-from trierarch.builder.manifest import Architecture, DType
+from trierarch.builder.manifest import Architecture, DType, KvCache, KvType
 from trierarch.builder.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -80,9 +80,9 @@ class Kernels:
     cpu_flags: tuple[str, ...]
 
 
-def compile_kernels(architecture: Architecture, dtype: DType, progress: Progress) -> Kernels | None:
+def compile_kernels(architecture: Architecture, dtype: DType, kv_cache: KvCache, progress: Progress) -> Kernels | None:
     """The library for this machine, or None, with a warning that says why, where the engine has to run eagerly."""
-    reason = obstacle(architecture, dtype)
+    reason = obstacle(architecture, dtype, kv_cache)
     if reason is None:
         progress.stage("kernels", None)
         instruction_set = best_instruction_set()
@@ -96,7 +96,7 @@ def compile_kernels(architecture: Architecture, dtype: DType, progress: Progress
     return None
 
 
-def obstacle(architecture: Architecture, dtype: DType) -> str | None:
+def obstacle(architecture: Architecture, dtype: DType, kv_cache: KvCache) -> str | None:
     """Why the kernels cannot run a model; None where they can."""
     if dtype is DType.FLOAT16:
         return "there are none for float16; bfloat16 and float32 have them"
@@ -106,6 +106,10 @@ def obstacle(architecture: Architecture, dtype: DType) -> str | None:
         return f"head_dim is {architecture.head_dim}, and they want a multiple of {LANES}"
     if architecture.hidden_size % 2 or architecture.intermediate_size % 2:
         return "hidden_size and intermediate_size must be even for them"
+    if kv_cache.block_size % LANES:
+        return f"block_size is {kv_cache.block_size}, and they want a multiple of {LANES}"
+    if kv_cache.dtype not in (KvType(dtype), KvType.INT8):
+        return f"kv_cache_dtype is {kv_cache.dtype}, and they want {dtype} or {KvType.INT8}"
     return None
 
 

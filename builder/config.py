@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field
 
-from trierarch.builder.manifest import DType, Frozen, KvCache, Limits, PositiveInt, Target, WeightType
+from trierarch.builder.manifest import DType, Frozen, KvCache, KvType, Limits, PositiveInt, Target, WeightType
 
 DEFAULT_MAX_SEQ_LEN: Final = 8192
 """A window longer than this is asked for, since the scheduler promises that any one sequence may fill it."""
@@ -25,7 +25,7 @@ class BuildConfig(Frozen):
     output: Path
     target: Target = Target.TORCH
     dtype: DType | None = None
-    """Of weights, activations and KV; None takes what this machine is fast at (`machine.default_dtype`)."""
+    """Of weights and activations; None takes what this machine is fast at (`machine.default_dtype`)."""
     quantization: WeightType | None = None
     """Of weights; None leaves them in `dtype`."""
     name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)
@@ -35,6 +35,8 @@ class BuildConfig(Frozen):
     """None takes the checkpoint's window, but no more than DEFAULT_MAX_SEQ_LEN."""
     max_num_tokens: PositiveInt = _default(Limits, "max_num_tokens")
     max_queue_size: PositiveInt = _default(Limits, "max_queue_size")
+    kv_cache_dtype: KvType | None = None
+    """Of keys and values; None takes the engine's dtype."""
     kv_cache_bytes: PositiveInt | None = None
     kv_cache_memory_fraction: Annotated[float, Field(gt=0, le=0.95)] = _default(KvCache, "memory_fraction")
     block_size: PositiveInt = _default(KvCache, "block_size")

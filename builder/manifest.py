@@ -77,7 +77,7 @@ class Target(StrEnum):
 
 
 class DType(StrEnum):
-    """Element type of weights, activations or KV."""
+    """Element type of weights and activations."""
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
@@ -87,6 +87,26 @@ class DType(StrEnum):
     def num_bytes(self) -> int:
         """Bytes of one element."""
         return 4 if self is DType.FLOAT32 else 2
+
+
+class KvType(StrEnum):
+    """Element type of keys and values."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+    INT8 = "int8"
+    """Codes of -127 to 127, each row of head_dim with a float32 scale of its own; an element is scale * code."""
+
+    @property
+    def row_scale_bytes(self) -> int:
+        """Bytes that the scale of one row takes; 0 where there is none."""
+        return 4 if self is KvType.INT8 else 0
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of one element."""
+        return 1 if self is KvType.INT8 else DType(self).num_bytes
 
 
 class WeightType(StrEnum):
@@ -178,9 +198,10 @@ class Architecture(Frozen):
             return (name == "embed.weight") is self.tie_embeddings
         return name.endswith((".qkv.weight", ".o.weight", ".gate_up.weight", ".down.weight"))
 
-    def kv_bytes_per_token(self, dtype: DType) -> int:
-        """Bytes of keys and values that one token holds over all layers."""
-        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * dtype.num_bytes
+    def kv_bytes_per_token(self, dtype: KvType) -> int:
+        """Bytes of keys and values that one token holds over all layers, scales included."""
+        row_bytes = self.head_dim * dtype.num_bytes + dtype.row_scale_bytes
+        return 2 * self.num_layers * self.num_kv_heads * row_bytes
 
 
 class Limits(Frozen):
@@ -199,7 +220,7 @@ class Limits(Frozen):
 class KvCache(Frozen):
     """How keys and values are stored. Capacity: `num_bytes` if given, else `memory_fraction` of free memory at load."""
 
-    dtype: DType
+    dtype: KvType
     block_size: PositiveInt = 16
     """Tokens in one block."""
     num_bytes: PositiveInt | None = None

@@ -33,7 +33,7 @@ def build(
         str | None,
         typer.Option(
             metavar="DTYPE",
-            help="float32, bfloat16 or float16, of weights, activations and KV.",
+            help="float32, bfloat16 or float16, of weights and activations.",
             show_default="what this machine is fast at",
         ),
     ] = None,
@@ -66,6 +66,14 @@ def build(
     max_queue_size: Annotated[
         int | None,
         typer.Option(help="Requests waiting; one more is refused at once.", show_default="256", rich_help_panel=LIMITS),
+    ] = None,
+    kv_cache_dtype: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DTYPE",
+            help="int8 keys and values take about half the memory; else float32, bfloat16 or float16.",
+            show_default="that of --dtype",
+        ),
     ] = None,
     kv_cache_bytes: Annotated[
         str | None,
@@ -108,6 +116,7 @@ def build(
         max_seq_len=max_seq_len,
         max_num_tokens=max_num_tokens,
         max_queue_size=max_queue_size,
+        kv_cache_dtype=kv_cache_dtype,
         kv_cache_bytes=None if kv_cache_bytes is None else parse_size(kv_cache_bytes),
         compile=compile,
         overwrite=overwrite,

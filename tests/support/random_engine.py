@@ -15,6 +15,7 @@ from trierarch.builder.manifest import (
     DType,
     EngineManifest,
     KvCache,
+    KvType,
     Layer,
     Limits,
     Rope,
@@ -45,10 +46,15 @@ def tiny_architecture(**changes: Any) -> Architecture:
 
 
 def tiny_manifest(
-    architecture: Architecture, dtype: DType = DType.FLOAT32, num_blocks: int = 64, **limits: int
+    architecture: Architecture,
+    dtype: DType = DType.FLOAT32,
+    num_blocks: int = 64,
+    kv_dtype: KvType | None = None,
+    **limits: int,
 ) -> EngineManifest:
-    """Blocks of 4 tokens, sequences of at most 64."""
-    bytes_per_token = architecture.kv_bytes_per_token(dtype)
+    """Blocks of 4 tokens, sequences of at most 64; keys and values of `dtype` unless said otherwise."""
+    kv_dtype = kv_dtype or KvType(dtype)
+    bytes_per_token = architecture.kv_bytes_per_token(kv_dtype)
     return EngineManifest(
         name="tiny",
         target=Target.TORCH,
@@ -58,7 +64,7 @@ def tiny_manifest(
         dtype=dtype,
         limits=Limits(**({"max_seq_len": 64, "max_batch_size": 8} | limits)),
         kv_cache=KvCache(
-            dtype=dtype, block_size=4, num_bytes=num_blocks * 4 * bytes_per_token, bytes_per_token=bytes_per_token
+            dtype=kv_dtype, block_size=4, num_bytes=num_blocks * 4 * bytes_per_token, bytes_per_token=bytes_per_token
         ),
         tokens=Tokens(bos=None, eos=(1,), pad=0, add_bos=False),
         files={},

@@ -1,14 +1,18 @@
 // Attention over paged keys and values, read in place through the block table: no gathered copy, no mask in memory.
 //
 // The heads that share a KV head, times the queries of a tile, are the rows of two matrix products for each chunk of
-// keys, as in FlashAttention (Dao, 2023). Products of the operands' type are summed in float32.
+// keys, as in FlashAttention (Dao, 2023). Products of the operands' type are summed in float32. Codes become that type,
+// exactly; a key's scale multiplies its scores and a value's its weights.
+//
+// Slots that no query of an item sees may hold anything, and NaN times zero is NaN. A score of theirs stays in its lane
+// and is masked there; their values and scales count as zero before they are multiplied.
 #pragma once
 
 #include "attention_plan.h"
-#include "pack.h"
 #include "paged_kv.h"
 #include "partial.h"
 #include "scratch.h"
+#include "team.h"
 #include "tile.h"
 
 namespace trierarch {
@@ -32,6 +36,8 @@ class AttentionScratch {
         values(kChunk * shape.head_dim / kPerWord<T>),
         scores(rows_ * kChunk),
         scale(rows_),
+        key_scales(kChunk),
+        value_scales(kChunk),
         sums_(2 * rows_ * (shape.head_dim + 2)) {}
 
   // 0 is a segment's, 1 all segments'.
@@ -45,18 +51,30 @@ class AttentionScratch {
 
  public:
   Scratch<T> queries, weights;
-  Scratch<uint32_t> keys, values;
-  Scratch<float> scores, scale;
+  Scratch<uint32_t> keys, values;  // tiles that cannot be read as they lie
+  Scratch<float> scores, scale, key_scales, value_scales;
 
  private:
   Scratch<float> sums_;
 };
 
-template <class T>
+template <class T, class K>
 class Attention {
+  using Tile = typename PagedKv<T, K>::Tile;
+  static constexpr bool kHasScales = PagedKv<T, K>::kHasScales;
+  static constexpr int64_t kChunkTiles = kChunk / kTileTokens;
+
+  // Some keys of one head, those at first_seen..end_seen of which some query of the item sees.
+  struct Chunk {
+    int64_t first_seen, end_seen, num_tiles;
+    Tile tiles[kChunkTiles];
+
+    bool sees(int64_t key) const { return first_seen <= key && key < end_seen; }
+  };
+
  public:
   // queries and result: (num_tokens, num_heads, head_dim). partials: room for plan.num_partial_rows rows.
-  Attention(const AttentionShape& shape, const TrierarchStep& step, const PagedKv<T>& kv, const int64_t* first_rows,
+  Attention(const AttentionShape& shape, const TrierarchStep& step, const PagedKv<T, K>& kv, const int64_t* first_rows,
             const T* queries, T* result, const Partial& partials)
       : shape_(shape), step_(step), kv_(kv), first_rows_(first_rows), queries_(queries), result_(result),
         partials_(partials) {}
@@ -99,16 +117,13 @@ class Attention {
     sums.clear(rows);
     const int64_t end = std::min(end_key, (segment + 1) * kSegment);
     for (int64_t chunk = std::max(segment * kSegment, first_key / kChunk * kChunk); chunk < end; chunk += kChunk) {
-      const int64_t num_keys = std::min(kChunk, end - chunk), num_blocks = blocks_of(num_keys);
-      const T* rows_of_keys[kChunk] = {};
-      kv_.keys(block_table(step_, item.sequence), item.kv_head, chunk, num_keys, first_key, rows_of_keys);
-      prefetch(rows_of_keys, num_keys, kv_.to_value());
-      pack_keys(rows_of_keys, num_blocks, scratch.keys.begin());
+      const Chunk keys = chunk_at(item, chunk, first_key - chunk, std::min(kChunk, end - chunk));
+      prefetch(keys, &Tile::values, &Tile::value_scales);
+      if constexpr (kHasScales) copy_scales(keys, scratch);
+      score(rows, keys, scratch);
       prefetch_keys(item, chunk + kChunk, std::min(end_key, item.end_segment * kSegment));
-      score(rows, num_blocks, scratch);
-      for (int64_t r = 0; r < rows; ++r) weigh(r, position + r / shape_.group(), chunk, num_blocks, sums, scratch);
-      pack_values(rows_of_keys, num_blocks, scratch.values.begin());
-      mix(rows, num_blocks, sums, scratch);
+      for (int64_t r = 0; r < rows; ++r) weigh(r, position + r / shape_.group(), chunk, keys.num_tiles, sums, scratch);
+      mix(rows, keys, sums, scratch);
     }
   }
 
@@ -132,75 +147,86 @@ class Attention {
     }
   }
 
+  Chunk chunk_at(const AttentionItem& item, int64_t position, int64_t first_seen, int64_t end_seen) const {
+    Chunk chunk{first_seen, end_seen, (end_seen + kTileTokens - 1) / kTileTokens, {}};
+    const int64_t* table = block_table(step_, item.sequence);
+    for (int64_t t = 0; t < chunk.num_tiles; ++t)
+      chunk.tiles[t] = kv_.tile(table, item.kv_head, position + t * kTileTokens);
+    return chunk;
+  }
+
   // Blocks lie anywhere, so the hardware does not see them coming: values come from memory while keys are worked on, and
   // the next keys while values are.
-  void prefetch(const T* const* rows, int64_t count, int64_t offset) const {
-    constexpr int64_t kLine = 64 / sizeof(T);
-    for (int64_t i = 0; i < count; ++i)
-      for (int64_t d = 0; d < shape_.head_dim; d += kLine)
-        if (rows[i] != nullptr) __builtin_prefetch(rows[i] + offset + d);
-  }
-
-  void prefetch_keys(const AttentionItem& item, int64_t chunk, int64_t end) const {
-    if (chunk >= end) return;
-    const T* rows[kChunk];
-    const int64_t count = std::min(kChunk, end - chunk);
-    kv_.keys(block_table(step_, item.sequence), item.kv_head, chunk, count, 0, rows);
-    prefetch(rows, count, 0);
-  }
-
-  // Keys that no query of the item sees are null and count as zero: their slots may hold anything, and NaN times zero
-  // is NaN.
-  void pack_keys(const T* const (&keys)[kChunk], int64_t num_blocks, uint32_t* packed) const {
-    const int64_t depth = shape_.head_dim / kPerWord<T>;
-    for (int64_t block = 0; block < num_blocks; ++block) {
-      const uint32_t* rows[kLanes];
-      for (int64_t i = 0; i < kLanes; ++i) rows[i] = reinterpret_cast<const uint32_t*>(keys[block * kLanes + i]);
-      pack_block(rows, depth, packed + block * depth * kLanes);
+  void prefetch(const Chunk& chunk, K* Tile::*elements, float* Tile::*scales) const {
+    constexpr int64_t kLine = 64 / sizeof(K);
+    for (int64_t t = 0; t < chunk.num_tiles; ++t) {
+      const K* first = chunk.tiles[t].*elements;
+      for (int64_t i = 0; i < kTileTokens * shape_.head_dim; i += kLine) __builtin_prefetch(first + i);
+      if constexpr (kHasScales) __builtin_prefetch(chunk.tiles[t].*scales);
     }
   }
 
-  // Values become a matrix of keys by head_dim: words run over keys, so a pair of keys is woven into one vector.
-  void pack_values(const T* const (&keys)[kChunk], int64_t num_blocks, uint32_t* packed) const {
-    const int64_t depth = num_blocks * kLanes / kPerWord<T>;
-    for (int64_t d = 0; d < depth; ++d) {
-      const T* rows[kPerWord<T>];
-      for (int i = 0; i < kPerWord<T>; ++i) {
-        const T* key = keys[d * kPerWord<T> + i];
-        rows[i] = key == nullptr ? nullptr : key + kv_.to_value();
-      }
-      for (int64_t block = 0; block < shape_.head_dim / kLanes; ++block)
-        store(packed + (block * depth + d) * kLanes, weave(rows, block * kLanes));
+  void prefetch_keys(const AttentionItem& item, int64_t position, int64_t end) const {
+    if (position >= end) return;
+    prefetch(chunk_at(item, position, 0, std::min(kChunk, end - position)), &Tile::keys, &Tile::key_scales);
+  }
+
+  // The chunk's scales, zero for what is not seen.
+  void copy_scales(const Chunk& chunk, AttentionScratch<T>& scratch) const {
+    for (int64_t i = 0; i < chunk.num_tiles * kTileTokens; ++i) {
+      const Tile& tile = chunk.tiles[i / kTileTokens];
+      scratch.key_scales[i] = chunk.sees(i) ? tile.key_scales[i % kTileTokens] : 0;
+      scratch.value_scales[i] = chunk.sees(i) ? tile.value_scales[i % kTileTokens] : 0;
     }
   }
 
-  static TRIERARCH_INLINE Words weave(const float* const (&rows)[1], int64_t column) {
-    return rows[0] ? load<Words>(rows[0] + column) : Words{};
+  // A tile's keys as words of T.
+  const uint32_t* keys_of(const Tile& tile, uint32_t* room) const {
+    if constexpr (!kHasScales) return reinterpret_cast<const uint32_t*>(tile.keys);
+    const int64_t size = kTileTokens * shape_.head_dim;
+    for (int64_t i = 0; i < size; i += kLanes * kPerWord<T>) store(room + i / kPerWord<T>, load_words<T>(tile.keys + i));
+    return room;
   }
 
-  static TRIERARCH_INLINE Words weave(const BFloat16* const (&rows)[2], int64_t column) {
-    const auto widened = [column](const BFloat16* row) __attribute__((always_inline)) {
-      return row ? __builtin_convertvector(load<Halves>(row + column), Words) : Words{};
-    };
-    return widened(rows[0]) | widened(rows[1]) << 16;
+  // Likewise its values, zero for what is not seen.
+  const uint32_t* values_of(const Chunk& chunk, int64_t t, uint32_t* room) const {
+    constexpr int64_t kDepth = kTileTokens / kPerWord<T>;
+    constexpr uint32_t kElement = kPerWord<T> == 1 ? ~0u : 0xffffu;
+    const K* values = chunk.tiles[t].values;
+    const int64_t first = t * kTileTokens;
+    if (!kHasScales && chunk.first_seen <= first && first + kTileTokens <= chunk.end_seen)
+      return reinterpret_cast<const uint32_t*>(values);
+    uint32_t masks[kDepth] = {};
+    for (int64_t i = 0; i < kTileTokens; ++i)
+      if (chunk.sees(first + i)) masks[i / kPerWord<T>] |= kElement << i % kPerWord<T> * 16;
+    for (int64_t i = 0; i < shape_.head_dim / kLanes * kDepth; ++i)
+      store(room + i * kLanes, load_words<T>(values + i * kLanes * kPerWord<T>) & masks[i % kDepth]);
+    return room;
   }
 
-  void score(int64_t rows, int64_t num_blocks, AttentionScratch<T>& scratch) const {
+  void score(int64_t rows, const Chunk& chunk, AttentionScratch<T>& scratch) const {
     const int64_t depth = shape_.head_dim / kPerWord<T>;
-    with_constant<kTileBlocks>(static_cast<int>(num_blocks), [&](auto blocks) {
-      over_row_tiles<kTileRows>(rows, [&](int64_t row, auto height) {
-        constexpr int kRows = decltype(height)::value, kBlocks = decltype(blocks)::value;
-        Floats acc[kRows][kBlocks] = {};
-        multiply<T, kRows, kBlocks>(scratch.queries.begin() + row * shape_.head_dim, shape_.head_dim,
-                                    scratch.keys.begin(), depth * kLanes, depth, acc);
-        for (int m = 0; m < kRows; ++m)
-          for (int n = 0; n < kBlocks; ++n) store(scratch.scores.begin() + (row + m) * kChunk + n * kLanes, acc[m][n]);
+    const uint32_t* keys[kChunkTiles];
+    for (int64_t t = 0; t < chunk.num_tiles; ++t)
+      keys[t] = keys_of(chunk.tiles[t], scratch.keys.begin() + t * depth * kTileTokens);
+    for (int64_t first = 0; first < chunk.num_tiles; first += kTileBlocks) {
+      const int64_t count = std::min<int64_t>(kTileBlocks, chunk.num_tiles - first);
+      with_constant<kTileBlocks>(static_cast<int>(count), [&](auto blocks) {
+        over_row_tiles<kTileRows>(rows, [&](int64_t row, auto height) {
+          constexpr int kRows = decltype(height)::value, kBlocks = decltype(blocks)::value;
+          Floats acc[kRows][kBlocks] = {};
+          multiply<T, kRows, kBlocks>(scratch.queries.begin() + row * shape_.head_dim, shape_.head_dim, keys + first, depth,
+                                      acc);
+          float* scores = scratch.scores.begin() + row * kChunk + first * kLanes;
+          for (int m = 0; m < kRows; ++m)
+            for (int n = 0; n < kBlocks; ++n) store(scores + m * kChunk + n * kLanes, acc[m][n]);
+        });
       });
-    });
+    }
   }
 
   // Scores of one row become weights; `sums` takes in their largest and total.
-  void weigh(int64_t row, int64_t position, int64_t chunk, int64_t num_blocks, const Partial& sums,
+  void weigh(int64_t row, int64_t position, int64_t chunk, int64_t num_tiles, const Partial& sums,
              AttentionScratch<T>& scratch) const {
     static constexpr Ints kIota = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     float* scores = scratch.scores.begin() + row * kChunk;
@@ -208,8 +234,9 @@ class Attention {
     const int64_t first = first_visible(position) - chunk, last = position - chunk;
     Floats values[kChunk / kLanes];
     Floats most = splat(kNothing);
-    for (int64_t n = 0; n < num_blocks; ++n) {
+    for (int64_t n = 0; n < num_tiles; ++n) {
       Floats value = load<Floats>(scores + n * kLanes) * shape_.scale;
+      if constexpr (kHasScales) value *= load<Floats>(scratch.key_scales.begin() + n * kLanes);
       if (shape_.softcap != 0) value = hyperbolic_tangent(value / shape_.softcap) * shape_.softcap;
       const Ints column = kIota + static_cast<int32_t>(n * kLanes);
       if (last < (n + 1) * kLanes - 1) value = column > static_cast<int32_t>(last) ? splat(kNothing) : value;
@@ -220,13 +247,14 @@ class Attention {
     const float before = sums.largest[row], now = std::fmax(before, largest(most));
     if (now == kNothing) {  // the row sees none of these keys
       scratch.scale[row] = 1;
-      std::memset(weights, 0, num_blocks * kLanes * sizeof(T));
+      std::memset(weights, 0, num_tiles * kLanes * sizeof(T));
       return;
     }
     Floats total = {};
-    for (int64_t n = 0; n < num_blocks; ++n) {
-      const Floats weight = exponential(values[n] - now);
+    for (int64_t n = 0; n < num_tiles; ++n) {
+      Floats weight = exponential(values[n] - now);
       total += weight;
+      if constexpr (kHasScales) weight *= load<Floats>(scratch.value_scales.begin() + n * kLanes);
       store_elements(weights + n * kLanes, weight);
     }
     scratch.scale[row] = before == now ? 1.0f : std::exp(before - now);
@@ -235,8 +263,12 @@ class Attention {
   }
 
   // sums.values = sums.values * scale + weights · values.
-  void mix(int64_t rows, int64_t num_blocks, const Partial& sums, AttentionScratch<T>& scratch) const {
-    const int64_t depth = num_blocks * kLanes / kPerWord<T>, width = shape_.head_dim / kLanes;
+  void mix(int64_t rows, const Chunk& chunk, const Partial& sums, AttentionScratch<T>& scratch) const {
+    constexpr int64_t kDepth = kTileTokens / kPerWord<T>;
+    const int64_t width = shape_.head_dim / kLanes;
+    const uint32_t* values[kChunkTiles];
+    for (int64_t t = 0; t < chunk.num_tiles; ++t)
+      values[t] = values_of(chunk, t, scratch.values.begin() + t * width * kDepth * kLanes);
     for (int64_t first = 0; first < width; first += kTileBlocks) {
       const int64_t count = std::min<int64_t>(kTileBlocks, width - first);
       with_constant<kTileBlocks>(static_cast<int>(count), [&](auto blocks) {
@@ -248,8 +280,9 @@ class Attention {
           Floats acc[kRows][kBlocks];
           for (int m = 0; m < kRows; ++m)
             for (int n = 0; n < kBlocks; ++n) acc[m][n] = load<Floats>(place(m, n)) * scratch.scale[row + m];
-          multiply<T, kRows, kBlocks>(scratch.weights.begin() + row * kChunk, kChunk,
-                                      scratch.values.begin() + first * depth * kLanes, depth * kLanes, depth, acc);
+          for (int64_t t = 0; t < chunk.num_tiles; ++t)
+            multiply<T, kRows, kBlocks>(scratch.weights.begin() + row * kChunk + t * kTileTokens, kChunk,
+                                        values[t] + first * kDepth * kLanes, kDepth * kLanes, kDepth, acc);
           for (int m = 0; m < kRows; ++m)
             for (int n = 0; n < kBlocks; ++n) store(place(m, n), acc[m][n]);
         });
@@ -259,7 +292,7 @@ class Attention {
 
   const AttentionShape& shape_;
   const TrierarchStep& step_;
-  const PagedKv<T> kv_;
+  const PagedKv<T, K> kv_;
   const int64_t* first_rows_;
   const T* queries_;
   T* result_;

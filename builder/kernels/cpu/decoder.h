@@ -160,7 +160,8 @@ class Decoder final : public AnyDecoder {
       add_residual(team, rows, layers_[index - 1].post_mlp_norm, x, layer.attn_norm);
     }
     linear(team, normed(rows), packed(layer.qkv, qkv_columns(), model_.hidden), qkv_.begin());
-    attend(team, step, index);
+    if (Format{model_.kv_element} == Format::kInt8) attend<int8_t>(team, step, index);
+    else attend<T>(team, step, index);
     const int64_t q_columns = model_.num_heads * model_.head_dim;
     linear(team, activations_.with(attended_.begin(), rows, q_columns), packed(layer.o, model_.hidden, q_columns),
            branch_.begin());
@@ -173,19 +174,21 @@ class Decoder final : public AnyDecoder {
   }
 
   // The heads in qkv_, attended; K is the type of stored keys and values.
+  template <class K>
   void attend(Team& team, const TrierarchStep& step, int64_t index) {
     const TrierarchLayer& layer = layers_[index];
-    const PagedKv<T> kv(step, index, model_.num_kv_heads, model_.head_dim);
+    const PagedKv<T, K> kv(step, index, model_.num_kv_heads, model_.head_dim);
     team.share(step.num_tokens, 4, [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) place(layer, step, kv, row);
     });
     const AttentionShape shape = attention_shape(layer.window);
-    Attention<T>(shape, step, kv, first_rows_.data(), queries_.begin(), attended_.begin(), partial_)
+    Attention<T, K>(shape, step, kv, first_rows_.data(), queries_.begin(), attended_.begin(), partial_)
         .run(team, plans_[plan_of_layer_[index]], scratch_[team.member()]);
   }
 
   // One token's heads: normalise, rotate, and put the queries aside and the keys and values into their block.
-  void place(const TrierarchLayer& layer, const TrierarchStep& step, const PagedKv<T>& kv, int64_t row) {
+  template <class K>
+  void place(const TrierarchLayer& layer, const TrierarchStep& step, const PagedKv<T, K>& kv, int64_t row) {
     const int64_t size = model_.head_dim, num_heads = model_.num_heads, sequence = sequences_[row];
     const int64_t position = step.starts[sequence] + row - first_rows_[sequence];
     const int64_t* table = block_table(step, sequence);
@@ -197,7 +200,7 @@ class Decoder final : public AnyDecoder {
     }
     copy(heads, num_heads * size, queries_.begin() + row * num_heads * size);
     const float *keys = heads + num_heads * size, *values = keys + model_.num_kv_heads * size;
-    for (int64_t h = 0; h < model_.num_kv_heads; ++h) { copy(keys + h * size, size, kv.key(table, h, position)); copy(values + h * size, size, kv.value(table, h, position)); }
+    for (int64_t h = 0; h < model_.num_kv_heads; ++h) kv.put(table, h, position, keys + h * size, values + h * size);
   }
 
   // size is a multiple of kLanes.

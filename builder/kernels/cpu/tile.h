@@ -14,27 +14,46 @@ namespace trierarch {
 constexpr int kTileRows = 6, kTileBlocks = 4;
 constexpr int kTallRows = 8, kTallBlocks = 3;
 
+// acc += one word of depth: `left` of each row times `right`.
+template <class T, int Rows, int Blocks>
+TRIERARCH_INLINE void multiply_word(const T* left, int64_t left_stride, const Words (&right)[Blocks],
+                                    Floats (&acc)[Rows][Blocks]) {
+#pragma GCC unroll 8
+  for (int m = 0; m < Rows; ++m) {
+    uint32_t word;
+    std::memcpy(&word, left + m * left_stride, sizeof word);
+    const Words broadcast = splat_word(word);
+#pragma GCC unroll 4
+    for (int n = 0; n < Blocks; ++n) acc[m][n] = dot<T>(acc[m][n], broadcast, right[n]);
+  }
+}
+
 template <class T, int Rows, int Blocks, bool Prefetch = false>
 TRIERARCH_INLINE void multiply(const T* left, int64_t left_stride, const uint32_t* right, int64_t block_stride,
                                int64_t depth, Floats (&acc)[Rows][Blocks]) {
   // Far enough that a line has come from memory when it is read; the hardware stops at each page.
   constexpr int64_t kAhead = 16 * kLanes;
   for (int64_t d = 0; d < depth; ++d) {
-    Words weights[Blocks];
+    Words words[Blocks];
 #pragma GCC unroll 4
     for (int n = 0; n < Blocks; ++n) {
       const uint32_t* line = right + n * block_stride + d * kLanes;
       if constexpr (Prefetch) __builtin_prefetch(line + kAhead);
-      weights[n] = load<Words>(line);
+      words[n] = load<Words>(line);
     }
-#pragma GCC unroll 8
-    for (int m = 0; m < Rows; ++m) {
-      uint32_t word;
-      std::memcpy(&word, left + m * left_stride + d * kPerWord<T>, sizeof word);
-      const Words broadcast = splat_word(word);
+    multiply_word(left + d * kPerWord<T>, left_stride, words, acc);
+  }
+}
+
+// The same where the right operand's blocks lie anywhere.
+template <class T, int Rows, int Blocks>
+TRIERARCH_INLINE void multiply(const T* left, int64_t left_stride, const uint32_t* const* right, int64_t depth,
+                               Floats (&acc)[Rows][Blocks]) {
+  for (int64_t d = 0; d < depth; ++d) {
+    Words words[Blocks];
 #pragma GCC unroll 4
-      for (int n = 0; n < Blocks; ++n) acc[m][n] = dot<T>(acc[m][n], broadcast, weights[n]);
-    }
+    for (int n = 0; n < Blocks; ++n) words[n] = load<Words>(right[n] + d * kLanes);
+    multiply_word(left + d * kPerWord<T>, left_stride, words, acc);
   }
 }
 

@@ -3,7 +3,9 @@
 Layout: (num_layers, 2, num_blocks + 1, num_kv_heads, block_size, head_dim), keys before values. What is contiguous is a
 *tile*, the `block_size` tokens of one KV head, because attention reads one head at a time: gathering tiles yields each
 head's keys ready for a batched matrix product, with no transposition. A block stays whole within a layer, so that one
-can be copied or offloaded, and the layout is the one TensorRT-LLM and FlashInfer's kernels expect.
+can be copied or offloaded, and the layout is the one TensorRT-LLM and FlashInfer's kernels expect. Int8 codes have their
+scales in a second array, (num_layers, 2, num_blocks + 1, num_kv_heads, block_size) of float32, one for each row of
+head_dim. Compiled kernels put the elements of a tile in an order of their own (builder/kernels/cpu/paged_kv.h).
 
 Attention over a padded batch multiplies what it must not see by zero, and NaN times zero is NaN. Two invariants keep
 one sequence's overflow out of another's result: the last block belongs to nobody and is always zero (padding reads it),
@@ -14,46 +16,48 @@ from __future__ import annotations
 
 import logging
 import math
+from typing import Final
 
 import numpy as np
 import torch
 
 from trierarch.builder.errors import ResourceError
-from trierarch.builder.manifest import Architecture, EngineManifest, KvCache, Limits
+from trierarch.builder.manifest import Architecture, EngineManifest, KvCache, KvType, Limits
+from trierarch.python_backend.executors.torch.kv_rows import KvRows
 from trierarch.python_backend.executors.torch.machine import free_memory
-from trierarch.python_backend.executors.torch.weights import TORCH_DTYPES
 
 logger = logging.getLogger(__name__)
+
+_ELEMENTS: Final = {
+    KvType.FLOAT32: torch.float32,
+    KvType.BFLOAT16: torch.bfloat16,
+    KvType.FLOAT16: torch.float16,
+    KvType.INT8: torch.int8,
+}
 
 
 class LayerKv:
     """One layer's keys and values. Tile (block, head) is number block * num_kv_heads + head."""
 
-    def __init__(self, array: torch.Tensor) -> None:
-        """array: (2, num_blocks + 1, num_kv_heads, block_size, head_dim)."""
-        _, _, self._num_heads, block_size, self._head_dim = array.shape
-        self._key_tiles, self._value_tiles = array.view(2, -1, block_size * self._head_dim)
-        self._key_rows, self._value_rows = array.view(2, -1, self._head_dim)
+    def __init__(self, array: torch.Tensor, scales: torch.Tensor | None) -> None:
+        """array: (2, num_blocks + 1, num_kv_heads, block_size, head_dim); scales: the same without head_dim."""
+        self._keys = KvRows(array[0], None if scales is None else scales[0])
+        self._values = KvRows(array[1], None if scales is None else scales[1])
 
     def write(self, rows: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Store a step's tokens. rows: (num_tokens * num_kv_heads); keys, values: (num_tokens, num_kv_heads, head_dim).
 
         A row is one head's slot of one token: tile * block_size + offset.
         """
-        dtype = self._key_rows.dtype
-        self._key_rows.index_copy_(0, rows, keys.reshape(-1, self._head_dim).to(dtype))
-        self._value_rows.index_copy_(0, rows, values.reshape(-1, self._head_dim).to(dtype))
+        self._keys.write(rows, keys)
+        self._values.write(rows, values)
 
     def gather(self, tiles: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of some tiles, as `dtype`. tiles: (n, num_kv_heads, num_tiles).
 
         Returns (n, num_kv_heads, num_tiles * block_size, head_dim) each.
         """
-        shape = (*tiles.shape[:2], -1, self._head_dim)
-        flat = tiles.view(-1)
-        keys = self._key_tiles.index_select(0, flat).view(shape)
-        values = self._value_tiles.index_select(0, flat).view(shape)
-        return keys.to(dtype), values.to(dtype)
+        return self._keys.gather(tiles, dtype), self._values.gather(tiles, dtype)
 
 
 class KvArrays:
@@ -74,13 +78,22 @@ class KvArrays:
             architecture.head_dim,
         )
         self.num_blocks = num_blocks
-        self._array = _zeros(shape, TORCH_DTYPES[kv_cache.dtype], device)
-        self.layers = tuple(LayerKv(array) for array in self._array)
+        self._array = _zeros(shape, _ELEMENTS[kv_cache.dtype], device)
+        self._scales = _zeros(shape[:-1], torch.float32, device) if kv_cache.dtype is KvType.INT8 else None
+        self.layers = tuple(
+            LayerKv(array, None if self._scales is None else self._scales[index])
+            for index, array in enumerate(self._array)
+        )
 
     @property
     def array(self) -> torch.Tensor:
         """All of it, as the module says it is laid out."""
         return self._array
+
+    @property
+    def scales(self) -> torch.Tensor | None:
+        """Of int8 codes, as the module says they are laid out; else None."""
+        return self._scales
 
     @property
     def padding_block(self) -> int:
@@ -90,6 +103,8 @@ class KvArrays:
     def clear(self, blocks: torch.Tensor) -> None:
         """Zero blocks that get a new owner. blocks: (n) int64."""
         self._array.index_fill_(2, blocks, 0)
+        if self._scales is not None:
+            self._scales.index_fill_(2, blocks, 0)
 
 
 def plan_num_blocks(manifest: EngineManifest, device: torch.device) -> int:

@@ -95,7 +95,13 @@ class CompiledModel:
         self._block_size = manifest.kv_cache.block_size
         num_threads = torch.get_num_threads()
         self._decoder = CompiledDecoder(
-            open_library(library), manifest.architecture, manifest.dtype, weights, num_threads, drop_mapped_pages
+            open_library(library),
+            manifest.architecture,
+            manifest.dtype,
+            manifest.kv_cache.dtype,
+            weights,
+            num_threads,
+            drop_mapped_pages,
         )
 
     def compute(self, plan: Plan, kv: KvArrays) -> StepRows:

@@ -12,7 +12,7 @@ from support.random_engine import tiny_architecture
 from trierarch.builder import compile as compiling
 from trierarch.builder.build import build
 from trierarch.builder.config import BuildConfig
-from trierarch.builder.manifest import Architecture, DType, Moe
+from trierarch.builder.manifest import Architecture, DType, KvCache, KvType, Moe
 from trierarch.builder.progress import NoProgress
 from trierarch.builder.verify import verify
 
@@ -69,8 +69,12 @@ def test_without_a_compiler_the_engine_is_eager_and_says_so(
 @needs_compiler
 def test_a_failing_compiler_is_quoted(sources: Path, caplog: pytest.LogCaptureFixture) -> None:
     (sources / "library.cpp").write_text("#error of the test\n")
-    assert compiling.compile_kernels(ARCHITECTURE, DType.FLOAT32, NoProgress()) is None
+    assert compiling.compile_kernels(ARCHITECTURE, DType.FLOAT32, kv_cache(), NoProgress()) is None
     assert "#error of the test" in caplog.text
+
+
+def kv_cache(dtype: KvType = KvType.FLOAT32, block_size: int = 16) -> KvCache:
+    return KvCache(dtype=dtype, block_size=block_size, bytes_per_token=1)
 
 
 MOE = Moe(num_experts=2, experts_per_token=1, intermediate_size=8, normalize_top_k=True)
@@ -88,8 +92,20 @@ MOE = Moe(num_experts=2, experts_per_token=1, intermediate_size=8, normalize_top
 def test_models_without_kernels_are_named(
     architecture: Architecture, dtype: DType, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert compiling.compile_kernels(architecture, dtype, NoProgress()) is None
+    assert compiling.compile_kernels(architecture, dtype, kv_cache(KvType(dtype)), NoProgress()) is None
     assert reason in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("cache", "reason"),
+    [
+        (kv_cache(block_size=8), "block_size is 8, and they want a multiple of 16"),
+        (kv_cache(KvType.BFLOAT16), "kv_cache_dtype is bfloat16, and they want float32 or int8"),
+    ],
+)
+def test_kv_caches_without_kernels_are_named(cache: KvCache, reason: str) -> None:
+    assert compiling.obstacle(ARCHITECTURE, DType.FLOAT32, cache) == reason
+    assert compiling.obstacle(ARCHITECTURE, DType.FLOAT32, kv_cache(KvType.INT8)) is None
 
 
 @needs_compiler

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from support.random_engine import random_weights, tiny_architecture, tiny_manifest
+from support.random_engine import random_weights, tiny_architecture
 from trierarch.builder import compile as kernels
-from trierarch.builder.manifest import GROUP_SIZE, Activation, Architecture, DType, Layer, Rope
+from trierarch.builder.manifest import GROUP_SIZE, Activation, Architecture, DType, KvCache, KvType, Layer, Rope
 from trierarch.python_backend.executors.torch.attention_tile import BlockShape
 from trierarch.python_backend.executors.torch.compiled.abi import open_library
 from trierarch.python_backend.executors.torch.compiled.decoder import CompiledDecoder
@@ -29,7 +29,7 @@ from trierarch.python_backend.scheduling.plan import Plan, ScheduledSequence
 from trierarch.python_backend.sequence import Sequence
 
 CPU = torch.device("cpu")
-BLOCK_SIZE = 4
+BLOCK_SIZE = 32  # two tiles of the kernels
 LENGTHS = (1, 7, 64, 65, 130, 300)  # of sequences; the last walks more than one segment of keys
 NUM_BLOCKS = sum(-(-length // BLOCK_SIZE) for length in LENGTHS)
 
@@ -110,6 +110,8 @@ class Case:
     dtype: DType
     bits: int | None = None
     """Of the weights; None leaves them in `dtype`."""
+    kv_dtype: KvType | None = None
+    """None keeps them in the type that computes."""
     weights: dict[str, torch.Tensor | QuantizedMatrix] = field(init=False)
     sequences: list[Sequence] = field(init=False)
 
@@ -131,8 +133,10 @@ class Case:
             table = [blocks.pop() for _ in range(-(-length // BLOCK_SIZE))]
             self.sequences.append(Sequence(index, request, 0, tokens, block_table=table))
 
-    def kv(self) -> KvArrays:
-        return KvArrays(NUM_BLOCKS, self.architecture, tiny_manifest(self.architecture, self.dtype).kv_cache, CPU)
+    def kv(self, computed: DType | None = None) -> KvArrays:
+        dtype = self.kv_dtype or KvType(computed or self.dtype)
+        kv_cache = KvCache(dtype=dtype, block_size=BLOCK_SIZE, bytes_per_token=1)
+        return KvArrays(NUM_BLOCKS, self.architecture, kv_cache, CPU)
 
     def plans(self, seed: int | None) -> Iterator[Plan]:
         """Steps that compute everything: at once, or in random pieces of some of the sequences."""
@@ -153,10 +157,10 @@ class Case:
 @torch.inference_mode()
 def eager_logits(case: Case, dtype: DType | None = None) -> torch.Tensor:
     """(sum of LENGTHS, vocab), each sequence in one piece; `dtype` computes the same weights in another type."""
-    architecture, kv_cache = case.architecture, tiny_manifest(case.architecture, dtype or case.dtype).kv_cache
+    architecture = case.architecture
     computed = TORCH_DTYPES[dtype or case.dtype]
     weights = {name: plain(one, computed) if dtype or is_quantized(one) else one for name, one in case.weights.items()}
-    kv = KvArrays(NUM_BLOCKS, architecture, kv_cache, CPU)
+    kv = case.kv(dtype)
     model = Decoder(architecture, weights, computed)
     shape = BlockShape(BLOCK_SIZE, architecture.num_kv_heads, kv.padding_block)
     windows = {layer.window for layer in architecture.layers}
@@ -171,9 +175,15 @@ def eager_logits(case: Case, dtype: DType | None = None) -> torch.Tensor:
 @torch.inference_mode()
 def compiled_logits(library: ctypes.CDLL, case: Case, seed: int | None, num_threads: int = 2) -> torch.Tensor:
     """(sum of LENGTHS, vocab), computed as `case.plans(seed)` cuts it."""
-    model = CompiledDecoder(library, case.architecture, case.dtype, case.weights, num_threads)
+    kv_dtype = case.kv_dtype or KvType(case.dtype)
+    model = CompiledDecoder(library, case.architecture, case.dtype, kv_dtype, case.weights, num_threads)
     kv = case.kv()
-    kv.array.fill_(torch.nan)  # what was not written must not be read
+    # What was not written must not be read.
+    if kv.scales is None:
+        kv.array.fill_(torch.nan)
+    else:
+        kv.array.fill_(127)
+        kv.scales.fill_(torch.nan)
     rows: list[list[torch.Tensor]] = [[] for _ in LENGTHS]
     for plan in case.plans(seed):
         batch = PagedBatch.build(plan, BLOCK_SIZE)
@@ -207,13 +217,40 @@ def test_bfloat16_is_no_further_from_float32_than_the_eager_decoder(
     assert ours.max() < 1.5 * eager.max()
 
 
+@pytest.mark.parametrize("kv_dtype", [None, KvType.INT8])
 @pytest.mark.parametrize("dtype", [DType.FLOAT32, DType.BFLOAT16])
 @pytest.mark.parametrize("flags", ["plain", "windows", "gemma"])
-def test_no_bit_depends_on_batch_chunks_or_threads(library: ctypes.CDLL, flags: str, dtype: DType) -> None:
-    case = Case(tiny_architecture(**HEADS | FLAGS[flags]), dtype)
+def test_no_bit_depends_on_batch_chunks_or_threads(
+    library: ctypes.CDLL, flags: str, dtype: DType, kv_dtype: KvType | None
+) -> None:
+    case = Case(tiny_architecture(**HEADS | FLAGS[flags]), dtype, kv_dtype=kv_dtype)
     whole = compiled_logits(library, case, seed=None)
     assert torch.equal(compiled_logits(library, case, seed=1), whole)
     assert torch.equal(compiled_logits(library, case, seed=2, num_threads=1), whole)
+
+
+@pytest.mark.parametrize("flags", FLAGS.values(), ids=FLAGS)
+def test_int8_kv_in_float32_equals_the_eager_decoder(library: ctypes.CDLL, flags: dict[str, Any]) -> None:
+    """But for the few elements that lie halfway between two codes, which rounding before may tip over."""
+    case = Case(tiny_architecture(**HEADS | flags), DType.FLOAT32, kv_dtype=KvType.INT8)
+    eager = eager_logits(case)
+    errors = relative_errors(compiled_logits(library, case, seed=11), eager)
+    assert errors.median() < 1e-4
+    assert errors.max() < 2e-2
+    unquantised = relative_errors(eager_logits(Case(case.architecture, DType.FLOAT32)), eager)
+    assert errors.mean() < 0.2 * unquantised.mean()
+
+
+@pytest.mark.parametrize("flags", FLAGS.values(), ids=FLAGS)
+def test_int8_kv_in_bfloat16_is_no_further_from_float32_than_the_eager_decoder(
+    library: ctypes.CDLL, flags: dict[str, Any]
+) -> None:
+    case = Case(tiny_architecture(**HEADS | flags), DType.BFLOAT16, kv_dtype=KvType.INT8)
+    exact = eager_logits(Case(case.architecture, DType.BFLOAT16), DType.FLOAT32)
+    ours = relative_errors(compiled_logits(library, case, seed=11), exact)
+    eager = relative_errors(eager_logits(case), exact)
+    assert ours.mean() < 1.1 * eager.mean()
+    assert ours.max() < 1.5 * eager.max()
 
 
 @pytest.mark.parametrize("bits", [8, 4])

@@ -9,7 +9,7 @@ from typing import Final
 import torch
 
 from trierarch.builder.errors import ResourceError
-from trierarch.builder.manifest import Activation, Architecture, DType, Layer
+from trierarch.builder.manifest import Activation, Architecture, DType, KvType, Layer
 from trierarch.python_backend.executors.torch.compiled.abi import (
     Format,
     LayerStruct,
@@ -22,6 +22,11 @@ from trierarch.python_backend.executors.torch.compiled.paged_batch import PagedB
 from trierarch.python_backend.executors.torch.kv_arrays import KvArrays
 
 _ELEMENTS: Final = {DType.FLOAT32: Format.FLOAT32, DType.BFLOAT16: Format.BFLOAT16}
+_KV_ELEMENTS: Final = {
+    KvType.FLOAT32: Format.FLOAT32,
+    KvType.BFLOAT16: Format.BFLOAT16,
+    KvType.INT8: Format.INT8,
+}
 _TORCH_DTYPES: Final = {DType.FLOAT32: torch.float32, DType.BFLOAT16: torch.bfloat16}
 _ACTIVATIONS: Final = {Activation.SILU: 0, Activation.GELU_TANH: 1}
 _LINEARS: Final = ("qkv", "o", "gate_up", "down")
@@ -35,6 +40,7 @@ class CompiledDecoder:
         library: ctypes.CDLL,
         architecture: Architecture,
         dtype: DType,
+        kv_dtype: KvType,
         weights: Weights,
         num_threads: int,
         release: Release = lambda weight: None,
@@ -47,7 +53,7 @@ class CompiledDecoder:
         self._library = library
         self._architecture = architecture
         packer = Packer(library, _ELEMENTS[dtype], weights, num_threads, release)
-        model = _model_struct(architecture, dtype, weights, packer)
+        model = _model_struct(architecture, dtype, kv_dtype, weights, packer)
         self._kept = packer.kept
         handle = library.trierarch_decoder_new(ctypes.byref(model), num_threads)
         if not handle:
@@ -59,8 +65,10 @@ class CompiledDecoder:
         """Run the layers, storing keys and values. Returns (num_tokens, hidden) float32, before the last norm."""
         result = torch.empty(batch.num_tokens, self._architecture.hidden_size)
         array = kv.array
+        assert array.shape[4] % 16 == 0, "the builder compiles for no other block size"
         step = StepStruct(
             kv=array.data_ptr(),
+            kv_scales=None if kv.scales is None else kv.scales.data_ptr(),
             num_blocks=array.shape[2],
             block_size=array.shape[4],
             num_tokens=batch.num_tokens,
@@ -86,7 +94,9 @@ class CompiledDecoder:
             raise MemoryError("no room for the step's working memory")
 
 
-def _model_struct(architecture: Architecture, dtype: DType, weights: Weights, packer: Packer) -> ModelStruct:
+def _model_struct(
+    architecture: Architecture, dtype: DType, kv_dtype: KvType, weights: Weights, packer: Packer
+) -> ModelStruct:
     layers = [_layer_struct(layer, f"layers.{index}.", packer) for index, layer in enumerate(architecture.layers)]
     ropes = [
         RopeStruct(packer.floats(f"rope.{index}.inv_freq"), rope.rotary_dim, rope.attention_factor)
@@ -95,7 +105,7 @@ def _model_struct(architecture: Architecture, dtype: DType, weights: Weights, pa
     is_tied = architecture.tie_embeddings
     return ModelStruct(
         element=_ELEMENTS[dtype],
-        kv_element=_ELEMENTS[dtype],
+        kv_element=_KV_ELEMENTS[kv_dtype],
         hidden=architecture.hidden_size,
         intermediate=architecture.intermediate_size,
         vocab=architecture.vocab_size,

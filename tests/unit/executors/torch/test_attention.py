@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from support.random_engine import tiny_architecture
-from trierarch.builder.manifest import DType, KvCache
+from trierarch.builder.manifest import KvCache, KvType
 from trierarch.python_backend.executors.torch import attention_tile
 from trierarch.python_backend.executors.torch.attention import Attention, attend_reference
 from trierarch.python_backend.executors.torch.attention_tile import BlockShape
@@ -61,7 +61,7 @@ def test_equals_the_reference(
     plan = ragged_plan(seed)
     torch.manual_seed(seed)
     architecture = tiny_architecture(num_heads=HEADS, num_kv_heads=KV_HEADS)
-    kv_cache = KvCache(dtype=DType.FLOAT32, block_size=BLOCK_SIZE, bytes_per_token=1)
+    kv_cache = KvCache(dtype=KvType.FLOAT32, block_size=BLOCK_SIZE, bytes_per_token=1)
     layer = (arrays := KvArrays(NUM_BLOCKS, architecture, kv_cache, CPU)).layers[0]
     shape = BlockShape(BLOCK_SIZE, KV_HEADS, arrays.padding_block)
 

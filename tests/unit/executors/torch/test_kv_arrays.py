@@ -5,12 +5,13 @@ import torch
 
 from support.random_engine import tiny_architecture, tiny_manifest
 from trierarch.builder.errors import ResourceError
-from trierarch.builder.manifest import DType, EngineManifest, KvCache
+from trierarch.builder.manifest import DType, EngineManifest, KvCache, KvType
 from trierarch.python_backend.executors.torch import kv_arrays
 from trierarch.python_backend.executors.torch.kv_arrays import KvArrays, plan_num_blocks
+from trierarch.python_backend.executors.torch.weights import TORCH_DTYPES
 
 CPU = torch.device("cpu")
-BLOCK_BYTES = 4 * tiny_architecture().kv_bytes_per_token(DType.FLOAT32)  # blocks of 4 tokens
+BLOCK_BYTES = 4 * tiny_architecture().kv_bytes_per_token(KvType.FLOAT32)  # blocks of 4 tokens
 
 
 def with_budget(**changes: object) -> EngineManifest:
@@ -44,13 +45,31 @@ def test_room_for_less_than_one_sequence_is_an_error_with_the_remedy(
 
 
 def test_no_memory_is_a_resource_error() -> None:
-    kv_cache = KvCache(dtype=DType.FLOAT32, block_size=4, bytes_per_token=1)
+    kv_cache = KvCache(dtype=KvType.FLOAT32, block_size=4, bytes_per_token=1)
     with pytest.raises(ResourceError, match="smaller --kv-cache-bytes"):
         KvArrays(2**48, tiny_architecture(), kv_cache, CPU)
 
 
-@pytest.mark.parametrize("dtype", [DType.FLOAT32, DType.BFLOAT16])
-def test_gathers_what_was_written_and_zeros_elsewhere(dtype: DType) -> None:
+def test_int8_holds_nearly_twice_the_tokens_of_bfloat16() -> None:
+    architecture = tiny_architecture(head_dim=64)
+    num_blocks = {}
+    for kv_dtype in (KvType.BFLOAT16, KvType.INT8):
+        manifest = tiny_manifest(architecture, kv_dtype=kv_dtype)
+        kv_cache = manifest.kv_cache.model_copy(update={"num_bytes": 1 << 20})
+        num_blocks[kv_dtype] = plan_num_blocks(manifest.model_copy(update={"kv_cache": kv_cache}), CPU)
+    assert 1.85 < num_blocks[KvType.INT8] / num_blocks[KvType.BFLOAT16] < 2
+
+
+@pytest.mark.parametrize("dtype", KvType)
+def test_the_arrays_take_the_bytes_that_the_manifest_counts(dtype: KvType) -> None:
+    architecture = tiny_architecture()
+    arrays = KvArrays(6, architecture, KvCache(dtype=dtype, block_size=4, bytes_per_token=1), CPU)
+    num_bytes = arrays.array.nbytes + (0 if arrays.scales is None else arrays.scales.nbytes)
+    assert num_bytes == (6 + 1) * 4 * architecture.kv_bytes_per_token(dtype)
+
+
+@pytest.mark.parametrize("dtype", KvType)
+def test_gathers_what_was_written_and_zeros_elsewhere(dtype: KvType) -> None:
     num_heads, block_size, head_dim = 2, 4, 8
     arrays = KvArrays(6, tiny_architecture(), KvCache(dtype=dtype, block_size=4, bytes_per_token=1), CPU)
     layer = arrays.layers[1]
@@ -61,9 +80,26 @@ def test_gathers_what_was_written_and_zeros_elsewhere(dtype: DType) -> None:
     tiles = torch.tensor([[[block * num_heads + head for block in (3, 0, arrays.padding_block)] for head in range(2)]])
     for gathered, written in zip(layer.gather(tiles, torch.float32), (keys, values), strict=True):
         assert gathered.shape == (1, num_heads, 12, head_dim)
-        stored = written.bfloat16().float() if dtype is DType.BFLOAT16 else written
-        assert torch.equal(gathered[0, :, :5], stored.transpose(0, 1))
+        assert torch.equal(gathered[0, :, :5], _stored(written, dtype).transpose(0, 1))
         assert not gathered[0, :, 5:].any()
     arrays.clear(torch.tensor([3]))
     assert not layer.gather(tiles, torch.float32)[0][0, :, :4].any()
     assert not arrays.layers[0].gather(tiles, torch.float32)[0].any()
+
+
+def _stored(written: torch.Tensor, dtype: KvType) -> torch.Tensor:
+    if dtype is not KvType.INT8:
+        return written.to(TORCH_DTYPES[DType(dtype)]).float()
+    scales = written.abs().amax(-1, keepdim=True) / 127
+    return (written / scales).round() * scales
+
+
+@pytest.mark.parametrize("dtype", [KvType.FLOAT32, KvType.INT8])
+def test_a_cleared_block_forgets_what_was_not_finite(dtype: KvType) -> None:
+    arrays = KvArrays(2, tiny_architecture(), KvCache(dtype=dtype, block_size=4, bytes_per_token=1), CPU)
+    layer = arrays.layers[0]
+    layer.write(torch.arange(2), torch.full((1, 2, 8), torch.nan), torch.full((1, 2, 8), torch.inf))
+    tiles = torch.arange(2).view(1, 2, 1)
+    assert not any(kept.isfinite().all() for kept in layer.gather(tiles, torch.float32))
+    arrays.clear(torch.tensor([0]))
+    assert not any(kept.any() for kept in layer.gather(tiles, torch.float32))

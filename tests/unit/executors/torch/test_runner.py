@@ -9,7 +9,7 @@ import torch
 from support.forward import prompt_logits
 from support.random_engine import random_weights, tiny_architecture, tiny_manifest, write_weights
 from support.stepping import Stepper
-from trierarch.builder.manifest import Architecture, EngineManifest
+from trierarch.builder.manifest import Architecture, EngineManifest, KvType
 from trierarch.python_backend.executors.runner import Runner
 from trierarch.python_backend.executors.torch.runner import TorchRunner
 from trierarch.python_backend.request import FinishReason
@@ -23,18 +23,19 @@ POISON = 49
 Engine = tuple[Path, EngineManifest]
 
 
-@pytest.fixture
-def engine(tmp_path: Path) -> Engine:
-    return make_engine(tmp_path, tiny_architecture())
+@pytest.fixture(params=[KvType.FLOAT32, KvType.INT8])
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Engine:
+    return make_engine(tmp_path, tiny_architecture(), request.param)
 
 
-def make_engine(directory: Path, architecture: Architecture, num_blocks: int = 128) -> Engine:
+def make_engine(directory: Path, architecture: Architecture, kv_dtype: KvType, num_blocks: int = 128) -> Engine:
     weights = random_weights(architecture)
     weights["embed.weight"][POISON] = torch.nan
     # A tied head would carry the NaN into every token's logits.
     weights["lm_head.weight"] = random_weights(architecture, seed=1)["embed.weight"]
     weights["lm_head.weight"][POISON] = 0  # never the best: only prompts have it
-    manifest = tiny_manifest(architecture.model_copy(update={"tie_embeddings": False}), num_blocks=num_blocks)
+    untied = architecture.model_copy(update={"tie_embeddings": False})
+    manifest = tiny_manifest(untied, num_blocks=num_blocks, kv_dtype=kv_dtype)
     write_weights(directory, weights)
     (directory / "engine.json").write_text(manifest.to_json())
     return directory, manifest
