@@ -28,6 +28,7 @@ class RunDirectory:
     backends/.../         links to the installed server's other backends
     lib/                  libpython alone, so that no other library of its folder shadows the server's
     repository/           where an engine is composed, when an engine and not a repository is served
+    completed/            the repository that is served, its configurations completed
     server.log            what the server and its stubs say
     lock                  held while we live: a directory whose lock is free was left by a process that was killed
 
@@ -68,6 +69,11 @@ class RunDirectory:
     def repository(self) -> Path:
         """Place for a composed repository; made by whoever composes."""
         return self.path / "repository"
+
+    @property
+    def completed(self) -> Path:
+        """Place for the served repository with its configurations completed."""
+        return self.path / "completed"
 
     @property
     def log(self) -> Path:

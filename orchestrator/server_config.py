@@ -40,6 +40,8 @@ class ServerConfig:
     """Seconds that open requests are given to finish when the server is stopped."""
     ready_timeout: float = 600.0
     """Seconds until every model must be ready."""
+    auto_complete: bool = True
+    """Whether Triton asks each model for what its configuration leaves out."""
 
     def arguments(self) -> list[str]:
         """Triton's options that say it; the ports must be chosen."""
@@ -56,6 +58,7 @@ class ServerConfig:
             f"--log-warning={LogLevel.WARNING in shown}",
             f"--log-info={LogLevel.INFO in shown}",
             f"--log-verbose={int(LogLevel.VERBOSE in shown)}",
+            *([] if self.auto_complete else ["--disable-auto-complete-config"]),
         ]
 
     @property

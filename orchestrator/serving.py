@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from trierarch.builder.errors import ResourceError
+from trierarch.orchestrator.completed_repository import complete_repository
 from trierarch.orchestrator.repository import repository_of
 from trierarch.orchestrator.run_directory import RunDirectory
 from trierarch.orchestrator.server_config import ServerConfig
@@ -28,7 +30,10 @@ def serving(
     run = RunDirectory(install)
     keep_log = False
     try:
-        with TritonServer(install.binary, repository_of(path, run), run, config) as server:
+        repository = repository_of(path, run)
+        if complete_repository(repository, run.completed):
+            repository, config = run.completed, replace(config, auto_complete=False)
+        with TritonServer(install.binary, repository, run, config) as server:
             server.start(on_wait)
             yield server
     except ResourceError:

@@ -50,6 +50,7 @@ class TritonPythonModel:
         )
         module, name = _ROLES[role_of(config)]
         self._role: RoleModel = getattr(import_module(module), name)(context)
+        gc.freeze()  # what is loaded stays: looking through it would stop every stream for a seventh of a second
 
     def execute(self, requests: list[Any]) -> list[Any] | None:
         """Take requests; None when their responses come through the senders."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from trierarch.builder.errors import EngineError
 from trierarch.builder.manifest import EngineManifest, Target
 from trierarch.builder.verify import verify
+from trierarch.python_backend.executors.collector import no_collections
 from trierarch.python_backend.executors.loop import StepExecutor
 from trierarch.python_backend.kv.manager import KVCacheManager
 from trierarch.python_backend.scheduling.config import SchedulerConfig
@@ -30,9 +31,10 @@ def open_executor(engine: Path) -> StepExecutor:
 
 
 def _open_torch(engine: Path, manifest: EngineManifest) -> StepExecutor:
-    from trierarch.python_backend.executors.torch.runner import TorchRunner  # imports torch: over a second
+    with no_collections():
+        from trierarch.python_backend.executors.torch.runner import TorchRunner  # imports torch: a second
 
-    runner = TorchRunner(engine, manifest)
+        runner = TorchRunner(engine, manifest)
     limits, kv_cache = manifest.limits, manifest.kv_cache
     config = SchedulerConfig(
         max_batch_size=limits.max_batch_size,

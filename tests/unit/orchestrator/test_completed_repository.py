@@ -1,0 +1,73 @@
+"""A repository completed ahead of Triton says what auto-complete would have said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from trierarch.builder.errors import ConfigError
+from trierarch.ensembles.compose import CONFIG_NAME, ComposeOptions, write_configs
+from trierarch.orchestrator.completed_repository import complete_repository
+from trierarch.python_backend.triton.contract import CONTRACTS, MAX_BATCH_SIZE, Role
+
+
+def read(path: Path) -> Any:
+    return text_format.Parse((path / CONFIG_NAME).read_text(), model_config_pb2.ModelConfig())
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    path = tmp_path / "repository"
+    path.mkdir()
+    write_configs(path, ComposeOptions())
+    return path
+
+
+@pytest.mark.parametrize("role", Role)
+def test_a_model_gets_its_contract(repository: Path, tmp_path: Path, role: Role) -> None:
+    assert complete_repository(repository, tmp_path / "completed")
+    config = read(tmp_path / "completed" / role)
+    contract = CONTRACTS[role]
+    assert config.max_batch_size == MAX_BATCH_SIZE
+    assert [(one.name, one.optional) for one in config.input] == [(one.name, one.optional) for one in contract.inputs]
+    assert [one.name for one in config.output] == [one.name for one in contract.outputs]
+    assert config.model_transaction_policy.decoupled == contract.may_decouple
+
+
+def test_what_the_file_says_stays(repository: Path, tmp_path: Path) -> None:
+    (repository / Role.TENSORRT_LLM / CONFIG_NAME).write_text(
+        'backend: "trierarch" max_batch_size: 4 model_transaction_policy { decoupled: false }'
+        ' parameters { key: "exclude_input_in_output" value { string_value: "true" } }'
+        ' input { name: "streaming" data_type: TYPE_BOOL dims: 1 }'
+    )
+    complete_repository(repository, tmp_path / "completed")
+    config = read(tmp_path / "completed" / Role.TENSORRT_LLM)
+    assert config.name == Role.TENSORRT_LLM
+    assert (config.max_batch_size, config.model_transaction_policy.decoupled) == (4, False)
+    assert config.parameters["exclude_input_in_output"].string_value == "true"
+    assert [one.name for one in config.input].count("streaming") == 1
+    assert not config.input[0].optional
+
+
+def test_versions_and_the_ensemble_are_there(repository: Path, tmp_path: Path) -> None:
+    complete_repository(repository, tmp_path / "completed")
+    for model in repository.iterdir():
+        assert (tmp_path / "completed" / model.name / "1").resolve() == (model / "1").resolve()
+    assert read(tmp_path / "completed" / "ensemble") == read(repository / "ensemble")
+
+
+def test_a_model_of_another_backend_leaves_all_to_triton(repository: Path, tmp_path: Path) -> None:
+    (repository / "mine").mkdir()
+    (repository / "mine" / CONFIG_NAME).write_text('backend: "onnxruntime"')
+    assert not complete_repository(repository, tmp_path / "completed")
+    assert not (tmp_path / "completed").exists()
+
+
+def test_a_configuration_that_cannot_be_read_is_named(repository: Path, tmp_path: Path) -> None:
+    (repository / Role.TENSORRT_LLM / CONFIG_NAME).write_text("no such field: 1")
+    with pytest.raises(ConfigError, match=r"tensorrt_llm/config\.pbtxt cannot be read .*trierarch compose"):
+        complete_repository(repository, tmp_path / "completed")
