@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -11,21 +10,21 @@ from importlib.metadata import version
 import torch
 
 from trierarch.builder import machine
+from trierarch.builder.accuracy_gate import AccuracyGate, Evaluator
 from trierarch.builder.checkpoint import Checkpoint, TokenizerFiles
 from trierarch.builder.compile import compile_kernels
 from trierarch.builder.config import BuildConfig
 from trierarch.builder.decoder import Decoder, read_decoder
+from trierarch.builder.draft import Draft, write_manifest
 from trierarch.builder.errors import ConfigError
+from trierarch.builder.evaluation_text import EvaluationText, read_evaluation_text
 from trierarch.builder.manifest import (
     CHAT_TEMPLATE_NAME,
-    MANIFEST_NAME,
     TOKENIZER_NAME,
-    WEIGHTS_NAME,
     Architecture,
     BuiltWith,
     DType,
     EngineManifest,
-    FileDigest,
     KvCache,
     KvType,
     Limits,
@@ -35,22 +34,28 @@ from trierarch.builder.manifest import (
 )
 from trierarch.builder.progress import NoProgress, Progress
 from trierarch.builder.source import open_checkpoint
-from trierarch.builder.staging import staged_directory, write_file
+from trierarch.builder.staging import staged_directory
 from trierarch.builder.weights import Weight, plan_weights
-from trierarch.builder.weights_file import file_size, write_weights
 
 
-def build(config: BuildConfig, progress: Progress | None = None) -> EngineManifest:
+def build(config: BuildConfig, progress: Progress | None = None, measure: Evaluator | None = None) -> EngineManifest:
     """Build the engine that `config` asks for at `config.output`, whole or not at all.
 
-    The same input gives the same bytes, wherever and whenever it is built with the same versions.
+    The same input gives the same bytes, wherever and whenever it is built with the same versions; only what
+    quantization cost may differ in its last digit where `measure` sums in another order.
+
+    `measure` runs engines over a text: with it, a quantised one is compared with an unquantised one of the same
+    options, which is built beside it and removed.
 
     Raises:
         CheckpointError: the checkpoint cannot be read or is of an unknown kind.
-        ConfigError: an option is out of range for this checkpoint, or something else is at `output`.
-        ResourceError: the disk is full, or `demo` and hub ids find no network.
+        ConfigError: an option is out of range for this checkpoint, something else is at `output`, quantization costs
+            more than `config` allows, or its cost is to be measured and there is no `measure`.
+        EngineError: `measure` cannot run here what was built.
+        ResourceError: the disk is full, there is no room to `measure`, or `demo` and hub ids find no network.
     """
     progress = progress or NoProgress()
+    _check_accuracy_options(config, measure)
     if config.target is not Target.TORCH:
         raise ConfigError(f"target is {config.target.value!r}: this builder writes {Target.TORCH.value!r} engines")
     checkpoint = open_checkpoint(config.model, progress)
@@ -59,35 +64,58 @@ def build(config: BuildConfig, progress: Progress | None = None) -> EngineManife
     weights = plan_weights(decoder, checkpoint, dtype, config.quantization)
     tokenizer = checkpoint.tokenizer(decoder.architecture.vocab_size)
     limits, kv_cache = _limits(config, decoder), _kv_cache(config, decoder, dtype)
+    text = _evaluation_text(config, tokenizer, decoder)
     kernels = compile_kernels(decoder.architecture, dtype, kv_cache, progress) if config.compile else None
     small_files = _small_files(tokenizer)
     if kernels is not None:
         small_files[kernels.name] = kernels.content
-    num_bytes = file_size(weights) + sum(map(len, small_files.values()))
+    manifest = EngineManifest(
+        name=config.name or _safe_name(checkpoint),
+        target=config.target,
+        built_with=BuiltWith(trierarch=version("trierarch"), torch=torch.__version__),
+        requires=Requires(cpu_flags=() if kernels is None else kernels.cpu_flags),
+        source=checkpoint.name,
+        source_quantization=checkpoint.quantization,
+        architecture=decoder.architecture,
+        dtype=dtype,
+        quantization=_quantization(config, weights, decoder.architecture),
+        limits=limits,
+        kv_cache=kv_cache,
+        tokens=tokenizer.tokens,
+        kernels=None if kernels is None else kernels.name,
+        files={},
+    )
+    draft = Draft(checkpoint, manifest, weights, small_files)
+    gate = None
+    if measure is not None and text is not None:
+        unquantized = manifest.model_copy(update={"quantization": None})
+        reference = Draft(checkpoint, unquantized, plan_weights(decoder, checkpoint, dtype), small_files)
+        gate = AccuracyGate(measure, text, reference, config.max_perplexity_increase)
+    num_bytes = draft.num_bytes + (0 if gate is None else gate.num_bytes)
     with staged_directory(config.output, num_bytes, config.overwrite) as staging:
-        files = {WEIGHTS_NAME: write_weights(staging / WEIGHTS_NAME, weights, checkpoint, progress)}
-        for name, content in small_files.items():
-            (staging / name).parent.mkdir(exist_ok=True)
-            write_file(staging / name, content)
-            files[name] = FileDigest(num_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
-        manifest = EngineManifest(
-            name=config.name or _safe_name(checkpoint),
-            target=config.target,
-            built_with=BuiltWith(trierarch=version("trierarch"), torch=torch.__version__),
-            requires=Requires(cpu_flags=() if kernels is None else kernels.cpu_flags),
-            source=checkpoint.name,
-            source_quantization=checkpoint.quantization,
-            architecture=decoder.architecture,
-            dtype=dtype,
-            quantization=_quantization(config, weights, decoder.architecture),
-            limits=limits,
-            kv_cache=kv_cache,
-            tokens=tokenizer.tokens,
-            kernels=None if kernels is None else kernels.name,
-            files=files,
-        )
-        write_file(staging / MANIFEST_NAME, manifest.to_json().encode())
+        manifest = draft.write(staging, progress)
+        if gate is not None:
+            manifest = gate.check(staging, manifest, progress)
+            write_manifest(staging, manifest)
     return manifest
+
+
+def _check_accuracy_options(config: BuildConfig, measure: Evaluator | None) -> None:
+    """Refuse what nobody would measure, before any work is done."""
+    if not config.measures_accuracy and config.accuracy_text is not None:
+        reason = "nothing is quantised" if config.quantization is None else "accuracy_check is off"
+        raise ConfigError(f"accuracy_text is {str(config.accuracy_text)!r}, but {reason}; leave it out")
+    if config.measures_accuracy and measure is None:
+        raise ConfigError(
+            f"accuracy_check is on, but build() was given no `measure` to say what {config.quantization} costs; "
+            "give one, or set accuracy_check to False"
+        )
+
+
+def _evaluation_text(config: BuildConfig, tokenizer: TokenizerFiles, decoder: Decoder) -> EvaluationText | None:
+    if not config.measures_accuracy:
+        return None
+    return read_evaluation_text(config.accuracy_text, tokenizer, decoder.architecture.vocab_size, decoder.max_seq_len)
 
 
 def _quantization(config: BuildConfig, weights: Iterable[Weight], architecture: Architecture) -> Quantization | None:

@@ -28,6 +28,12 @@ class BuildConfig(Frozen):
     """Of weights and activations; None takes what this machine is fast at (`machine.default_dtype`)."""
     quantization: WeightType | None = None
     """Of weights; None leaves them in `dtype`."""
+    max_perplexity_increase: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.02
+    """A build whose quantization raises perplexity by more than this share fails."""
+    accuracy_text: Path | None = None
+    """UTF-8 text that quantization is measured on; None takes the bundled one."""
+    accuracy_check: bool = True
+    """Measure what quantization costs, where it is asked for."""
     name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)
     """The engine's name; None takes the checkpoint's."""
     max_batch_size: PositiveInt = _default(Limits, "max_batch_size")
@@ -45,3 +51,8 @@ class BuildConfig(Frozen):
     """Compile kernels for this machine's CPU, where there is a compiler; otherwise the engine runs eagerly anywhere."""
     overwrite: bool = False
     """Replace an engine that is already at `output`; anything else there is never touched."""
+
+    @property
+    def measures_accuracy(self) -> bool:
+        """Whether there is a cost of quantization to measure, and that is wanted."""
+        return self.quantization is not None and self.accuracy_check

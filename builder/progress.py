@@ -8,20 +8,20 @@ from typing import Protocol
 class Progress(Protocol):
     """Receives the stages of a build in order; the command line draws them as bars."""
 
-    def stage(self, name: str, total_bytes: int | None) -> None:
-        """Begin `name`; it is over when the next stage begins. `total_bytes` is None where it is not known."""
+    def stage(self, name: str, total: int | None, unit: str = "bytes") -> None:
+        """Begin `name`; it is over when the next stage begins. `total`, in `unit`, is None where it is not known."""
         ...
 
-    def advance(self, num_bytes: int) -> None:
-        """`num_bytes` more of the current stage are done."""
+    def advance(self, amount: int) -> None:
+        """`amount` more of the current stage is done."""
         ...
 
 
 class NoProgress:
     """Watches nothing."""
 
-    def stage(self, name: str, total_bytes: int | None) -> None:
+    def stage(self, name: str, total: int | None, unit: str = "bytes") -> None:
         """Ignore the stage."""
 
-    def advance(self, num_bytes: int) -> None:
-        """Ignore the bytes."""
+    def advance(self, amount: int) -> None:
+        """Ignore the amount."""

@@ -18,7 +18,7 @@ from trierarch.builder.manifest import MANIFEST_NAME
 def staged_directory(output: Path, num_bytes: int, overwrite: bool) -> Iterator[Path]:
     """A new sibling of `output` that takes its place when the block ends well and vanishes when it does not.
 
-    `num_bytes` is what the block will write. What ends the block badly may be any exception, KeyboardInterrupt and
+    `num_bytes` is what the block will write, here and beside. What ends the block badly may be any exception, KeyboardInterrupt and
     SystemExit included. With `overwrite`, an engine at `output` is replaced at the last moment; it stays as it is if
     the block fails.
 
@@ -40,7 +40,7 @@ def staged_directory(output: Path, num_bytes: int, overwrite: bool) -> Iterator[
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ResourceError(
-                f"the disk of {output.parent} is full: the engine needs {num_bytes} bytes; "
+                f"the disk of {output.parent} is full: the build needs {num_bytes} bytes; "
                 "free some space or choose another --output"
             ) from error
         raise ResourceError(
@@ -80,7 +80,7 @@ def _check_disk_space(directory: Path, num_bytes: int) -> None:
     free = shutil.disk_usage(directory).free
     if free < num_bytes:
         raise ResourceError(
-            f"the engine needs {num_bytes} bytes and the disk of {directory} has {free} free; "
+            f"the build needs {num_bytes} bytes and the disk of {directory} has {free} free; "
             f"free {num_bytes - free} more or choose another --output"
         )
 

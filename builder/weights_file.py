@@ -29,8 +29,10 @@ def file_size(weights: Sequence[Weight]) -> int:
     return len(_header(_ordered(weights))) + sum(weight.num_bytes for weight in weights)
 
 
-def write_weights(path: Path, weights: Sequence[Weight], checkpoint: Checkpoint, progress: Progress) -> FileDigest:
-    """Write every weight; equal weights give equal bytes.
+def write_weights(
+    path: Path, weights: Sequence[Weight], checkpoint: Checkpoint, progress: Progress, stage: str = "weights"
+) -> FileDigest:
+    """Write every weight; equal weights give equal bytes. `stage` is what `progress` calls it.
 
     Raises:
         CheckpointError: a tensor cannot be read.
@@ -38,7 +40,7 @@ def write_weights(path: Path, weights: Sequence[Weight], checkpoint: Checkpoint,
         OSError: the file cannot be written.
     """
     ordered = _ordered(weights)
-    progress.stage("weights", file_size(weights))
+    progress.stage(stage, file_size(weights))
     digest = hashlib.sha256()
     num_bytes = 0
     with path.open("wb") as file:

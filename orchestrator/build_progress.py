@@ -19,12 +19,16 @@ from rich.progress import (
 from rich.text import Text
 
 
-class SizeColumn(DownloadColumn):
-    """Bytes done of all, where the stage has any."""
+class AmountColumn(DownloadColumn):
+    """What is done of all, in the stage's unit."""
 
     def render(self, task: Task) -> Text:
         """Nothing for a stage of unknown length."""
-        return super().render(task) if task.fields["counts_bytes"] else Text()
+        if task.total is None or task.fields["is_endless"]:
+            return Text()
+        if task.fields["unit"] == "bytes":
+            return super().render(task)
+        return Text(f"{task.completed:,.0f}/{task.total:,.0f} {task.fields['unit']}", style="progress.download")
 
 
 class RichProgress:
@@ -36,7 +40,7 @@ class RichProgress:
             SpinnerColumn(finished_text="[green]✓"),
             TextColumn("{task.description}"),
             BarColumn(),
-            SizeColumn(binary_units=True),
+            AmountColumn(binary_units=True),
             TimeElapsedColumn(),
             console=console,
         )
@@ -55,15 +59,15 @@ class RichProgress:
             self._finish()
         self._bars.stop()
 
-    def stage(self, name: str, total_bytes: int | None) -> None:
+    def stage(self, name: str, total: int | None, unit: str = "bytes") -> None:
         """Begin the next bar; one of unknown length pulses."""
         self._finish()
-        self._stage = self._bars.add_task(name, total=total_bytes, counts_bytes=total_bytes is not None)
+        self._stage = self._bars.add_task(name, total=total, unit=unit, is_endless=total is None)
 
-    def advance(self, num_bytes: int) -> None:
+    def advance(self, amount: int) -> None:
         """Move the bar."""
         if self._stage is not None:
-            self._bars.advance(self._stage, num_bytes)
+            self._bars.advance(self._stage, amount)
 
     def _finish(self) -> None:
         if self._stage is not None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
-from trierarch.builder.manifest import GROUP_SIZE, Architecture, EngineManifest, Quantization, WeightType
+from trierarch.builder.manifest import GROUP_SIZE, Accuracy, Architecture, EngineManifest, Quantization, WeightType
 from trierarch.orchestrator.sizes import format_size
 
 
@@ -20,6 +20,7 @@ def summary_rows(manifest: EngineManifest) -> Iterator[tuple[str, str]]:
     yield "runs on", f"{manifest.target.value}, {manifest.dtype.value}" + _device(manifest)
     if manifest.quantization is not None:
         yield "weights", _quantization(manifest.quantization)
+        yield from _accuracy(manifest.quantization.accuracy)
     yield "architecture", _shape(architecture)
     yield "attention", _attention(architecture)
     yield "vocabulary", f"{architecture.vocab_size:,} tokens"
@@ -58,6 +59,16 @@ def _quantization(quantization: Quantization) -> str:
         f"{'as in the checkpoint' if is_source else quantization.weights.value}, in groups of {GROUP_SIZE} "
         f"({sum(counts.values())} matrices: {stored})"
     )
+
+
+def _accuracy(accuracy: Accuracy | None) -> Iterator[tuple[str, str]]:
+    if accuracy is None:
+        yield "accuracy", "not measured"
+        return
+    increase = f"unquantised {accuracy.reference_perplexity:.2f}: {accuracy.perplexity_increase:+.2%}"
+    yield "perplexity", f"{accuracy.perplexity:.2f}, {increase} ({accuracy.num_tokens:,} tokens of {accuracy.text})"
+    divergence = f"KL from the unquantised {accuracy.mean_kl:.2g} nats"
+    yield "agreement", f"the same likeliest token at {accuracy.greedy_agreement:.1%} of them; {divergence}"
 
 
 def _device(manifest: EngineManifest) -> str:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from trierarch.builder.config import BuildConfig
 
 LIMITS = "Limits, fixed once built"
+ACCURACY = "What quantization may cost"
 
 
 def build(
@@ -84,6 +85,32 @@ def build(
             rich_help_panel=LIMITS,
         ),
     ] = None,
+    max_perplexity_increase: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Fail where quantization raises perplexity by more: 0.02 is 2%.",
+            show_default="0.02",
+            rich_help_panel=ACCURACY,
+        ),
+    ] = None,
+    accuracy_text: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="UTF-8 text to measure on: best is one like what you will serve.",
+            show_default="a bundled one",
+            rich_help_panel=ACCURACY,
+        ),
+    ] = None,
+    accuracy_check: Annotated[
+        bool,
+        typer.Option(
+            "--accuracy-check/--no-accuracy-check",
+            help="Compare a quantised model with the unquantised one.",
+            rich_help_panel=ACCURACY,
+        ),
+    ] = True,
     compile: Annotated[
         bool,
         typer.Option(
@@ -98,11 +125,13 @@ def build(
 
     An engine is a directory: weights in the layout the executor wants, tokenizer, chat template, and engine.json.
     A build that fails or is interrupted leaves nothing behind; the same input always gives the same bytes.
+    Quantization is measured against the unquantised model, and a build that costs too much fails.
     """
     from trierarch.builder.build import build as build_engine
     from trierarch.orchestrator.build_progress import RichProgress
     from trierarch.orchestrator.console import ERR, OUT
     from trierarch.orchestrator.engine_summary import summary_table
+    from trierarch.python_backend.executors.torch.teacher_forcing import teacher_forced_logits
 
     started = time.monotonic()
     config = build_config(
@@ -118,11 +147,14 @@ def build(
         max_queue_size=max_queue_size,
         kv_cache_dtype=kv_cache_dtype,
         kv_cache_bytes=None if kv_cache_bytes is None else parse_size(kv_cache_bytes),
+        max_perplexity_increase=max_perplexity_increase,
+        accuracy_text=accuracy_text,
+        accuracy_check=accuracy_check,
         compile=compile,
         overwrite=overwrite,
     )
     with RichProgress(ERR) as progress:
-        manifest = build_engine(config, progress)
+        manifest = build_engine(config, progress, teacher_forced_logits)
     if json:
         OUT.out(manifest.to_json(), end="")
         return

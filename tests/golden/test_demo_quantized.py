@@ -12,6 +12,7 @@ from support.forward import prompt_logits
 from trierarch.builder.build import build
 from trierarch.builder.config import BuildConfig
 from trierarch.builder.manifest import DType, EngineManifest, Quantization, WeightType
+from trierarch.python_backend.executors.torch.teacher_forcing import teacher_forced_logits
 
 PROMPT = [1, 4093, 198, 1780, 314, 9838, 47, 2, 198, 1, 520, 9531, 198, 504, 260, 216, 49151, 0]
 
@@ -24,7 +25,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         config = BuildConfig(
             model=str(demo_checkpoint()), output=directory / name, dtype=DType.FLOAT32, quantization=quantization
         )
-        build(config)
+        build(config, measure=teacher_forced_logits)
     return directory / "source", directory / "plain"
 
 
@@ -34,7 +35,10 @@ def test_kept_codes_give_the_logits_of_the_numbers_they_stand_for(
 ) -> None:
     source, plain = engines
     manifest = EngineManifest.load(source)
-    assert manifest.quantization == Quantization(weights=WeightType.SOURCE, num_int8=1, num_int4=120, num_unquantized=0)
+    assert manifest.quantization is not None
+    assert manifest.quantization.model_copy(update={"accuracy": None}) == Quantization(
+        weights=WeightType.SOURCE, num_int8=1, num_int4=120, num_unquantized=0
+    )
     if is_compiled and manifest.kernels is None:
         pytest.skip("there is no compiler")
     logits = prompt_logits(source, PROMPT, [len(PROMPT)], is_compiled=is_compiled)
@@ -43,3 +47,14 @@ def test_kept_codes_give_the_logits_of_the_numbers_they_stand_for(
     assert logits.argmax(1).equal(exact.argmax(1))
     assert exact.std(dim=1).min() > 0.1
     assert torch.isfinite(exact).all()
+
+
+def test_kept_codes_cost_nothing(engines: tuple[Path, Path]) -> None:
+    quantization = EngineManifest.load(engines[0]).quantization
+    assert quantization is not None
+    accuracy = quantization.accuracy
+    assert accuracy is not None
+    assert abs(accuracy.perplexity_increase) < 1e-4
+    assert accuracy.greedy_agreement > 0.999
+    assert accuracy.mean_kl < 1e-6
+    assert 10 < accuracy.reference_perplexity < 50  # of a model that knows English

@@ -29,12 +29,12 @@ class Recorder:
         self.advanced: dict[str, int] = {}
         self._stop, self._after = stop, after
 
-    def stage(self, name: str, total_bytes: int | None) -> None:
-        self.stages.append((name, total_bytes))
+    def stage(self, name: str, total: int | None, unit: str = "bytes") -> None:
+        self.stages.append((name, total))
 
-    def advance(self, num_bytes: int) -> None:
+    def advance(self, amount: int) -> None:
         name = self.stages[-1][0]
-        self.advanced[name] = self.advanced.get(name, 0) + num_bytes
+        self.advanced[name] = self.advanced.get(name, 0) + amount
         if self._stop is not None and self.advanced[name] > self._after:
             raise self._stop
 
@@ -158,7 +158,7 @@ def test_a_disk_that_fills_up_is_the_machines_fault(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "fsync", raises(OSError(errno.ENOSPC, "No space left on device")))
-    with pytest.raises(ResourceError, match=r"the disk of .* is full: the engine needs \d+ bytes; free some space"):
+    with pytest.raises(ResourceError, match=r"the disk of .* is full: the build needs \d+ bytes; free some space"):
         build(BuildConfig(model=str(checkpoint), output=tmp_path / "engine"))
     assert os.listdir(tmp_path) == ["tiny llama"]
 
@@ -168,7 +168,7 @@ def test_a_full_disk_is_noticed_before_writing(
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))
     progress = Recorder()
-    with pytest.raises(ResourceError, match=r"the engine needs \d+ bytes and the disk of .* has 0 free"):
+    with pytest.raises(ResourceError, match=r"the build needs \d+ bytes and the disk of .* has 0 free"):
         build(BuildConfig(model=str(checkpoint), output=tmp_path / "engine"), progress)
     assert progress.advanced == {}
     assert os.listdir(tmp_path) == ["tiny llama"]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from support.checkpoints import random_checkpoint
 from trierarch.builder.config import BuildConfig
 from trierarch.builder.errors import ConfigError, EngineError, ResourceError, TrierarchError
 from trierarch.orchestrator import cli
@@ -137,6 +138,8 @@ def test_what_was_not_asked_is_left_to_the_builder() -> None:
         ({"dtype": "int3"}, "--dtype is 'int3': .*'float32'"),
         ({"quantization": "int3"}, "--quantization is 'int3': .*'int8', 'int4' or 'source'"),
         ({"target": "abacus"}, "--target is 'abacus'"),
+        ({"max_perplexity_increase": -0.5}, "--max-perplexity-increase is -0.5: .*greater than or equal to 0"),
+        ({"max_perplexity_increase": float("inf")}, "--max-perplexity-increase is inf: .*finite"),
     ],
 )
 def test_an_option_out_of_range_is_named_as_typed(asked: dict[str, object], message: str) -> None:
@@ -144,7 +147,9 @@ def test_an_option_out_of_range_is_named_as_typed(asked: dict[str, object], mess
         build_config(model="demo", output=Path("out"), **asked)
 
 
-@pytest.mark.parametrize("field", ["max_batch_size", "max_num_tokens", "max_queue_size", "target"])
+@pytest.mark.parametrize(
+    "field", ["max_batch_size", "max_num_tokens", "max_queue_size", "target", "max_perplexity_increase"]
+)
 def test_the_help_of_build_tells_the_builder_s_defaults(field: str) -> None:
     default = BuildConfig.model_fields[field].default
 
@@ -152,6 +157,20 @@ def test_the_help_of_build_tells_the_builder_s_defaults(field: str) -> None:
 
     option = next(line for line in shown.splitlines() if f"--{field.replace('_', '-')} " in line)
     assert f"[default: ({default})]" in option
+
+
+def test_build_measures_what_quantization_costs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text").write_text("the king is in the ring, singing. " * 60)
+    checkpoint = random_checkpoint("llama", tmp_path / "hf")
+    asked = ("build", "--model", str(checkpoint), "--dtype", "float32", "--no-compile", "--quantization", "int8")
+
+    assert run(*asked, "--output", str(tmp_path / "a"), "--json", "--accuracy-text", str(tmp_path / "text")) == 0
+    accuracy = json.loads(capsys.readouterr().out)["quantization"]["accuracy"]
+    assert accuracy["text"] == "text"
+    assert accuracy["perplexity"] > 100
+
+    assert run(*asked, "--output", str(tmp_path / "b"), "--no-accuracy-check") == 0
+    assert "not measured" in capsys.readouterr().out
 
 
 def test_generate_without_a_server_says_how_to_start_one(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,85 @@
+"""AccuracyGate: a quantised engine is run beside its unquantised twin, and passes if it is nearly as good."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Protocol
+
+import torch
+
+from trierarch.builder.accuracy import measure_accuracy
+from trierarch.builder.draft import Draft
+from trierarch.builder.errors import ConfigError
+from trierarch.builder.evaluation_text import EvaluationText
+from trierarch.builder.manifest import Accuracy, EngineManifest, WeightType
+from trierarch.builder.progress import Progress
+
+
+class Evaluator(Protocol):
+    """Runs engines over a text. The builder runs none itself: whoever calls it gives one that can."""
+
+    def __call__(self, engine: Path, windows: Sequence[Sequence[int]]) -> Iterator[torch.Tensor]:
+        """Logits that predict each window's tokens from the second on, windows in order and each begun afresh.
+
+        Yields (n, vocab) float32, n small enough for memory and decided by `windows` alone.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AccuracyGate:
+    """What a quantised engine is compared with, on which text, and how much worse it may be."""
+
+    measure: Evaluator
+    text: EvaluationText
+    reference: Draft
+    """The same engine, unquantised."""
+    max_perplexity_increase: float
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of disk that `check` takes for as long as it lasts."""
+        return self.reference.num_bytes
+
+    def check(self, engine: Path, manifest: EngineManifest, progress: Progress) -> EngineManifest:
+        """Measure the quantised engine in `engine`; the reference is written beside it and removed again.
+
+        Returns `manifest` with what was measured.
+
+        Raises:
+            ConfigError: quantization costs too much, or the model is broken without it.
+            EngineError: the engines cannot run here.
+            ResourceError: there is no memory for both.
+            OSError: the disk is full or cannot be written.
+        """
+        assert manifest.quantization is not None
+        with TemporaryDirectory(prefix=f"{engine.name}.", suffix=".reference", dir=engine.parent) as directory:
+            reference = Path(directory)
+            self.reference.write(reference, progress, "reference")
+            windows = self.text.windows
+            accuracy = measure_accuracy(
+                self.text, self.measure(reference, windows), self.measure(engine, windows), progress
+            )
+        _judge(accuracy, manifest.quantization.weights, self.max_perplexity_increase)
+        quantization = manifest.quantization.model_copy(update={"accuracy": accuracy})
+        return manifest.model_copy(update={"quantization": quantization})
+
+
+def _judge(accuracy: Accuracy, weights: WeightType, max_increase: float) -> None:
+    if not math.isfinite(accuracy.reference_perplexity):
+        raise ConfigError(
+            f"dtype: the unquantised model has no finite perplexity on {accuracy.text}, so there is nothing to compare "
+            "with; build with --dtype float32, or skip this with --no-accuracy-check"
+        )
+    if accuracy.perplexity_increase <= max_increase:
+        return
+    milder = "take int8, " if weights is WeightType.INT4 else ""
+    raise ConfigError(
+        f"max_perplexity_increase is {max_increase:g} ({max_increase:.2%}): {weights.value} weights raise perplexity by "
+        f"{accuracy.perplexity_increase:.2%}, from {accuracy.reference_perplexity:.2f} to {accuracy.perplexity:.2f} on "
+        f"{accuracy.text}; {milder}allow more with --max-perplexity-increase, or skip this with --no-accuracy-check"
+    )
