@@ -13,6 +13,7 @@ from trierarch.builder.manifest import EngineManifest
 from trierarch.python_backend.errors import InvalidRequest
 from trierarch.python_backend.executors.executor import Executor
 from trierarch.python_backend.request import Request, SamplingParams, TokenDelta
+from trierarch.python_backend.text.bundle import Bundle, tokens_per_response
 from trierarch.python_backend.text.chat_template import ChatTemplate
 from trierarch.python_backend.text.detokenizer import Detokenizer
 from trierarch.python_backend.text.output_stream import OutputStream
@@ -46,6 +47,7 @@ class TextGenerator:
         self._chat_template = chat_template
         self._max_prompt_bytes = _MAX_BYTES_PER_TOKEN * manifest.limits.max_seq_len
         self._deltas: SimpleQueue[tuple[_LiveRequest, TokenDelta] | None] = SimpleQueue()
+        self._live: set[_LiveRequest] = set()  # those that have sent something; the output thread's own
         self._thread = threading.Thread(target=self._run, name="trierarch-text", daemon=True)
         self._thread.start()
 
@@ -130,12 +132,15 @@ class TextGenerator:
     def _run(self) -> None:
         while (item := self._deltas.get()) is not None:
             live, delta = item
+            self._live.add(live)
             try:
-                if live.push(delta):
+                if live.push(delta, tokens_per_response(len(self._live))):
                     self._executor.abort(live.request_id)
             except Exception:
                 # Whatever it is, the streams of others go on.
                 logger.exception("request %s: a delta was lost", live.request_id)
+            if live.is_over:
+                self._live.discard(live)
 
 
 class _LiveRequest:
@@ -145,13 +150,22 @@ class _LiveRequest:
         self.request_id = request_id
         self._sink = sink
         self._streams = streams
+        self._bundles = [Bundle() for _ in streams]
         self._unfinished = set(range(len(streams)))  # indices whose last delta the executor still owes
         self._is_abandoned = False
         self._is_aborted = False
 
-    def push(self, delta: TokenDelta) -> bool:
+    @property
+    def is_over(self) -> bool:
+        """Whether the executor has nothing more to say of it."""
+        return not self._unfinished
+
+    def push(self, delta: TokenDelta, tokens_per_response: int) -> bool:
         """Send what `delta` brings; whether the executor must now be told that nobody wants any more of it."""
-        text_delta = self._streams[delta.index].push(delta)
+        bundled = self._bundles[delta.index].add(delta, tokens_per_response)
+        if bundled is None:
+            return False
+        text_delta = self._streams[delta.index].push(bundled)
         if delta.finish_reason is not None:
             self._unfinished.discard(delta.index)
         if text_delta is not None and not self._is_abandoned:
