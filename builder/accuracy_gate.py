@@ -15,7 +15,7 @@ from trierarch.builder.accuracy import measure_accuracy
 from trierarch.builder.draft import Draft
 from trierarch.builder.errors import ConfigError
 from trierarch.builder.evaluation_text import EvaluationText
-from trierarch.builder.manifest import Accuracy, EngineManifest, WeightType
+from trierarch.builder.manifest import Accuracy, EngineManifest, KvType, WeightType
 from trierarch.builder.progress import Progress
 
 
@@ -64,22 +64,32 @@ class AccuracyGate:
             accuracy = measure_accuracy(
                 self.text, self.measure(reference, windows), self.measure(engine, windows), progress
             )
-        _judge(accuracy, manifest.quantization.weights, self.max_perplexity_increase)
+        self._judge(accuracy, manifest)
         quantization = manifest.quantization.model_copy(update={"accuracy": accuracy})
         return manifest.model_copy(update={"quantization": quantization})
 
+    def _judge(self, accuracy: Accuracy, manifest: EngineManifest) -> None:
+        if not math.isfinite(accuracy.reference_perplexity):
+            raise ConfigError(
+                f"dtype is {manifest.dtype.value!r}: the unquantised model has no finite perplexity on {accuracy.text}, so "
+                "there is nothing to compare with; build with --dtype float32, or skip this with --no-accuracy-check"
+            )
+        limit = self.max_perplexity_increase
+        if accuracy.perplexity_increase > limit:
+            what, milder = _quantized(manifest)
+            raise ConfigError(
+                f"max_perplexity_increase is {limit:g} ({limit:.2%}): {what} raise perplexity by "
+                f"{accuracy.perplexity_increase:.2%}, from {accuracy.reference_perplexity:.2f} to "
+                f"{accuracy.perplexity:.2f} on {accuracy.text}; {milder}allow more with --max-perplexity-increase, "
+                "or skip this with --no-accuracy-check"
+            )
 
-def _judge(accuracy: Accuracy, weights: WeightType, max_increase: float) -> None:
-    if not math.isfinite(accuracy.reference_perplexity):
-        raise ConfigError(
-            f"dtype: the unquantised model has no finite perplexity on {accuracy.text}, so there is nothing to compare "
-            "with; build with --dtype float32, or skip this with --no-accuracy-check"
-        )
-    if accuracy.perplexity_increase <= max_increase:
-        return
-    milder = "take int8, " if weights is WeightType.INT4 else ""
-    raise ConfigError(
-        f"max_perplexity_increase is {max_increase:g} ({max_increase:.2%}): {weights.value} weights raise perplexity by "
-        f"{accuracy.perplexity_increase:.2%}, from {accuracy.reference_perplexity:.2f} to {accuracy.perplexity:.2f} on "
-        f"{accuracy.text}; {milder}allow more with --max-perplexity-increase, or skip this with --no-accuracy-check"
-    )
+
+def _quantized(manifest: EngineManifest) -> tuple[str, str]:
+    """What is quantised, and how to have less of it."""
+    assert manifest.quantization is not None
+    weights = manifest.quantization.weights
+    what, milder = f"{weights.value} weights", "take int8 weights, " if weights is WeightType.INT4 else ""
+    if manifest.kv_cache.dtype is KvType.INT8:
+        return f"{what} with int8 keys and values", f"{milder}leave --kv-cache-dtype out, "
+    return what, milder

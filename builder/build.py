@@ -44,8 +44,8 @@ def build(config: BuildConfig, progress: Progress | None = None, measure: Evalua
     The same input gives the same bytes, wherever and whenever it is built with the same versions; only what
     quantization cost may differ in its last digit where `measure` sums in another order.
 
-    `measure` runs engines over a text: with it, a quantised one is compared with an unquantised one of the same
-    options, which is built beside it and removed.
+    `measure` runs engines over a text: with it, one with quantised weights is compared with an unquantised one of the
+    same options, which is built beside it and removed.
 
     Raises:
         CheckpointError: the checkpoint cannot be read or is of an unknown kind.
@@ -88,9 +88,7 @@ def build(config: BuildConfig, progress: Progress | None = None, measure: Evalua
     draft = Draft(checkpoint, manifest, weights, small_files)
     gate = None
     if measure is not None and text is not None:
-        unquantized = manifest.model_copy(update={"quantization": None})
-        reference = Draft(checkpoint, unquantized, plan_weights(decoder, checkpoint, dtype), small_files)
-        gate = AccuracyGate(measure, text, reference, config.max_perplexity_increase)
+        gate = AccuracyGate(measure, text, _unquantized(draft, decoder), config.max_perplexity_increase)
     num_bytes = draft.num_bytes + (0 if gate is None else gate.num_bytes)
     with staged_directory(config.output, num_bytes, config.overwrite) as staging:
         manifest = draft.write(staging, progress)
@@ -116,6 +114,20 @@ def _evaluation_text(config: BuildConfig, tokenizer: TokenizerFiles, decoder: De
     if not config.measures_accuracy:
         return None
     return read_evaluation_text(config.accuracy_text, tokenizer, decoder.architecture.vocab_size, decoder.max_seq_len)
+
+
+def _unquantized(draft: Draft, decoder: Decoder) -> Draft:
+    """The same engine with weights, keys and values of its dtype."""
+    manifest, dtype = draft.manifest, KvType(draft.manifest.dtype)
+    kv_cache = manifest.kv_cache.model_copy(
+        update={"dtype": dtype, "bytes_per_token": decoder.architecture.kv_bytes_per_token(dtype)}
+    )
+    return Draft(
+        draft.checkpoint,
+        manifest.model_copy(update={"quantization": None, "kv_cache": kv_cache}),
+        plan_weights(decoder, draft.checkpoint, manifest.dtype),
+        draft.small_files,
+    )
 
 
 def _quantization(config: BuildConfig, weights: Iterable[Weight], architecture: Architecture) -> Quantization | None:

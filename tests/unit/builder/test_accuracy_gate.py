@@ -126,7 +126,7 @@ def test_a_ruined_quantization_fails_and_leaves_nothing(
     factor: float, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ruin(monkeypatch, factor)
-    for asked, milder in (("int4", "; take int8, allow more with"), ("int8", "txt; allow more with")):
+    for asked, milder in (("int4", "; take int8 weights, allow more with"), ("int8", "txt; allow more with")):
         config = config_of(checkpoint, tmp_path / "new" / "engine", asked, max_perplexity_increase=TOLERANT)
         with pytest.raises(ConfigError, match=r"max_perplexity_increase is 0.3 \(30.00%\): ") as failure:
             build(config, measure=teacher_forced_logits)
@@ -181,7 +181,7 @@ def test_a_model_that_is_broken_anyway_is_told_apart(checkpoint: Path, tmp_path:
         for window in windows:
             yield torch.full((len(window) - 1, 320), torch.nan)
 
-    with pytest.raises(ConfigError, match=r"dtype: the unquantised model has no finite perplexity .* --dtype float32"):
+    with pytest.raises(ConfigError, match=r"dtype is 'float32': the unquantised model has no finite perplexity"):
         build(config_of(checkpoint, tmp_path / "engine"), measure=measure)
     assert os.listdir(tmp_path) == ["hf"]
 
@@ -214,6 +214,29 @@ def test_a_text_of_ones_own_is_measured(checkpoint: Path, tmp_path: Path) -> Non
     assert accuracy.text == "mine.txt"
     assert accuracy.num_tokens > 256
     assert str(tmp_path) not in (tmp_path / "engine" / "engine.json").read_text()
+
+
+@pytest.mark.parametrize("is_compiled", [False, True], ids=["eager", "compiled"])
+def test_int8_keys_and_values_are_part_of_the_cost(
+    is_compiled: bool, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {}
+    for kv_cache_dtype in ("float32", "int8"):
+        config = config_of(
+            checkpoint,
+            tmp_path / kv_cache_dtype,
+            compile=is_compiled,
+            kv_cache_dtype=kv_cache_dtype,
+        )
+        found[kv_cache_dtype] = accuracy_of(build(config, measure=teacher_forced_logits))
+    assert found["int8"].reference_perplexity == found["float32"].reference_perplexity
+    assert found["int8"].mean_kl > found["float32"].mean_kl
+    ruin(monkeypatch, 4.0)
+    config = config_of(checkpoint, tmp_path / "ruined", kv_cache_dtype="int8", compile=is_compiled)
+    with pytest.raises(
+        ConfigError, match=r"int8 weights with int8 keys and values raise .*; leave --kv-cache-dtype out,"
+    ):
+        build(config, measure=teacher_forced_logits)
 
 
 def test_an_unquantised_build_measures_nothing(checkpoint: Path, tmp_path: Path) -> None:
