@@ -66,5 +66,7 @@ def _settings(session: Session, rivals: list[Rival]) -> dict[str, Any]:
 def _notes(session: Session, rivals: list[Rival]) -> list[str]:
     notes = [*session.lineup.notes, *session.doubts]
     if not rivals:
-        notes.append("no rival was measured; install one with: python -m trierarch.benchmarks install NAME")
+        notes.append(
+            "no rival was measured; name installed ones with --rivals, install with: python -m trierarch.benchmarks install NAME"
+        )
     return notes

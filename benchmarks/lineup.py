@@ -8,7 +8,7 @@ from typing import Protocol, Self
 
 from trierarch.benchmarks.measurement import Measurement, Sample
 from trierarch.benchmarks.process_tree import ForeignShare
-from trierarch.benchmarks.subjects.subject import Subject, SubjectFailed
+from trierarch.benchmarks.subjects.subject import AttemptFailed, Subject, SubjectFailed
 
 Probe = Callable[[Subject, str], float]
 """Measures one figure once; the key names the attempt, and prompts drawn from it have not been sent before."""
@@ -96,12 +96,19 @@ class Lineup:
 
     def _quietest(self, subject: Subject, probe: Probe, key: str) -> Sample:
         attempts: list[Sample] = []
+        failure: AttemptFailed | None = None
         for attempt in range(self._num_attempts):
             window = self._watch(lambda: subject.pids)
-            value = probe(subject, f"{key}/{attempt}")
+            try:
+                value = probe(subject, f"{key}/{attempt}")
+            except AttemptFailed as error:
+                failure = error
+                continue
             attempts.append(Sample(value, window.share()))
             if not attempts[-1].is_disturbed:
                 break
+        if not attempts:
+            raise SubjectFailed(str(failure))
         return min(attempts, key=lambda sample: sample.foreign_share)
 
     def _drop(self, subject: Subject, error: SubjectFailed) -> None:

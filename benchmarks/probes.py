@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping
 
 from trierarch.benchmarks.lineup import Probe
-from trierarch.benchmarks.subjects.subject import Subject, SubjectFailed
+from trierarch.benchmarks.subjects.subject import AttemptFailed, Subject, SubjectFailed
 from trierarch.benchmarks.workers.protocol import TokenIds
 from trierarch.benchmarks.workload import Workload
 
@@ -38,7 +38,7 @@ def _rate_behind_first(workload: Workload, subject: Subject, first: list[TokenId
     seconds_of_first = subject.generate(first, 1).seconds
     seconds = subject.generate(whole, num_tokens).seconds
     if seconds <= seconds_of_first:
-        raise SubjectFailed(
+        raise AttemptFailed(
             f"{subject.name}: {num_tokens} tokens took {seconds:.4f} s and one took {seconds_of_first:.4f} s"
         )
     return len(whole) * (num_tokens - 1) / (seconds - seconds_of_first)

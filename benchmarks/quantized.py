@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from trierarch.benchmarks import campaign
-from trierarch.benchmarks.engine import EXECUTOR, Footprint, build_demo, launches
+from trierarch.benchmarks.engine import EXECUTOR, TRITON, Footprint, build_demo, launches
 from trierarch.benchmarks.lineup import Lineup
 from trierarch.benchmarks.machine import Limits
 from trierarch.benchmarks.quantized_session import QuantizedSession
@@ -26,7 +26,7 @@ def run(options: Options) -> Iterator[Report]:
     """Build an engine of each kind, start everyone, take every figure in turns.
 
     Raises:
-        ConfigError: a rival is unknown or not installed, or quantization costs more than a build allows.
+        ConfigError: a rival is unknown or not installed.
         ResourceError: the demo checkpoint is not here and cannot be downloaded.
     """
     workload = Workload.quick(options.seed) if options.is_quick else Workload(seed=options.seed)
@@ -48,7 +48,7 @@ def run(options: Options) -> Iterator[Report]:
     options.say("measuring what the machine gives")
     lengths = {name: value for name, value in asdict(workload).items() if name != "seed"}
     report = campaign.blank("quantized", options, Limits.measure(), lengths)
-    sizes = {launch.name: num_bytes(launch.model) for launch in started}
+    sizes = {launch.name: num_bytes(launch.model) for launch in started if not launch.name.startswith(TRITON)}
     with Lineup(map(WorkerSubject, started), workload.num_repeats, workload.num_attempts, options.say) as lineup:
         session = QuantizedSession(lineup, workload, contests, footprints, sizes, accuracies)
         yield from campaign.reports(report, session, rivals)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Final
 
@@ -12,10 +12,12 @@ from trierarch.benchmarks.measurement import Measurement
 from trierarch.benchmarks.report import Better, Figure, Goal, Of
 from trierarch.benchmarks.session import Contests, Session, Stage, Taken
 from trierarch.benchmarks.workload import Workload
+from trierarch.builder.config import BuildConfig
 from trierarch.builder.manifest import Accuracy
 
 DECODE_GOAL: Final = Goal(Of.RATIO, 1.2)
-PERPLEXITY_GOAL: Final = Goal(Of.VALUE, 2)
+PERPLEXITY_GOAL: Final = Goal(Of.VALUE, 100 * BuildConfig.model_fields["max_perplexity_increase"].default)
+"""What a build allows."""
 
 
 class QuantizedSession(Session):
@@ -31,7 +33,7 @@ class QuantizedSession(Session):
         accuracies: Mapping[str, Accuracy],
     ) -> None:
         """Nothing runs before `figures`. By subject, of ours: footprints, and accuracies where they were measured; of
-        everybody: bytes of the model's files."""
+        everybody who has some: bytes of the model's files."""
         super().__init__(lineup, workload, contests)
         self._footprints = footprints
         self._sizes = sizes
@@ -56,7 +58,8 @@ class QuantizedSession(Session):
     def _costs(self) -> Iterator[Taken]:
         yield from self.peak_rss({name: footprint.rss_goal for name, footprint in self._footprints.items()})
         size = Figure(name="model_size", unit="MB", better=Better.LOWER)
-        yield Taken(size, {name: Measurement.of([value / 1e6]) for name, value in self._sizes.items()})
+        measured = {name: Measurement.of([value / 1e6]) for name, value in self._sizes.items()}
+        yield Taken(size, measured, ours=tuple(name for name in self.contests if name in measured))
         yield from self._accuracy()
 
     def _accuracy(self) -> Iterator[Taken]:
@@ -64,10 +67,11 @@ class QuantizedSession(Session):
         increase = Figure(name="perplexity_increase", unit="%", better=Better.LOWER, goal=PERPLEXITY_GOAL)
         agreement = Figure(name="greedy_agreement", unit="%", better=Better.HIGHER)
         divergence = Figure(name="mean_kl", unit="nats", better=Better.LOWER)
-        for name, accuracy in self._accuracies.items():
-            for figure, value in (
-                (increase, 100 * accuracy.perplexity_increase),
-                (agreement, 100 * accuracy.greedy_agreement),
-                (divergence, accuracy.mean_kl),
-            ):
-                yield Taken(figure, {name: Measurement.of([value])}, ours=(name,))
+        reads: tuple[tuple[Figure, Callable[[Accuracy], float]], ...] = (
+            (increase, lambda accuracy: 100 * accuracy.perplexity_increase),
+            (agreement, lambda accuracy: 100 * accuracy.greedy_agreement),
+            (divergence, lambda accuracy: accuracy.mean_kl),
+        )
+        for figure, read in reads:
+            measured = {name: Measurement.of([read(accuracy)]) for name, accuracy in self._accuracies.items()}
+            yield Taken(figure, measured, ours=tuple(measured))

@@ -13,6 +13,10 @@ class SubjectFailed(Exception):
     """A subject did not start, ended, timed out or gave other than what was asked."""
 
 
+class AttemptFailed(Exception):
+    """What was timed cannot be a figure, such as one token that took longer than many: to be tried again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Timing:
     """One call of `generate`."""

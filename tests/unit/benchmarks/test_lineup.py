@@ -8,7 +8,7 @@ import pytest
 from support.modelled_subject import PREFILL, STEP, ModelledSubject, Quiet
 from trierarch.benchmarks import probes
 from trierarch.benchmarks.lineup import Lineup
-from trierarch.benchmarks.subjects.subject import Subject, SubjectFailed
+from trierarch.benchmarks.subjects.subject import AttemptFailed, Subject, SubjectFailed
 from trierarch.benchmarks.workload import Workload
 
 WORKLOAD = Workload(seed=1)
@@ -64,6 +64,30 @@ def test_the_least_disturbed_attempt_counts_when_none_is_quiet() -> None:
     assert measurement.values == (1.0,)
     assert measurement.is_disturbed
     assert next(values) == 3
+
+
+def test_an_attempt_that_gives_no_figure_is_tried_again() -> None:
+    keys: list[str] = []
+
+    def probe(subject: Subject, key: str) -> float:
+        keys.append(key)
+        if len(keys) < 3:
+            raise AttemptFailed("one token took longer than many")
+        return 7.0
+
+    with Lineup([ModelledSubject()], 1, 3, watch=Quiet) as lineup:
+        assert lineup.measure("rate", probe)["modelled"].values == (7.0,)
+
+    assert keys == ["rate/0/0", "rate/0/1", "rate/0/2"]
+
+
+def test_who_gives_no_figure_at_any_attempt_leaves() -> None:
+    def probe(subject: Subject, key: str) -> float:
+        raise AttemptFailed("one token took longer than many")
+
+    with Lineup([ModelledSubject("hasty")], 1, 3, watch=Quiet) as lineup:
+        assert lineup.measure("rate", probe) == {}
+        assert lineup.notes == ["hasty left: one token took longer than many"]
 
 
 def test_who_fails_leaves_with_a_note_and_the_others_go_on() -> None:
