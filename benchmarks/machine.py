@@ -67,7 +67,8 @@ class Limits:
 
 def _roofline(*options: str) -> dict[str, float]:
     command = [sys.executable, "-P", "-m", "trierarch.benchmarks.roofline", *options]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=300)
+    # A session of its own: Ctrl-C is heard here alone, and then ends it.
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=300, start_new_session=True)
     result: dict[str, float] = json.loads(done.stdout)
     return result
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Self
 
 from trierarch.benchmarks import campaign
@@ -80,9 +81,11 @@ def run(options: Options) -> Iterator[Report]:
             lineup, workload, contests, sweep.contexts, ceiling, gflop_per_s, Limits.read_bandwidth
         )
         try:
-            yield from campaign.reports(report, session, rivals)
+            for grown in campaign.reports(report, session, rivals):
+                report = grown
+                yield report
         finally:
-            _draw(session, options)
+            _draw(session, report.path(OUT).with_suffix(".svg"), options)
 
 
 def _widened(launch: Launch, sweep: Sweep) -> Launch:
@@ -90,9 +93,8 @@ def _widened(launch: Launch, sweep: Sweep) -> Launch:
     return replace(launch, environment={**launch.environment, **limits})
 
 
-def _draw(session: ScalingSession, options: Options) -> None:
+def _draw(session: ScalingSession, path: Path, options: Options) -> None:
     """Of a run that was cut, what there is."""
-    path = OUT / f"scaling{'-quick' if options.is_quick else ''}.svg"
     try:
         draw(path, *session.points())
     except ImportError:
