@@ -42,8 +42,8 @@ def run(options: Options) -> Iterator[Report]:
         started += ours
         contests |= {launch.name: tuple(rival.name for rival in rivals if rival.bits == bits) for launch in ours}
         footprints |= {launch.name: Footprint.of(manifest) for launch in ours}
-        if manifest.quantization is not None and manifest.quantization.accuracy is not None:
-            accuracies[f"{EXECUTOR}-{weights}"] = manifest.quantization.accuracy
+        if manifest.accuracy is not None:
+            accuracies[f"{EXECUTOR}-{weights}"] = manifest.accuracy
     started += [rival.launch() for rival in rivals]
     options.say("measuring what the machine gives")
     lengths = {name: value for name, value in asdict(workload).items() if name != "seed"}

@@ -56,7 +56,6 @@ class AccuracyGate:
             ResourceError: there is no memory for both.
             OSError: the disk is full or cannot be written.
         """
-        assert manifest.quantization is not None
         with TemporaryDirectory(prefix=f"{engine.name}.", suffix=".reference", dir=engine.parent) as directory:
             reference = Path(directory)
             self.reference.write(reference, progress, "reference")
@@ -65,8 +64,7 @@ class AccuracyGate:
                 self.text, self.measure(reference, windows), self.measure(engine, windows), progress
             )
         self._judge(accuracy, manifest)
-        quantization = manifest.quantization.model_copy(update={"accuracy": accuracy})
-        return manifest.model_copy(update={"quantization": quantization})
+        return manifest.model_copy(update={"accuracy": accuracy})
 
     def _judge(self, accuracy: Accuracy, manifest: EngineManifest) -> None:
         if not math.isfinite(accuracy.reference_perplexity):
@@ -87,9 +85,12 @@ class AccuracyGate:
 
 def _quantized(manifest: EngineManifest) -> tuple[str, str]:
     """What is quantised, and how to have less of it."""
-    assert manifest.quantization is not None
-    weights = manifest.quantization.weights
-    what, milder = f"{weights.value} weights", "take int8 weights, " if weights is WeightType.INT4 else ""
+    whats, remedies = [], []
+    if manifest.quantization is not None:
+        weights = manifest.quantization.weights
+        whats.append(f"{weights.value} weights")
+        remedies += ["take int8 weights, "] if weights is WeightType.INT4 else []
     if manifest.kv_cache.dtype is KvType.INT8:
-        return f"{what} with int8 keys and values", f"{milder}leave --kv-cache-dtype out, "
-    return what, milder
+        whats.append("int8 keys and values")
+        remedies.append("leave --kv-cache-dtype out, ")
+    return " with ".join(whats), "".join(remedies)

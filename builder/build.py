@@ -44,7 +44,7 @@ def build(config: BuildConfig, progress: Progress | None = None, measure: Evalua
     The same input gives the same bytes, wherever and whenever it is built with the same versions; only what
     quantization cost may differ in its last digit where `measure` sums in another order.
 
-    `measure` runs engines over a text: with it, one with quantised weights is compared with an unquantised one of the
+    `measure` runs engines over a text: with it, a quantised one is compared with an unquantised one of the
     same options, which is built beside it and removed.
 
     Raises:
@@ -101,12 +101,12 @@ def build(config: BuildConfig, progress: Progress | None = None, measure: Evalua
 def _check_accuracy_options(config: BuildConfig, measure: Evaluator | None) -> None:
     """Refuse what nobody would measure, before any work is done."""
     if not config.measures_accuracy and config.accuracy_text is not None:
-        reason = "nothing is quantised" if config.quantization is None else "accuracy_check is off"
+        reason = "nothing is quantised" if config.accuracy_check else "accuracy_check is off"
         raise ConfigError(f"accuracy_text is {str(config.accuracy_text)!r}, but {reason}; leave it out")
     if config.measures_accuracy and measure is None:
         raise ConfigError(
-            f"accuracy_check is on, but build() was given no `measure` to say what {config.quantization} costs; "
-            "give one, or set accuracy_check to False"
+            "accuracy_check is on, but build() was given no `measure` to say what quantization costs; give one, or set "
+            "accuracy_check to False"
         )
 
 

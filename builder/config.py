@@ -55,4 +55,5 @@ class BuildConfig(Frozen):
     @property
     def measures_accuracy(self) -> bool:
         """Whether there is a cost of quantization to measure, and that is wanted."""
-        return self.quantization is not None and self.accuracy_check
+        is_quantized = self.quantization is not None or self.kv_cache_dtype is KvType.INT8
+        return is_quantized and self.accuracy_check

@@ -261,15 +261,13 @@ class Accuracy(Frozen):
 
 
 class Quantization(Frozen):
-    """How the weights are quantised, and what that cost."""
+    """How the weights are quantised."""
 
     weights: WeightType
     num_int8: int = Field(default=0, ge=0)
     """Matrices stored as int8; so with the next two, of all that may be quantised."""
     num_int4: int = Field(default=0, ge=0)
     num_unquantized: int = Field(default=0, ge=0)
-    accuracy: Accuracy | None = None
-    """None where it was not measured, because the user asked for that."""
 
 
 class Lora(Frozen):
@@ -319,6 +317,8 @@ class EngineManifest(Frozen):
     """Of weights and activations."""
     quantization: Quantization | None = None
     """Of the weights; None where all are of `dtype`."""
+    accuracy: Accuracy | None = None
+    """What quantised weights, keys and values cost; None where nothing is, or the user asked not to measure it."""
     limits: Limits
     kv_cache: KvCache
     tokens: Tokens
@@ -328,6 +328,11 @@ class EngineManifest(Frozen):
     """Compiled library among `files` that runs this model on the CPU; None runs eagerly."""
     files: dict[str, FileDigest]
     """Path relative to the engine -> digest; every file but engine.json."""
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether weights, or keys and values, are integers."""
+        return self.quantization is not None or self.kv_cache.dtype is KvType.INT8
 
     @property
     def digest(self) -> str:

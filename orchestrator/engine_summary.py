@@ -20,7 +20,8 @@ def summary_rows(manifest: EngineManifest) -> Iterator[tuple[str, str]]:
     yield "runs on", f"{manifest.target.value}, {manifest.dtype.value}" + _device(manifest)
     if manifest.quantization is not None:
         yield "weights", _quantization(manifest.quantization)
-        yield from _accuracy(manifest.quantization.accuracy)
+    if manifest.is_quantized:
+        yield from _accuracy(manifest.accuracy)
     yield "architecture", _shape(architecture)
     yield "attention", _attention(architecture)
     yield "vocabulary", f"{architecture.vocab_size:,} tokens"

@@ -41,9 +41,8 @@ def config_of(checkpoint: Path, output: Path, quantization: str | None = "int8",
 
 
 def accuracy_of(manifest: EngineManifest) -> Accuracy:
-    assert manifest.quantization is not None
-    assert manifest.quantization.accuracy is not None
-    return manifest.quantization.accuracy
+    assert manifest.accuracy is not None
+    return manifest.accuracy
 
 
 class Recorder:
@@ -84,8 +83,7 @@ def test_the_manifest_says_what_quantization_cost(is_compiled: bool, checkpoint:
 def test_the_weights_are_those_of_an_unmeasured_build(checkpoint: Path, tmp_path: Path) -> None:
     measured = build(config_of(checkpoint, tmp_path / "a"), measure=teacher_forced_logits)
     skipped = build(config_of(checkpoint, tmp_path / "b", accuracy_check=False))
-    assert skipped.quantization is not None
-    assert skipped.quantization.accuracy is None
+    assert skipped.accuracy is None
     assert skipped.files == measured.files
     assert build(config_of(checkpoint, tmp_path / "c"), measure=teacher_forced_logits) == measured
 
@@ -244,3 +242,18 @@ def test_an_unquantised_build_measures_nothing(checkpoint: Path, tmp_path: Path)
         raise AssertionError("there is nothing to measure")
 
     assert build(config_of(checkpoint, tmp_path / "engine", None), measure=measure).quantization is None
+
+
+def test_int8_keys_and_values_alone_are_measured_too(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(checkpoint, tmp_path / "engine", None, kv_cache_dtype="int8")
+    manifest = build(config, measure=teacher_forced_logits)
+    assert manifest.quantization is None
+    assert accuracy_of(manifest).mean_kl > 0
+    assert dict(summary_rows(manifest))["perplexity"]
+    ruined = config_of(checkpoint, tmp_path / "ruined", None, kv_cache_dtype="int8", max_perplexity_increase=0)
+    monkeypatch.setattr(Accuracy, "perplexity_increase", property(lambda self: self.mean_kl))
+    with pytest.raises(ConfigError, match=r": int8 keys and values raise .*; leave --kv-cache-dtype out, allow more"):
+        build(ruined, measure=teacher_forced_logits)
+    assert not (tmp_path / "ruined").exists()

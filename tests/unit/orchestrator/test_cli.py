@@ -165,7 +165,7 @@ def test_build_measures_what_quantization_costs(tmp_path: Path, capsys: pytest.C
     asked = ("build", "--model", str(checkpoint), "--dtype", "float32", "--no-compile", "--quantization", "int8")
 
     assert run(*asked, "--output", str(tmp_path / "a"), "--json", "--accuracy-text", str(tmp_path / "text")) == 0
-    accuracy = json.loads(capsys.readouterr().out)["quantization"]["accuracy"]
+    accuracy = json.loads(capsys.readouterr().out)["accuracy"]
     assert accuracy["text"] == "text"
     assert accuracy["perplexity"] > 100
 
