@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Protocol
 
 from trierarch.python_backend.request import FinishReason, Request, TokenLogprob
 
@@ -72,4 +73,67 @@ class Sequence:
     @property
     def output_token_ids(self) -> list[int]:
         """A copy of the tokens drawn so far."""
+        return self.token_ids[self.num_prompt_tokens :]
+
+
+class Context(Protocol):
+    """What a next token is drawn after: a sequence as it stands, or as it would stand with drafts accepted."""
+
+    @property
+    def sequence_id(self) -> int: ...
+    @property
+    def request(self) -> Request: ...
+    @property
+    def index(self) -> int: ...
+    @property
+    def token_ids(self) -> list[int]:
+        """Prompt, then output. Not to be changed."""
+        ...
+
+    @property
+    def num_prompt_tokens(self) -> int: ...
+    @property
+    def num_output_tokens(self) -> int: ...
+    @property
+    def output_token_ids(self) -> list[int]: ...
+
+
+class Continuation:
+    """A sequence as it would stand with `draft_token_ids` accepted. Implements Context; the sequence stays as it is."""
+
+    __slots__ = ("draft_token_ids", "sequence", "token_ids")
+
+    def __init__(self, sequence: Sequence, draft_token_ids: tuple[int, ...]) -> None:
+        self.sequence = sequence
+        self.draft_token_ids = draft_token_ids
+        self.token_ids = [*sequence.token_ids, *draft_token_ids]
+
+    @property
+    def sequence_id(self) -> int:
+        """The sequence's."""
+        return self.sequence.sequence_id
+
+    @property
+    def request(self) -> Request:
+        """The sequence's."""
+        return self.sequence.request
+
+    @property
+    def index(self) -> int:
+        """The sequence's."""
+        return self.sequence.index
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """The sequence's."""
+        return self.sequence.num_prompt_tokens
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Tokens drawn so far, drafts included."""
+        return self.sequence.num_output_tokens + len(self.draft_token_ids)
+
+    @property
+    def output_token_ids(self) -> list[int]:
+        """A copy of the tokens drawn so far, drafts included."""
         return self.token_ids[self.num_prompt_tokens :]

@@ -17,7 +17,7 @@ from trierarch.python_backend.executors.torch.penalties import (
     has_penalties,
     penalize,
 )
-from trierarch.python_backend.sequence import Sequence
+from trierarch.python_backend.sequence import Context, Continuation
 
 
 class LogitRules:
@@ -31,7 +31,7 @@ class LogitRules:
         self._histories: dict[int, TokenHistory] = {}  # sequence_id -> its tokens, where penalties need them
         self._biases: dict[int, tuple[Ids, Floats]] = {}  # sequence_id -> its bias, where it has one
 
-    def concern(self, sequence: Sequence) -> bool:
+    def concern(self, sequence: Context) -> bool:
         """Whether any rule may change the next logits of `sequence`."""
         sampling = sequence.request.sampling
         return (
@@ -41,7 +41,7 @@ class LogitRules:
             or has_penalties(sampling)
         )
 
-    def apply(self, logits: torch.Tensor, sequences: Rows[Sequence]) -> None:
+    def apply(self, logits: torch.Tensor, sequences: Rows[Context]) -> None:
         """Change `logits` (n, vocab), row i for sequences[i], in place."""
         biased = [row for row, sequence in enumerate(sequences) if sequence.request.sampling.logit_bias]
         if biased:
@@ -55,7 +55,7 @@ class LogitRules:
             rows, tokens = torch.tensor(banned, device=logits.device).unbind(1)
             logits[rows, tokens] = -math.inf
 
-    def banned(self, sequence: Sequence) -> set[int]:
+    def banned(self, sequence: Context) -> set[int]:
         """Tokens that `sequence` may not draw next: bad words' last ones, and until min_tokens those that end it."""
         sampling = sequence.request.sampling
         tokens = completions(sampling.bad_words, sequence.token_ids)
@@ -70,14 +70,18 @@ class LogitRules:
             self._histories.pop(sequence_id, None)
             self._biases.pop(sequence_id, None)
 
-    def _history(self, sequence: Sequence) -> TokenHistory:
-        history = self._histories.get(sequence.sequence_id)
+    def _history(self, sequence: Context) -> TokenHistory:
+        known = sequence.sequence if isinstance(sequence, Continuation) else sequence
+        history = self._histories.get(known.sequence_id)
         if history is None:
-            history = self._histories[sequence.sequence_id] = TokenHistory(sequence)
-        history.update(sequence)
+            history = self._histories[known.sequence_id] = TokenHistory(known)
+        history.update(known)
+        if known is not sequence:  # drafts may be taken back, so they are counted in a copy
+            history = history.copy()
+            history.update(sequence)
         return history
 
-    def _bias(self, sequence: Sequence) -> tuple[Ids, Floats]:
+    def _bias(self, sequence: Context) -> tuple[Ids, Floats]:
         bias = self._biases.get(sequence.sequence_id)
         if bias is None:
             bias = self._biases[sequence.sequence_id] = bias_arrays(sequence.request.sampling.logit_bias)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Rows
+from copy import copy
 from typing import Final
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from trierarch.python_backend.request import SamplingParams
-from trierarch.python_backend.sequence import Sequence
+from trierarch.python_backend.sequence import Context
 
 Ids = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -28,22 +29,30 @@ def has_penalties(sampling: SamplingParams) -> bool:
 class TokenHistory:
     """The distinct tokens of one sequence, and how often each is in its output. Grows as the sequence does."""
 
-    def __init__(self, sequence: Sequence) -> None:
+    def __init__(self, sequence: Context) -> None:
         prompt = np.unique(np.asarray(sequence.request.prompt_token_ids, dtype=np.int64))
         self._token_ids: Ids = prompt
         self._counts: Floats = np.zeros(len(prompt), dtype=np.float32)
         self._place: dict[int, int] = {token: place for place, token in enumerate(prompt.tolist())}
         self._num_counted = sequence.num_prompt_tokens
 
-    def update(self, sequence: Sequence) -> None:
+    def copy(self) -> TokenHistory:
+        """Another history that starts where this one stands."""
+        twin = copy(self)
+        twin._place = dict(self._place)
+        twin._token_ids, twin._counts = self._token_ids.copy(), self._counts.copy()
+        return twin
+
+    def update(self, sequence: Context) -> None:
         """Count the output tokens that came since the last call."""
-        for token in sequence.token_ids[self._num_counted :]:
+        token_ids = sequence.token_ids
+        for token in token_ids[self._num_counted :]:
             place = self._place.setdefault(token, len(self._place))
             if place == len(self._token_ids):
                 self._grow()
             self._token_ids[place] = token
             self._counts[place] += 1
-        self._num_counted = sequence.num_tokens
+        self._num_counted = len(token_ids)
 
     @property
     def token_ids(self) -> Ids:

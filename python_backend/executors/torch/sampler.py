@@ -17,7 +17,7 @@ from trierarch.python_backend.executors.torch.truncation import quantize, trunca
 from trierarch.python_backend.executors.torch.uniforms import Uniforms
 from trierarch.python_backend.request import TokenLogprob
 from trierarch.python_backend.scheduling.plan import SequenceOutput
-from trierarch.python_backend.sequence import Sequence
+from trierarch.python_backend.sequence import Context
 
 T = TypeVar("T", int, bool)
 
@@ -35,7 +35,7 @@ class Sampler:
         self._rules = LogitRules(end_ids)
         self._uniforms = Uniforms()
 
-    def sample(self, logits: torch.Tensor, sequences: Rows[Sequence]) -> list[SequenceOutput]:
+    def sample(self, logits: torch.Tensor, sequences: Rows[Context]) -> list[SequenceOutput]:
         """The next token of each sequence, with log-probs where asked; `logits` are left as they are.
 
         logits: (n, vocab) float32, row i for sequences[i]. A row that cannot be drawn from (the model gave NaN or
@@ -59,12 +59,12 @@ class Sampler:
         ]
         return self._with_logprobs(logits, sequences, outputs)
 
-    def probabilities(self, logits: torch.Tensor, sequences: Rows[Sequence]) -> torch.Tensor:
+    def probabilities(self, logits: torch.Tensor, sequences: Rows[Context]) -> torch.Tensor:
         """The distribution that `sample` draws from: (n, vocab) float32; a row of zeros where nothing can be drawn."""
         weights = self.weights(logits, sequences)
         return weights / weights.sum(1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
 
-    def weights(self, logits: torch.Tensor, sequences: Rows[Sequence]) -> torch.Tensor:
+    def weights(self, logits: torch.Tensor, sequences: Rows[Context]) -> torch.Tensor:
         """Probabilities but for a factor a row, (n, vocab) float32 in [0, 1]: the softmax, cut but not scaled anew.
 
         A row comes out the same, bit for bit, whatever rows are beside it.
@@ -102,11 +102,11 @@ class Sampler:
         size = max(1, _CACHED_LOGITS // self._vocab_size) if self._device.type == "cpu" else max(1, len(rows))
         return [rows[start : start + size] for start in range(0, len(rows), size)]
 
-    def _is_argmax(self, sequence: Sequence) -> bool:
+    def _is_argmax(self, sequence: Context) -> bool:
         return sequence.request.sampling.is_greedy and not self._rules.concern(sequence)
 
     def _with_logprobs(
-        self, logits: torch.Tensor, sequences: Rows[Sequence], outputs: list[SequenceOutput]
+        self, logits: torch.Tensor, sequences: Rows[Context], outputs: list[SequenceOutput]
     ) -> list[SequenceOutput]:
         asked = {
             row: sequence.request.sampling.logprobs

@@ -6,7 +6,7 @@ import hashlib
 import random
 import struct
 
-from trierarch.python_backend.sequence import Sequence
+from trierarch.python_backend.sequence import Context
 
 # 52 bits, not 53: the largest number times a float64 total then stays below that total.
 _NUM_BITS = 52
@@ -22,7 +22,7 @@ class Uniforms:
     def __init__(self) -> None:
         self._unseeded = random.Random()
 
-    def next(self, sequence: Sequence) -> float:
+    def next(self, sequence: Context) -> float:
         """The number for the next token of `sequence`."""
         seed = sequence.request.sampling.seed
         if seed is None:
