@@ -277,6 +277,34 @@ class Lora(Frozen):
     max_adapters: PositiveInt
 
 
+class DrafterKind(StrEnum):
+    """Who guesses tokens ahead."""
+
+    PROMPT_LOOKUP = "prompt_lookup"
+    """What followed the same words earlier in the prompt or the answer."""
+    SUFFIX = "suffix"
+    """The same, over answers to earlier requests of the same tenant too (SuffixDecoding, arXiv 2411.04975)."""
+    DRAFT_MODEL = "draft_model"
+    """A smaller or more quantised engine of the same vocabulary."""
+    EAGLE3 = "eagle3"
+    """A head on the model's own hidden states (arXiv 2503.01840)."""
+    MTP = "mtp"
+    """The checkpoint's own multi-token prediction layers."""
+
+
+class Speculation(Frozen):
+    """How tokens are guessed ahead. Whatever is guessed, what is drawn stays the same."""
+
+    drafters: tuple[DrafterKind, ...] = Field(min_length=1)
+    """Those that may be asked; of several, each step takes the more promising guess."""
+    max_draft_tokens: PositiveInt = 16
+    """Guessed for one sequence in one step at most."""
+    history_bytes: int = Field(default=32 << 20, ge=0)
+    """Kept of earlier answers, all tenants together; the oldest go first."""
+    draft_engine: str | None = None
+    """Folder, relative to the engine, of the engine that `draft_model` runs."""
+
+
 class BuiltWith(Frozen):
     """Versions that wrote the engine."""
 
@@ -323,7 +351,8 @@ class EngineManifest(Frozen):
     kv_cache: KvCache
     tokens: Tokens
     lora: Lora | None = None
-    speculation: str | None = None
+    speculation: Speculation | None = None
+    """None never guesses."""
     kernels: str | None = None
     """Compiled library among `files` that runs this model on the CPU; None runs eagerly."""
     files: dict[str, FileDigest]

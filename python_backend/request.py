@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from trierarch.builder.manifest import DrafterKind
 from trierarch.python_backend.errors import InvalidRequest, ServingError
 
 
@@ -106,6 +107,30 @@ class SamplingParams:
             check_token_ids(name, tokens, vocab_size)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeculationParams:
+    """How far a request lets tokens be guessed ahead. It narrows what the engine does and never changes what is drawn."""
+
+    max_draft_tokens: int | None = None
+    """Guessed in one step at most; 0 guesses nothing, None is the engine's limit."""
+    drafters: tuple[DrafterKind, ...] | None = None
+    """Who may be asked, of those the engine has; None is all of them."""
+    draft_token_ids: tuple[int, ...] = ()
+    """The caller's own guess of how the output begins; verified before anybody else's."""
+
+    def __post_init__(self) -> None:
+        """Raise InvalidRequest for a value out of range, or options that contradict each other."""
+        if self.max_draft_tokens is not None:
+            _at_least("max_draft_tokens", self.max_draft_tokens, 0)
+        if self.drafters == ():
+            raise InvalidRequest(
+                "drafters", (), "is empty; leave it out, or switch guessing off with max_draft_tokens 0"
+            )
+        if self.max_draft_tokens == 0 and (self.drafters or self.draft_token_ids):
+            name = "drafters" if self.drafters else "draft_token_ids"
+            raise InvalidRequest("max_draft_tokens", 0, f"contradicts {name}; leave one of them out")
+
+
 MAX_LOGPROBS = 20
 MAX_N = 64
 
@@ -123,6 +148,7 @@ class Request:
     """Requests share cached prefixes only with the same salt."""
     priority: int = 0
     """Higher runs first among waiting requests; waiting long enough overtakes any priority."""
+    speculation: SpeculationParams = field(default_factory=SpeculationParams)
     arrival_time: float
     deadline: float | None = None
 

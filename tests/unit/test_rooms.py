@@ -30,6 +30,7 @@ FORBIDDEN: dict[str, set[str]] = {
         "triton_python_backend_utils",
         "trierarch.python_backend.executors",
     },
+    "python_backend/speculation": {"torch", "triton_python_backend_utils", "trierarch.python_backend.executors"},
     "python_backend/executors": {"triton_python_backend_utils", "trierarch.python_backend.triton", "transformers"},
     "python_backend/text": {"torch", "transformers", "triton_python_backend_utils", "trierarch.python_backend.triton"},
     "python_backend/triton": {"torch", "transformers", "trierarch.python_backend.executors.torch"},
