@@ -60,6 +60,8 @@ CHAT_TEMPLATE_NAME: Final = "chat_template.jinja"
 GROUP_SIZE: Final = 32
 """Inputs of a quantised matrix that share a scale: llama.cpp's choice for Q4_0, Q4_1 and Q8_0."""
 
+DEFAULT_MAX_DRAFT_TOKENS: Final = 16
+
 PositiveInt = Annotated[int, Field(gt=0)]
 
 
@@ -297,7 +299,7 @@ class Speculation(Frozen):
 
     drafters: tuple[DrafterKind, ...] = Field(min_length=1)
     """Those that may be asked; of several, each step takes the more promising guess."""
-    max_draft_tokens: PositiveInt = 16
+    max_draft_tokens: PositiveInt = DEFAULT_MAX_DRAFT_TOKENS
     """Guessed for one sequence in one step at most."""
     history_bytes: int = Field(default=32 << 20, ge=0)
     """Kept of earlier answers, all tenants together; the oldest go first."""

@@ -49,7 +49,7 @@ class Sampler:
         greedy = [row for row, sequence in enumerate(sequences) if self._is_argmax(sequence)]
         for drawn in self._parts(sorted(set(range(len(sequences))).difference(greedy))):
             chosen = [sequences[row] for row in drawn]
-            weights = self.weights(_rows(logits, drawn), chosen)
+            weights = self.weights(take_rows(logits, drawn), chosen)
             uniforms = [self._uniforms.next(sequence) for sequence in chosen]
             _scatter(tokens, drawn, draw(weights, torch.tensor(uniforms, dtype=torch.float64, device=weights.device)))
             _scatter(is_possible, drawn, weights.amax(1) > 0.0)
@@ -117,7 +117,7 @@ class Sampler:
             rows = list(asked)
             token_ids = [outputs[row].token_ids[0] for row in rows]
             num_top = [count or 0 for count in asked.values()]
-            for row, logprob in zip(rows, token_logprobs(_rows(logits, rows), token_ids, num_top), strict=True):
+            for row, logprob in zip(rows, token_logprobs(take_rows(logits, rows), token_ids, num_top), strict=True):
                 outputs[row] = replace(outputs[row], logprobs=(logprob,))
         return outputs
 
@@ -149,7 +149,8 @@ def _is_sound(logits: torch.Tensor) -> torch.Tensor:
     return torch.isfinite(logits.amax(1))
 
 
-def _rows(logits: torch.Tensor, rows: list[int]) -> torch.Tensor:
+def take_rows(logits: torch.Tensor, rows: Rows[int]) -> torch.Tensor:
+    """Some rows of logits (n, vocab), the very ones where these are all. Rows are ascending and none comes twice."""
     if len(rows) == len(logits):
         return logits
     return logits.index_select(0, torch.tensor(rows, device=logits.device))
