@@ -8,6 +8,7 @@ from typing import Protocol
 
 from trierarch.python_backend.request import Request, TokenDelta
 from trierarch.python_backend.scheduling.stats import SchedulerStats
+from trierarch.python_backend.speculation.stats import SpeculationStats
 
 Sink = Callable[[TokenDelta], None]
 """Receives a request's deltas in order, on the executor's thread; must neither block nor raise."""
@@ -19,6 +20,8 @@ class ExecutorStats(SchedulerStats):
 
     memory_bytes: int
     """Resident bytes of the process."""
+    speculation: SpeculationStats | None = None
+    """None where the engine does not guess."""
 
 
 class Executor(Protocol):
