@@ -23,6 +23,10 @@ class Prompt:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     n: int = 1
+    max_draft_tokens: int | None = None
+    """Guessed ahead in one step at most; 0 guesses nothing, None is the engine's limit. It changes no answer."""
+    drafters: tuple[str, ...] = ()
+    """Who may guess; all that the engine has where none is named."""
 
     def tensors(self, stream: bool) -> Iterator[tuple[str, str, list[Any]]]:
         """(name, Triton datatype, values) of each input; each is sent with a batch dimension of 1 in front."""
@@ -41,12 +45,15 @@ class Prompt:
             "min_p": ("FP32", self.min_p),
             "seed": ("UINT64", self.seed),
             "num_return_sequences": ("INT32", None if self.n == 1 else self.n),
+            "max_draft_tokens": ("INT32", self.max_draft_tokens),
         }
         for name, (datatype, value) in optional.items():
             if value is not None:
                 yield name, datatype, [value]
         if self.stop:
             yield "stop_words", "BYTES", [word.encode() for word in self.stop]
+        if self.drafters:
+            yield "drafters", "BYTES", [name.encode() for name in self.drafters]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from trierarch.orchestrator.prompt import Chunk, Figures
 
 SAMPLING = "Sampling (nothing given: greedy)"
+SPECULATION = "Speculation (changes the pace, never the answer)"
 
 
 def generate(
@@ -40,6 +41,18 @@ def generate(
     seed: Annotated[
         int | None, typer.Option(rich_help_panel=SAMPLING, help="The same seed draws the same text.")
     ] = None,
+    max_draft_tokens: Annotated[
+        int | None,
+        typer.Option(rich_help_panel=SPECULATION, help="Guess at most this many tokens ahead; 0 guesses nothing."),
+    ] = None,
+    drafter: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            rich_help_panel=SPECULATION,
+            help="Let only this drafter of the engine guess. May be repeated.",
+        ),
+    ] = None,
     stream: Annotated[bool, typer.Option("--stream/--no-stream", help="Print text as it comes.")] = True,
     json: Annotated[bool, typer.Option("--json", help="Print the answers and figures as one JSON object.")] = False,
 ) -> None:
@@ -58,6 +71,8 @@ def generate(
         chat=chat,
         stop=tuple(stop or ()),
         n=n,
+        max_draft_tokens=max_draft_tokens,
+        drafters=tuple(drafter or ()),
         **_sampling(temperature, top_k, top_p, min_p, seed, n),
     )
     with TritonClient(url, model).stream(asked, stream=stream) as answers:

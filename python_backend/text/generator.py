@@ -13,6 +13,7 @@ from trierarch.builder.manifest import EngineManifest
 from trierarch.python_backend.errors import InvalidRequest
 from trierarch.python_backend.executors.executor import Executor
 from trierarch.python_backend.request import Request, SamplingParams, TokenDelta
+from trierarch.python_backend.speculation.admission import check_drafters
 from trierarch.python_backend.text.bundle import Bundle, tokens_per_response
 from trierarch.python_backend.text.chat_template import ChatTemplate
 from trierarch.python_backend.text.detokenizer import Detokenizer
@@ -45,6 +46,7 @@ class TextGenerator:
         self._executor = executor
         self._tokenizer = tokenizer
         self._chat_template = chat_template
+        self._built_speculation = manifest.speculation
         self._max_prompt_bytes = _MAX_BYTES_PER_TOKEN * manifest.limits.max_seq_len
         self._deltas: SimpleQueue[tuple[_LiveRequest, TokenDelta] | None] = SimpleQueue()
         self._live: set[_LiveRequest] = set()  # those that have sent something; the output thread's own
@@ -58,10 +60,11 @@ class TextGenerator:
 
         Raises:
             InvalidRequest: text that is not UTF-8, a prompt without tokens, stop strings or words out of bounds, a chat
-                without a template; and whatever the executor refuses.
+                without a template, a drafter that the engine lacks; and whatever the executor refuses.
             UnknownAdapter, Overloaded: see Executor.submit.
         """
         arrival_time = time.monotonic()
+        check_drafters(request.speculation, self._built_speculation)
         prompt_token_ids = tuple(self._encode(request))
         if not prompt_token_ids:
             raise InvalidRequest("prompt", request.prompt, "has no tokens; send at least one")
@@ -87,6 +90,7 @@ class TextGenerator:
                 adapter=request.adapter,
                 cache_salt=request.cache_salt,
                 priority=request.priority,
+                speculation=request.speculation,
                 arrival_time=arrival_time,
                 deadline=arrival_time + request.timeout if request.timeout is not None else None,
             ),

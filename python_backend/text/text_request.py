@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from trierarch.python_backend.errors import InvalidRequest, ServingError
-from trierarch.python_backend.request import FinishReason, SamplingParams, TokenLogprob, Usage
+from trierarch.python_backend.request import FinishReason, SamplingParams, SpeculationParams, TokenLogprob, Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +35,7 @@ class TextRequest:
     adapter: str = ""
     cache_salt: str = ""
     priority: int = 0
+    speculation: SpeculationParams = field(default_factory=SpeculationParams)
     timeout: float | None = None
     """Seconds from now until the request ends with TIMEOUT."""
 

@@ -93,8 +93,9 @@ _SHARED = (
 _ADDITIONS = (
     *_optional(BOOL, 1, names="apply_chat_template return_finish_reason"),
     *_optional(FP32, 1, names="min_p"),
-    *_optional(INT32, 1, names="priority num_log_probs num_prompt_log_probs"),
+    *_optional(INT32, 1, names="priority num_log_probs num_prompt_log_probs max_draft_tokens"),
     *_optional(STRING, 1, names="cache_salt lora_name"),
+    *_optional(STRING, -1, names="drafters"),
 )
 
 _TOKEN_DOOR = (

@@ -1,8 +1,8 @@
 """What the models tell Triton's metrics port: TensorRT-LLM's families, and ours under `trierarch_`.
 
-Gauges are read from the executor's snapshot every `stats_check_period_ms`; histograms take one value a sequence, or one
-a token for the inter-token latency. Setting a metric costs Triton's Python backend some 20 µs, so an unchanged gauge is
-left alone.
+Gauges are read from the executor's snapshot every `stats_check_period_ms`, and so are the counters of speculation
+(`speculation_metrics`); histograms take one value a sequence, or one a token for the inter-token latency. Setting a metric
+costs Triton's Python backend some 20 µs, so an unchanged gauge is left alone.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from trierarch.builder.manifest import Speculation
 from trierarch.python_backend.executors.executor import ExecutorStats
 from trierarch.python_backend.request import Usage
+from trierarch.python_backend.triton.speculation_metrics import CounterRegistry, SpeculationMetrics
 
 TOKEN_BUCKETS: Final = (10.0, 50.0, 100.0, 500.0, 1000.0)
 SECONDS_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -35,7 +37,7 @@ class Histogram(Protocol):
         ...
 
 
-class MetricRegistry(Protocol):
+class MetricRegistry(CounterRegistry, Protocol):
     """Makes the metrics; Triton's in the server, a recording one in tests."""
 
     def gauge(self, name: str, description: str, labels: Mapping[str, str]) -> Gauge:
@@ -166,8 +168,13 @@ INTER_TOKEN_LATENCY: Final = "trierarch_inter_token_latency_seconds"
 class EngineMetrics:
     """The metrics of one model that holds an executor."""
 
-    def __init__(self, registry: MetricRegistry, model: str, version: str) -> None:
-        """Declare every family, so that all are on the port before the first request."""
+    def __init__(
+        self, registry: MetricRegistry, model: str, version: str, speculation: Speculation | None = None
+    ) -> None:
+        """Declare every family, so that all are on the port before the first request.
+
+        speculation: what the engine was built with; None has no counters of it.
+        """
         labels = {"model": model, "version": version}
         self._gauges = [
             (registry.gauge(family.name, family.description, {**labels, family.label: value}), read)
@@ -182,6 +189,7 @@ class EngineMetrics:
         self._inter_token = registry.histogram(
             INTER_TOKEN_LATENCY, "Between two output tokens of a sequence", labels, SECONDS_BUCKETS
         )
+        self._speculation = SpeculationMetrics(registry, labels, speculation) if speculation else None
         # Triton drops a family that nobody holds, and its metrics with it. Last here, so that it goes after them.
         self._registry = registry
 
@@ -192,6 +200,8 @@ class EngineMetrics:
             if value != self._shown[index]:
                 gauge.set(value)
                 self._shown[index] = value
+        if self._speculation is not None and stats.speculation is not None:
+            self._speculation.publish(stats.speculation)
 
     def observe_sequence(self, usage: Usage) -> None:
         """Count a finished sequence; one that never drew a token has no times to count."""

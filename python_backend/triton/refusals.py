@@ -25,7 +25,9 @@ class Refusal:
 
 
 _NO_BEAMS: Final = "this engine samples and has no beam search; send 1, and num_return_sequences for several answers"
-_NO_DRAFTS: Final = "this engine takes no drafts from the client; leave it out"
+_EXACT_DRAFTS: Final = (
+    "drafts are accepted only where the model itself draws the same token, by no other rule; leave it out"
+)
 _NO_EMBEDDINGS: Final = "this engine takes text or token ids, no embeddings; leave it out"
 _NO_LOGITS: Final = "this engine returns no logits; ask for return_log_probs or num_log_probs instead"
 _NO_GUIDES: Final = "this engine has no guided decoding; leave it out"
@@ -36,9 +38,9 @@ _NO_DISAGGREGATION: Final = "this engine computes prompts itself; leave it out"
 REFUSALS: Final[dict[str, Refusal]] = {
     "beam_width": Refusal(_NO_BEAMS, neutral=(0, 1)),
     "runtime_top_p_decay": Refusal("top_p does not decay in this engine; send 1.0 or leave it out", neutral=(1.0,)),
-    "draft_input_ids": Refusal(_NO_DRAFTS),
-    "draft_logits": Refusal(_NO_DRAFTS),
-    "num_draft_tokens": Refusal(_NO_DRAFTS, neutral=(0,)),
+    "draft_logits": Refusal(_EXACT_DRAFTS),
+    "draft_acceptance_threshold": Refusal(_EXACT_DRAFTS),
+    "use_draft_logits": Refusal(_EXACT_DRAFTS, neutral=(False,)),
     "encoder_input_features": Refusal(_NO_EMBEDDINGS),
     "prompt_embedding_table": Refusal(_NO_EMBEDDINGS),
     "prompt_vocab_size": Refusal(_NO_EMBEDDINGS, neutral=(0,)),

@@ -8,18 +8,19 @@ names are taken under either, but not under both with different values.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypedDict, TypeVar
 
 import numpy as np
 
 from trierarch.python_backend.errors import InvalidRequest
-from trierarch.python_backend.request import SamplingParams, check_token_ids
+from trierarch.python_backend.request import SamplingParams, SpeculationParams, check_token_ids
 from trierarch.python_backend.text.text_request import TextRequest
 from trierarch.python_backend.triton.inputs import Array, Inputs, batch_size
 from trierarch.python_backend.triton.refusals import refuse_unsupported
 from trierarch.python_backend.triton.reply import ReplyOptions
 from trierarch.python_backend.triton.responses import PERF_METRICS
+from trierarch.python_backend.triton.speculation_inputs import read_speculation
 
 Value = TypeVar("Value")
 
@@ -36,6 +37,7 @@ TEXT_NAMES: Final = {
     "prompt_logprobs": "num_prompt_log_probs",
     "end_ids": "end_id",
     "adapter": "lora_name",
+    "draft_token_ids": "draft_input_ids",
 }
 """Our name of a field -> the text tensor it came from, where they differ."""
 TOKEN_NAMES: Final = {
@@ -118,16 +120,18 @@ class RequestParser:
         return Row(request, reply)
 
     def _request(self, inputs: Inputs, is_text: bool, envelope: Envelope, index: int) -> TextRequest:
+        sampling = self._sampling(inputs)
         return TextRequest(
             request_id=f"{envelope.request_id}.{index}",
             prompt=self._prompt(inputs, is_text),
-            sampling=self._sampling(inputs),
+            sampling=sampling,
             stop=_nonempty(inputs.texts("stop_words")),
             bad_words=_nonempty(inputs.texts("bad_words")),
             bias_words=_bias_words(inputs),
             is_chat=inputs.flag("apply_chat_template") or False,
             cache_salt=inputs.text("cache_salt") or "",
             priority=inputs.integer("priority") or 0,
+            speculation=self._speculation(inputs, sampling.max_tokens),
             timeout=envelope.timeout,
         )
 
@@ -147,6 +151,12 @@ class RequestParser:
         tokens = tokens[:length]
         check_token_ids("input_ids", tokens, self.vocab_size)
         return tokens
+
+    def _speculation(self, inputs: Inputs, max_tokens: int) -> SpeculationParams:
+        speculation = read_speculation(inputs)
+        draft = speculation.draft_token_ids
+        check_token_ids("draft_input_ids", draft, self.vocab_size)
+        return replace(speculation, draft_token_ids=draft[:max_tokens])  # none behind these can be right
 
     def _sampling(self, inputs: Inputs) -> SamplingParams:
         max_tokens = either(inputs.integer, inputs, "request_output_len", "max_tokens")

@@ -8,6 +8,7 @@ from typing import Any
 import triton_python_backend_utils as pb
 
 from trierarch.python_backend.triton.metrics import Gauge, Histogram
+from trierarch.python_backend.triton.speculation_metrics import Counter
 
 
 class TritonRegistry:
@@ -16,6 +17,11 @@ class TritonRegistry:
     def __init__(self) -> None:
         """No family yet."""
         self._families: dict[str, Any] = {}
+
+    def counter(self, name: str, description: str, labels: Mapping[str, str]) -> Counter:
+        """See MetricRegistry."""
+        metric: Counter = self._family(name, description, pb.MetricFamily.COUNTER).Metric(labels=dict(labels))
+        return metric
 
     def gauge(self, name: str, description: str, labels: Mapping[str, str]) -> Gauge:
         """See MetricRegistry."""

@@ -17,7 +17,8 @@ from trierarch.orchestrator.server_config import ServerConfig
 from trierarch.orchestrator.serving import serving
 from trierarch.orchestrator.triton_server import TritonServer
 
-KV_CACHE_BYTES = 256 << 20
+KV_CACHE_BYTES = 384 << 20
+"""Room for one sequence of max_seq_len in float32, which is a machine's own dtype where it has no bfloat16."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

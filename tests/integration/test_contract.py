@@ -96,6 +96,30 @@ def test_the_steps_by_hand_say_what_the_ensemble_says(grpc: str) -> None:
     assert after.arrays["OUTPUT"].tolist() == whole.arrays["text_output"].tolist()
 
 
+def test_drafts_of_the_client_change_no_answer(grpc: str) -> None:
+    """What inflight_batcher_llm_client.py --draft-tokens-csv sends: tokens, right or wrong, that the answer may begin with."""
+    asked: dict[str, Any] = {"text_input": PROMPT, "max_tokens": 8, "exclude_input_in_output": True}
+    (plain,) = ask(grpc, "tensorrt_llm", max_draft_tokens=0, **asked)
+    answer = plain.arrays["output_ids"].reshape(-1).tolist()
+    for draft in (answer, [*answer[:3], answer[0] + 1], [7] * 100):
+        (reply,) = ask(grpc, "tensorrt_llm", draft_input_ids=draft, return_perf_metrics=True, **asked)
+        arrays = reply.arrays
+        assert arrays["output_ids"].reshape(-1).tolist() == answer
+        assert 0 <= arrays["total_accepted_draft_tokens"][0][0] <= arrays["total_draft_tokens"][0][0]
+
+
+def test_speculation_through_bls_takes_the_contracts_name(grpc: str) -> None:
+    asked: dict[str, Any] = {"text_input": PROMPT, "max_tokens": 8}
+    texts = {ask(grpc, "tensorrt_llm_bls", num_draft_tokens=most, **asked)[0].text for most in (0, 5)}
+    assert texts == {ask(grpc, "tensorrt_llm_bls", **asked)[0].text}
+    status, message = refusal(grpc, "tensorrt_llm_bls", num_draft_tokens=0, drafters=["suffix"], **asked)
+    assert status is StatusCode.INVALID_ARG
+    assert "contradicts num_draft_tokens, which is 0" in message
+    status, message = refusal(grpc, "tensorrt_llm_bls", use_draft_logits=True, num_draft_tokens=5, **asked)
+    assert status is StatusCode.INVALID_ARG
+    assert "use_draft_logits is True: drafts are accepted only where the model itself draws" in message
+
+
 @pytest.mark.parametrize("model", TEXT_MODELS)
 def test_generate_and_generate_stream(triton: TritonServer, grpc: str, model: str) -> None:
     whole = generate(triton, model, text_input=PROMPT, max_tokens=4)
@@ -173,6 +197,9 @@ BAD: dict[str, dict[str, Any]] = {
     "min_tokens is 9": {"min_tokens": 9},
     "beam_width is 4": {"beam_width": 4},
     "lora_name is b'unknown'": {"lora_name": "unknown"},
+    "drafters is 'medusa'": {"drafters": ["medusa"]},
+    "this engine was built with": {"drafters": ["mtp"]},
+    "max_draft_tokens is -1": {"max_draft_tokens": -1},
     "bias_words": {"embedding_bias_words": ["a"], "embedding_bias_weights": [float("nan")]},
 }
 

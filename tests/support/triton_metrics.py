@@ -6,12 +6,16 @@ from collections.abc import Mapping, Sequence
 
 
 class Cell:
-    """A gauge or a histogram: every value it was given."""
+    """A gauge, a counter or a histogram: every value it was given."""
 
     def __init__(self) -> None:
         self.values: list[float] = []
 
     def set(self, value: float) -> None:
+        self.values.append(value)
+
+    def increment(self, value: float) -> None:
+        assert value > 0
         self.values.append(value)
 
     def observe(self, value: float) -> None:
@@ -27,6 +31,9 @@ class RecordingRegistry:
     def gauge(self, name: str, description: str, labels: Mapping[str, str]) -> Cell:
         assert description
         return self.cells.setdefault((name, frozenset(labels.items())), Cell())
+
+    def counter(self, name: str, description: str, labels: Mapping[str, str]) -> Cell:
+        return self.gauge(name, description, labels)
 
     def histogram(self, name: str, description: str, labels: Mapping[str, str], buckets: Sequence[float]) -> Cell:
         assert list(buckets) == sorted(buckets)

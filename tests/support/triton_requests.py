@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tritonclient import grpc
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from trierarch.python_backend.triton.contract import ENSEMBLE, POSTPROCESSING, PREPROCESSING, TENSORRT_LLM, DataType
+from trierarch.python_backend.triton.contract import CONTRACTS, DataType
 from trierarch.python_backend.triton.status import TAG_ERRORS, StatusCode, status_of, untag
 
 PATIENCE_SECONDS: Final = 120.0
@@ -23,11 +23,7 @@ _NUMPY: Final[dict[DataType, Any]] = {
     DataType.FP32: np.float32,
     DataType.STRING: np.object_,
 }
-_TYPES: Final = {
-    tensor.name: tensor.dtype
-    for contract in (PREPROCESSING, POSTPROCESSING, ENSEMBLE, TENSORRT_LLM)
-    for tensor in contract.inputs
-}
+_TYPES: Final = {tensor.name: tensor.dtype for contract in CONTRACTS.values() for tensor in contract.inputs}
 
 
 @dataclass(frozen=True, slots=True)

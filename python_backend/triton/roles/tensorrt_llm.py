@@ -38,7 +38,7 @@ class TensorrtLlm:
         tokenizer = Tokenizer.load(context.engine)
         template = ChatTemplate.load(context.engine, manifest, tokenizer)
         self._drain_timeout = context.parameters.drain_timeout_seconds
-        self._metrics = EngineMetrics(TritonRegistry(), context.name, context.version)
+        self._metrics = EngineMetrics(TritonRegistry(), context.name, context.version, manifest.speculation)
         self._executor = open_executor(context.engine)
         self._generator = TextGenerator(self._executor, tokenizer, template, manifest)
         self._parser = RequestParser(

@@ -24,6 +24,7 @@ from trierarch.python_backend.triton.inputs import Array, Inputs, batch_size
 from trierarch.python_backend.triton.model_context import ModelContext
 from trierarch.python_backend.triton.periodic import Periodic
 from trierarch.python_backend.triton.refusals import refuse_unsupported
+from trierarch.python_backend.triton.speculation_inputs import read_speculation
 from trierarch.python_backend.triton.status import TAG_ERRORS, RelayedError, StatusCode, untag
 from trierarch.python_backend.triton.triton_channel import to_arrays
 
@@ -117,8 +118,11 @@ class Relay:
         arrays = self._incoming.arrays
         for row in range(batch_size(arrays)):
             refuse_unsupported(Inputs(arrays, row))
+            read_speculation(Inputs(arrays, row))
             self._num_unfinished += Inputs(arrays, row).integer("num_return_sequences") or 1
         forwarded = {name: array for name, array in arrays.items() if name in _FORWARDED}
+        if "num_draft_tokens" in Inputs(arrays):
+            forwarded["max_draft_tokens"] = arrays["num_draft_tokens"]
         forwarded["return_finish_reason"] = np.ones((batch_size(arrays), 1), np.bool_)
         for outputs in self._ask(forwarded, sorted(self._incoming.requested | _CONTROL)):
             self._pass_on(outputs)

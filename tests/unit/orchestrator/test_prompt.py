@@ -22,17 +22,20 @@ def test_nothing_given_sends_no_sampling_tensor() -> None:
     names = {name for name, _, _ in Prompt(text="hi", max_tokens=4).tensors(stream=True)}
 
     assert not names & {"temperature", "top_k", "top_p", "min_p", "seed", "stop_words", "num_return_sequences"}
+    assert not names & {"max_draft_tokens", "drafters"}
 
 
 def test_every_tensor_is_one_of_the_text_door_with_its_type() -> None:
     prompt = Prompt(
-        text="hi", max_tokens=4, chat=True, temperature=0.5, top_k=0, top_p=1.0, min_p=0.1, seed=3, stop=("a", "b"), n=2
-    )
+        text="hi", max_tokens=4, chat=True, temperature=0.5, top_k=0, top_p=1.0, min_p=0.1, seed=3, stop=("a", "b"), n=2,
+        max_draft_tokens=0, drafters=("suffix",),
+    )  # fmt: skip
     contract = {tensor.name: tensor.dtype.value.replace("STRING", "BYTES") for tensor in TENSORRT_LLM.inputs}
 
     sent = {name: datatype for name, datatype, _ in prompt.tensors(stream=False)}
 
     assert sent.items() <= contract.items()
+    assert sent.keys() >= {"max_draft_tokens", "drafters"}
 
 
 def test_answers_that_come_mixed_are_told_apart() -> None:

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from support.random_engine import tiny_architecture, tiny_manifest
 from support.scripted_executor import ScriptedExecutor
 from support.tokenizers import small_tokenizer
+from trierarch.builder.manifest import DrafterKind
 from trierarch.python_backend.errors import ExecutorFailed, InvalidRequest, Overloaded
-from trierarch.python_backend.request import FinishReason, SamplingParams, TokenLogprob
+from trierarch.python_backend.request import FinishReason, SamplingParams, SpeculationParams, TokenLogprob
 from trierarch.python_backend.text.chat_template import ChatTemplate
 from trierarch.python_backend.text.generator import TextDelta, TextGenerator, TextRequest
 from trierarch.python_backend.text.words import spellings
@@ -232,10 +233,12 @@ def test_fields_reach_the_executor(world: World) -> None:
     world.submit(
         prompt=(5, 6, 7), adapter="a1", cache_salt="s", priority=3, timeout=60.0, bad_words=("Paris",),
         bias_words=(("Rome", 2.0), ("Italy", -math.inf)), logit_bias={3: 1.0}, temperature=0.5,
+        speculation=SpeculationParams(max_draft_tokens=2),
     )  # fmt: skip
     request = world.executor.requests["r"]
     assert request.prompt_token_ids == (5, 6, 7)
     assert (request.adapter, request.cache_salt, request.priority) == ("a1", "s", 3)
+    assert request.speculation == SpeculationParams(max_draft_tokens=2)
     assert request.deadline == request.arrival_time + 60.0
     assert request.sampling.bad_words == tuple(spellings(TOKENIZER, ["Paris"], "bad_words"))
     assert request.sampling.logit_bias[3] == 1.0
@@ -265,6 +268,7 @@ def test_requests_that_are_refused() -> None:
         ("bias_words['a']", {"bias_words": (("a", math.nan),)}),
         ("timeout", {"timeout": 0.0}),
         ("timeout", {"timeout": math.inf}),
+        ("drafters", {"speculation": SpeculationParams(drafters=(DrafterKind.SUFFIX,))}),
     ]
     for field, fields in refused:
         with pytest.raises(InvalidRequest) as caught:

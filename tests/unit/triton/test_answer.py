@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -164,6 +165,18 @@ def test_the_last_sequence_of_the_last_row_ends_the_request() -> None:
     assert [(a["batch_index"][0], a["sequence_index"][0]) for a, _ in scene.channel.sent] == [
         (1, 0), (0, 1), (0, 0), (1, 1),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("is_streaming", [True, False])
+def test_each_sequence_tells_what_became_of_its_own_drafts(is_streaming: bool) -> None:
+    scene = Scene(n=2, outputs="text_output acceptance_rate total_draft_tokens", is_streaming=is_streaming)
+    scene.generator.say("r.0", "a", 5, 6, 7, index=1)
+    scene.generator.end("r.0", "b", 8, index=1, usage=replace(USAGE, num_draft_tokens=4, num_accepted_draft_tokens=3))
+    scene.generator.end("r.0", "c", 9, index=0)
+    *streamed, last_of_1, last_of_0 = [arrays for arrays, _ in scene.channel.sent]
+    assert [arrays["total_draft_tokens"] for arrays in streamed] == [[0]] * is_streaming
+    assert (last_of_1["acceptance_rate"], last_of_1["total_draft_tokens"]) == ([0.75], [4])
+    assert (last_of_0["acceptance_rate"], last_of_0["total_draft_tokens"]) == ([0.0], [0])
 
 
 @pytest.mark.parametrize("refusal", [Overloaded("full"), ExecutorFailed("broken")])

@@ -69,6 +69,13 @@ def test_the_main_model_takes_and_gives_whatever_the_ensemble_does() -> None:
         assert outputs[tensor.name] == (tensor.dtype, tensor.dims)
 
 
+def test_speculation_has_the_same_options_on_every_model_that_generates() -> None:
+    for role in (Role.TENSORRT_LLM, Role.TENSORRT_LLM_BLS):
+        tensors = {tensor.name: tensor for tensor in CONTRACTS[role].inputs}
+        assert tensors["max_draft_tokens"] == Tensor("max_draft_tokens", DataType.INT32, (1,), optional=True)
+        assert tensors["drafters"] == Tensor("drafters", DataType.STRING, (-1,), optional=True)
+
+
 def test_refusals_name_tensors_that_exist() -> None:
     declared = {tensor.name for contract in MODELS.values() for tensor in contract.inputs}
     assert set(REFUSALS) <= declared

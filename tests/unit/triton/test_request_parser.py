@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from trierarch.builder.manifest import DrafterKind
 from trierarch.python_backend.errors import InvalidRequest, UnknownAdapter
-from trierarch.python_backend.request import SamplingParams
+from trierarch.python_backend.request import SamplingParams, SpeculationParams
 from trierarch.python_backend.triton.contract import TENSORRT_LLM, DataType
 from trierarch.python_backend.triton.inputs import Array
 from trierarch.python_backend.triton.request_parser import Envelope, RequestParser, Row, client_named
@@ -125,6 +126,31 @@ def test_the_real_text_client() -> None:
     assert row.reply.outputs == {"text_output"}
 
 
+def test_the_real_client_with_a_draft() -> None:
+    """inflight_batcher_llm_client.py --draft-tokens-csv, and each round of e2e_grpc_speculative_decoding_client.py."""
+    speculation = tokens(draft_input_ids=[4, 5, 6], end_id=-1).request.speculation
+    assert speculation == SpeculationParams(draft_token_ids=(4, 5, 6))
+
+
+def test_a_draft_beyond_the_output_is_cut() -> None:
+    assert tokens(draft_input_ids=[4, 5, 6], request_output_len=2).request.speculation.draft_token_ids == (4, 5)
+
+
+def test_drafts_by_logits_are_refused() -> None:
+    """The same client with --return-draft-model-draft-logits: it would accept by another rule than drawing."""
+    sent = arrays(input_ids=[1], request_output_len=4, draft_input_ids=[2, 3])
+    sent["draft_logits"] = np.zeros((1, 2, VOCAB_SIZE), np.float32)
+    with pytest.raises(InvalidRequest, match=r"^draft_logits is \(2, 100\): drafts are accepted only where the model"):
+        RequestParser(VOCAB_SIZE, True, False).parse(sent, Envelope(request_id="r", requested=EVERYTHING))
+
+
+def test_how_far_to_guess_reaches_the_request() -> None:
+    options = {"max_draft_tokens": 4, "drafters": ["suffix"]}
+    expected = SpeculationParams(max_draft_tokens=4, drafters=(DrafterKind.SUFFIX,))
+    assert text(**options).request.speculation == tokens(**options).request.speculation == expected
+    assert text().request.speculation == SpeculationParams()
+
+
 def test_padding_after_input_lengths_is_no_prompt() -> None:
     assert tokens(input_lengths=2).request.prompt == (1, 2)
 
@@ -203,7 +229,14 @@ def test_the_token_door_gives_text_to_who_names_it() -> None:
         ({"beam_width": 4}, "beam_width is 4: .*no beam search"),
         ({"guided_decoding_guide_type": "json"}, "guided_decoding_guide_type is b'json'"),
         ({"return_context_logits": True}, "return_context_logits is True"),
-        ({"draft_input_ids": [1, 2]}, "draft_input_ids"),
+        (
+            {"draft_acceptance_threshold": 0.5},
+            "draft_acceptance_threshold is 0.5: drafts are accepted only where the model",
+        ),
+        ({"draft_input_ids": [1, 100]}, "draft_input_ids is 100: token ids of this engine lie between 0 and 99"),
+        ({"max_draft_tokens": -1}, "max_draft_tokens is -1: must be at least 0"),
+        ({"drafters": ["ngram"]}, "drafters is 'ngram': known are prompt_lookup"),
+        ({"max_draft_tokens": 0, "drafters": ["suffix"]}, "drafters is 'suffix': contradicts max_draft_tokens"),
         ({"runtime_top_p_decay": 0.5}, "runtime_top_p_decay is 0.5"),
     ],
 )
@@ -231,6 +264,7 @@ def test_bad_input_of_the_token_door(sent: dict[str, Any], says: str) -> None:
 def test_errors_of_the_executor_are_renamed() -> None:
     error = InvalidRequest("logit_bias[7]", 7, "no such token")
     assert str(client_named(error, is_text=False)) == "embedding_bias[7] is 7: no such token"
+    assert client_named(InvalidRequest("draft_token_ids", 7, "x"), is_text=True).field == "draft_input_ids"
     assert client_named(InvalidRequest("max_tokens", 1, "x"), is_text=False).field == "request_output_len"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 
@@ -71,9 +72,17 @@ def test_values() -> None:
     assert values["output_log_probs"] == [-0.5, -1.5]
     assert values["kv_cache_alloc_total_blocks"] == [5]
     assert values["acceptance_rate"] == [0.25]
+    assert (values["total_accepted_draft_tokens"], values["total_draft_tokens"]) == ([1], [4])
     assert values["arrival_time_ns"] == [10]
     assert json.loads(values["top_log_probs"][0])[1] == {"token_id": 8, "logprob": -1.5, "top": [[9, -1.0], [8, -1.5]]}
     assert json.loads(values["prompt_log_probs"][0]) == [None, {"token_id": 1, "logprob": -3.0, "top": []}]
+
+
+def test_a_sequence_without_drafts_accepted_none_of_none() -> None:
+    usage = replace(USAGE, num_draft_tokens=0, num_accepted_draft_tokens=0)
+    arrays = dict(to_arrays(replace(PIECE, usage=usage), EVERYTHING))
+    for name in ("acceptance_rate", "total_accepted_draft_tokens", "total_draft_tokens"):
+        assert arrays[name].tolist() == [[0]]
 
 
 def test_before_the_end_there_is_no_reason_and_the_metrics_are_zero() -> None:
