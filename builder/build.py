@@ -11,11 +11,11 @@ import torch
 
 from trierarch.builder import machine
 from trierarch.builder.accuracy_gate import AccuracyGate, Evaluator
+from trierarch.builder.blueprint import Blueprint, write_manifest
 from trierarch.builder.checkpoint import Checkpoint, TokenizerFiles
 from trierarch.builder.compile import compile_kernels
 from trierarch.builder.config import BuildConfig
 from trierarch.builder.decoder import Decoder, read_decoder
-from trierarch.builder.draft import Draft, write_manifest
 from trierarch.builder.errors import ConfigError
 from trierarch.builder.evaluation_text import EvaluationText, read_evaluation_text
 from trierarch.builder.manifest import (
@@ -85,13 +85,13 @@ def build(config: BuildConfig, progress: Progress | None = None, measure: Evalua
         kernels=None if kernels is None else kernels.name,
         files={},
     )
-    draft = Draft(checkpoint, manifest, weights, small_files)
+    blueprint = Blueprint(checkpoint, manifest, weights, small_files)
     gate = None
     if measure is not None and text is not None:
-        gate = AccuracyGate(measure, text, _unquantized(draft, decoder), config.max_perplexity_increase)
-    num_bytes = draft.num_bytes + (0 if gate is None else gate.num_bytes)
+        gate = AccuracyGate(measure, text, _unquantized(blueprint, decoder), config.max_perplexity_increase)
+    num_bytes = blueprint.num_bytes + (0 if gate is None else gate.num_bytes)
     with staged_directory(config.output, num_bytes, config.overwrite) as staging:
-        manifest = draft.write(staging, progress)
+        manifest = blueprint.write(staging, progress)
         if gate is not None:
             manifest = gate.check(staging, manifest, progress)
             write_manifest(staging, manifest)
@@ -116,17 +116,17 @@ def _evaluation_text(config: BuildConfig, tokenizer: TokenizerFiles, decoder: De
     return read_evaluation_text(config.accuracy_text, tokenizer, decoder.architecture.vocab_size, decoder.max_seq_len)
 
 
-def _unquantized(draft: Draft, decoder: Decoder) -> Draft:
+def _unquantized(blueprint: Blueprint, decoder: Decoder) -> Blueprint:
     """The same engine with weights, keys and values of its dtype."""
-    manifest, dtype = draft.manifest, KvType(draft.manifest.dtype)
+    manifest, dtype = blueprint.manifest, KvType(blueprint.manifest.dtype)
     kv_cache = manifest.kv_cache.model_copy(
         update={"dtype": dtype, "bytes_per_token": decoder.architecture.kv_bytes_per_token(dtype)}
     )
-    return Draft(
-        draft.checkpoint,
+    return Blueprint(
+        blueprint.checkpoint,
         manifest.model_copy(update={"quantization": None, "kv_cache": kv_cache}),
-        plan_weights(decoder, draft.checkpoint, manifest.dtype),
-        draft.small_files,
+        plan_weights(decoder, blueprint.checkpoint, manifest.dtype),
+        blueprint.small_files,
     )
 
 

@@ -1,4 +1,4 @@
-"""Draft: an engine that is decided, and not yet written."""
+"""Blueprint: an engine that is decided, and not yet written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trierarch.builder.weights_file import file_size, write_weights
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class Blueprint:
     """What goes into an engine's directory."""
 
     checkpoint: Checkpoint
