@@ -106,7 +106,7 @@ def _read(config: BuildConfig, source: str, drafted: Drafted, progress: Progress
 
 def _built(config: BuildConfig, engine: Path, source: str, drafted: Drafted) -> Model:
     """Its weights are copied; kernels are compiled for this machine, as they are for the engine it becomes part of."""
-    manifest = verify(engine)
+    manifest = verify(engine, digests=True)
     with _named(source):
         _check_engine(config, manifest)
         _check_window(manifest.limits.max_seq_len, drafted.decoder.max_seq_len)
