@@ -10,9 +10,10 @@ from typing import Final
 import torch
 
 from trierarch.builder.manifest import EngineManifest
+from trierarch.python_backend.executors.sampling.sampler import take_rows
 from trierarch.python_backend.executors.torch.kv_arrays import KvArrays, plan_num_blocks
 from trierarch.python_backend.executors.torch.machine import default_device, prepare_cpu
-from trierarch.python_backend.executors.torch.sampler import Sampler, take_rows
+from trierarch.python_backend.executors.torch.sampler import TorchSampler
 from trierarch.python_backend.executors.torch.step_model import StepModel, StepRows, open_model
 from trierarch.python_backend.executors.verification import draw, with_harmless_drafts
 from trierarch.python_backend.request import TokenLogprob
@@ -51,7 +52,7 @@ class TorchRunner:
             num_blocks = plan_num_blocks(manifest, self._device)
             kv = KvArrays(num_blocks, architecture, manifest.kv_cache, self._device)
         self._loaded: _Loaded | None = _Loaded(model, kv)
-        self._sampler = Sampler(architecture.vocab_size, manifest.tokens.eos, self._device)
+        self._sampler = TorchSampler(architecture.vocab_size, manifest.tokens.eos, self._device)
         self.num_blocks = num_blocks
         logger.info("%s on %s: %d threads, %s", manifest.name, self._device, torch.get_num_threads(), manifest.dtype)
 
