@@ -28,10 +28,10 @@ _MOST_TEMPERATURE: Final = 2.0**127
 class Sampler(ABC, Generic[A]):
     """Draws one token a row, each row by its own SamplingParams."""
 
-    def __init__(self, end_ids: tuple[int, ...]) -> None:
-        """`end_ids` are the engine's own, for requests that name none."""
+    def __init__(self, end_ids: tuple[int, ...], uniforms: Uniforms | None = None) -> None:
+        """`end_ids` are the engine's own, for requests that name none. `uniforms` None has a secret of its own."""
         self._rules = LogitRules(end_ids)
-        self._uniforms = Uniforms()
+        self._uniforms = uniforms or Uniforms()
 
     def sample(self, logits: A, sequences: Rows[Context]) -> list[SequenceOutput]:
         """The next token of each sequence, with log-probs where asked; `logits` are left as they are.

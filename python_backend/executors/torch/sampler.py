@@ -9,6 +9,7 @@ import torch
 
 from trierarch.python_backend.executors.sampling.peaks import peaks
 from trierarch.python_backend.executors.sampling.sampler import Sampler, temperature_of
+from trierarch.python_backend.executors.sampling.uniforms import Uniforms
 from trierarch.python_backend.executors.torch.logit_edits import edit_logits
 from trierarch.python_backend.executors.torch.logprobs import token_logprobs
 from trierarch.python_backend.executors.torch.truncation import quantize, truncate
@@ -22,9 +23,11 @@ _CACHED_LOGITS: Final = 2**18
 class TorchSampler(Sampler[torch.Tensor]):
     """A Sampler of tensors."""
 
-    def __init__(self, vocab_size: int, end_ids: tuple[int, ...], device: torch.device) -> None:
-        """`end_ids` are the engine's own, for requests that name none."""
-        super().__init__(end_ids)
+    def __init__(
+        self, vocab_size: int, end_ids: tuple[int, ...], device: torch.device, uniforms: Uniforms | None = None
+    ) -> None:
+        """See Sampler."""
+        super().__init__(end_ids, uniforms)
         self._vocab_size = vocab_size
         self._device = device
 
