@@ -16,8 +16,6 @@ from trierarch.builder.config import BuildConfig
 from trierarch.builder.errors import CheckpointError, ConfigError, EngineError
 from trierarch.builder.manifest import DType
 
-PROMPT = list(range(3, 43))
-
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
