@@ -10,12 +10,15 @@ Slot = tuple[int, int]
 """(block id, offset)"""
 
 
-def next_token(token_ids: list[int], index: int, vocab_size: int) -> int:
-    """The model: greedy, and a function of everything before, so that a wrong history shows in the output."""
+def next_token(token_ids: list[int], index: int, vocab_size: int, mistakes: int = 0) -> int:
+    """The model: greedy, and a function of everything before, so that a wrong history shows in the output.
+
+    A weaker one says something else after one history in `mistakes`; 0 is never.
+    """
     state = index + 1
     for token in token_ids:
         state = (31 * state + token + 1) % 1_000_003
-    return state % vocab_size
+    return (state + (mistakes > 0 and state % mistakes == 0)) % vocab_size
 
 
 def alone(request: Request, index: int, vocab_size: int, end_ids: tuple[int, ...]) -> tuple[list[int], FinishReason]:
@@ -43,8 +46,18 @@ class CheckingRunner:
     k-th one a True is a right guess and a False a wrong one; they are used over and over.
     """
 
-    def __init__(self, block_size: int, vocab_size: int, guesses: tuple[bool, ...] = ()) -> None:
+    def __init__(
+        self,
+        block_size: int,
+        vocab_size: int,
+        guesses: tuple[bool, ...] = (),
+        mistakes: int = 0,
+        runs_ahead: bool = False,
+    ) -> None:
+        """`mistakes` as in `next_token`. A draft model `runs_ahead` of the tokens that its sequences count as computed."""
         self.block_size = block_size
+        self.mistakes = mistakes
+        self.runs_ahead = runs_ahead
         self.vocab_size = vocab_size
         self.guesses = guesses
         self.slots: dict[Slot, tuple[str, str, tuple[int, ...]]] = {}
@@ -56,6 +69,14 @@ class CheckingRunner:
         """sequence_id -> guesses, for every sequence of the plan, be it drawn for or not."""
         return {item.sequence.sequence_id: self._draft(item) for item in plan.scheduled}
 
+    @property
+    def num_blocks(self) -> int:
+        """As many as anybody may want."""
+        return 1 << 30
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
     def run(self, plan: Plan) -> StepOutput:
         """Compute the plan; assert that it can be computed."""
         scheduled_ids = [item.sequence.sequence_id for item in plan.scheduled]
@@ -63,7 +84,7 @@ class CheckingRunner:
         assert not set(scheduled_ids) & set(plan.finished_sequence_ids)
         for item in plan.scheduled:
             assert item.num_tokens >= 1
-            assert item.start == item.sequence.num_computed_tokens
+            assert self.runs_ahead or item.start == item.sequence.num_computed_tokens
             assert item.samples == (item.start + item.num_tokens == item.sequence.num_tokens)
             self._check(item.sequence, item.sequence.token_ids, item.start)
         for item in plan.scheduled:
@@ -99,7 +120,8 @@ class CheckingRunner:
         drawn: list[int] = []
         if item.samples:
             for guess in (*item.draft_token_ids, None):
-                drawn.append(next_token([*sequence.token_ids, *drawn], sequence.index, self.vocab_size))
+                known = [*sequence.token_ids, *drawn]
+                drawn.append(next_token(known, sequence.index, self.vocab_size, self.mistakes))
                 if guess != drawn[-1]:
                     break
         prompt_end = min(item.start + item.num_tokens + 1, sequence.num_prompt_tokens)

@@ -94,7 +94,7 @@ class Ordeal:
         world = self.world
         plan = world.plan()
         world.note(plan)
-        output = world.runner.run(plan)
+        output = world.run_plan(plan)
         self.cancel(seed)
         world.scheduler.update(plan, output)
 

@@ -9,9 +9,10 @@ from support.checking_runner import CheckingRunner
 from trierarch.python_backend.kv.manager import KVCacheManager
 from trierarch.python_backend.request import Request, SamplingParams, TokenDelta, Usage
 from trierarch.python_backend.scheduling.config import SchedulerConfig
-from trierarch.python_backend.scheduling.plan import Plan
+from trierarch.python_backend.scheduling.plan import Plan, StepOutput
 from trierarch.python_backend.scheduling.scheduler import Scheduler
 from trierarch.python_backend.sequence import Sequence
+from trierarch.python_backend.speculation.speculator import Speculator
 
 CONFIG_DEFAULTS: dict[str, Any] = {"max_batch_size": 8, "max_seq_len": 64, "max_num_tokens": 64, "max_queue_size": 64}
 
@@ -40,6 +41,7 @@ class World:
         end_ids: tuple[int, ...] = (),
         vocab_size: int = 1000,
         guesses: tuple[bool, ...] = (),
+        speculator: Speculator | None = None,
         **config: Any,
     ) -> None:
         self.now = 0.0
@@ -47,6 +49,7 @@ class World:
         self.config = SchedulerConfig(**{**CONFIG_DEFAULTS, **config})
         self.end_ids = end_ids
         self.runner = CheckingRunner(block_size, vocab_size, guesses)
+        self.speculator = speculator
         self.scheduler = Scheduler(self.config, self.kv, end_ids, lambda: round(self.now * 1e9))
         self.deltas: dict[tuple[str, int], list[TokenDelta]] = defaultdict(list)
         """(request id, index) -> its stream"""
@@ -62,15 +65,23 @@ class World:
         """One turn of the loop."""
         plan = self.plan()
         self.note(plan)
-        self.scheduler.update(plan, self.runner.run(plan))
+        self.scheduler.update(plan, self.run_plan(plan))
         self.collect()
         self.scheduler.check_integrity()
         return plan
 
     def plan(self) -> Plan:
-        """The next step, with whatever drafts the runner guesses."""
+        """The next step, with the speculator's drafts, or what the runner guesses where there is none."""
         plan = self.scheduler.schedule()
-        return self.scheduler.with_drafts(plan, self.runner.drafts(plan))
+        drafts = self.runner.drafts(plan) if self.speculator is None else self.speculator.propose(plan)
+        return self.scheduler.with_drafts(plan, drafts)
+
+    def run_plan(self, plan: Plan) -> StepOutput:
+        """What the step draws; the speculator hears of it. A step takes a hundredth of a second."""
+        output = self.runner.run(plan)
+        if self.speculator is not None:
+            self.speculator.observe(plan, output, 0.01)
+        return output
 
     def note(self, plan: Plan) -> None:
         """Remember a plan and whom it moves."""

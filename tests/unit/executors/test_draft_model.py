@@ -1,0 +1,157 @@
+"""A draft model follows sequences wherever they go, keeps its own blocks in order, and changes no answer."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from support.checking_runner import CheckingRunner, alone, next_token
+from support.ordeal import Ordeal
+from support.scheduling import World, make_request
+from trierarch.builder.manifest import DrafterKind, Speculation
+from trierarch.python_backend.executors.draft_model import DraftModel
+from trierarch.python_backend.kv.manager import KVCacheManager
+from trierarch.python_backend.sequence import Sequence
+from trierarch.python_backend.speculation.allotment import FixedLength
+from trierarch.python_backend.speculation.drafter import Ask
+from trierarch.python_backend.speculation.speculator import Speculator
+
+VOCAB_SIZE = 1000
+SPECULATION = Speculation(drafters=(DrafterKind.DRAFT_MODEL,), max_draft_tokens=5)
+
+
+class Rig:
+    """A draft model and its blocks."""
+
+    def __init__(self, num_blocks: int = 20, *, mistakes: int = 0, vocab_size: int = VOCAB_SIZE, **model: int) -> None:
+        self.kv = KVCacheManager(num_blocks, 2)
+        self.runner = CheckingRunner(2, vocab_size, mistakes=mistakes, runs_ahead=True)
+        self.model = DraftModel(self.runner, self.kv, (), model.get("max_num_tokens", 64))
+
+    def propose(self, *asks: Ask) -> list[tuple[int, ...]]:
+        drafts = [draft.token_ids for draft in self.model.propose(asks)]
+        self.check()
+        return drafts
+
+    def check(self) -> None:
+        """The blocks add up."""
+        self.kv.check_integrity(follower.own for follower in self.model._followers.values())
+
+
+def make_sequence(sequence_id: int, num_tokens: int = 5, max_tokens: int = 20) -> Sequence:
+    request = make_request(str(sequence_id), num_tokens, max_tokens=max_tokens)
+    return Sequence(sequence_id, request, 0, list(request.prompt_token_ids))
+
+
+def continuation(sequence: Sequence, count: int) -> tuple[int, ...]:
+    known = list(sequence.token_ids)
+    for _ in range(count):
+        known.append(next_token(known, sequence.index, VOCAB_SIZE))
+    return tuple(known[len(sequence.token_ids) :])
+
+
+@pytest.mark.parametrize("max_num_tokens", [2, 64])
+def test_it_says_what_its_model_says(max_num_tokens: int) -> None:
+    rig = Rig(max_num_tokens=max_num_tokens)
+    long, short = make_sequence(1, 9), make_sequence(2, 1)
+    assert rig.propose(Ask(long, 4), Ask(short, 1)) == [continuation(long, 4), continuation(short, 1)]
+
+
+def test_what_was_guessed_right_is_not_computed_again() -> None:
+    rig, sequence = Rig(), make_sequence(1, 9)
+    sequence.token_ids += rig.propose(Ask(sequence, 4))[0]
+    sequence.token_ids += continuation(sequence, 1)
+    before = rig.runner.num_computed
+    assert rig.propose(Ask(sequence, 3)) == [continuation(sequence, 3)]
+    assert rig.runner.num_computed - before == 2 + 2, (
+        "the last guess, the bonus token, and two of the three new guesses"
+    )
+
+
+def test_what_was_guessed_wrong_is_taken_back() -> None:
+    rig, sequence = Rig(), make_sequence(1, 9)
+    (draft,) = rig.propose(Ask(sequence, 4))
+    sequence.token_ids += [draft[0], draft[1] + 1]
+    assert rig.propose(Ask(sequence, 3)) == [continuation(sequence, 3)]
+    assert rig.kv.num_used_blocks == rig.kv.num_blocks_for(sequence.num_tokens + 2)
+
+
+def test_an_end_token_ends_the_guess() -> None:
+    sequence = make_sequence(1)
+    ending = continuation(sequence, 2)
+    rig = Rig()
+    rig.model = DraftModel(rig.runner, rig.kv, (ending[1],), 64)
+    assert rig.propose(Ask(sequence, 5)) == [ending]
+
+
+def test_forgotten_sequences_leave_no_block_and_the_prefix_cache_finds_them() -> None:
+    rig, first = Rig(), make_sequence(1, 9)
+    rig.propose(Ask(first, 2))
+    first.token_ids += continuation(first, 1)
+    rig.propose(Ask(first, 2))
+    rig.model.forget([1, 77])
+    assert rig.kv.num_used_blocks == 0
+    before = rig.runner.num_computed
+    second = make_sequence(2, 9)
+    assert rig.propose(Ask(second, 1)) == [continuation(second, 1)]
+    assert rig.runner.num_computed - before == 1
+
+
+def test_without_room_there_is_no_guess_and_the_idle_make_room() -> None:
+    rig = Rig(num_blocks=6)
+    first, second = make_sequence(1, 7), make_sequence(2, 7)
+    assert rig.propose(Ask(first, 2), Ask(second, 2)) == [continuation(first, 2), ()]
+    assert rig.propose(Ask(second, 2)) == [continuation(second, 2)]
+    assert rig.propose(Ask(make_sequence(3, 20), 2)) == [()]
+    assert rig.kv.num_used_blocks == 0
+
+
+def test_time_is_foreseen_once_it_was_measured() -> None:
+    rig, sequence = Rig(), make_sequence(1)
+    assert rig.model.seconds([Ask(sequence, 4)], 4) == 0.0
+    rig.propose(Ask(sequence, 4))
+    assert 0.0 < rig.model.seconds([Ask(sequence, 4)], 1) < rig.model.seconds([Ask(sequence, 4)], 4)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 2**32),
+    num_blocks=st.integers(4, 12),
+    mistakes=st.sampled_from([0, 1, 3]),
+    max_num_tokens=st.integers(1, 9),
+)
+def test_whatever_happens_to_a_sequence_the_answers_stay(
+    seed: int, num_blocks: int, mistakes: int, max_num_tokens: int
+) -> None:
+    """Arrivals, cancels, failures, preemption, chunks, siblings; the ordeal itself compares every stream."""
+    random, ordeal = Random(seed), Ordeal(seed)
+    world = ordeal.world
+    rig = Rig(num_blocks, mistakes=mistakes, vocab_size=world.runner.vocab_size, max_num_tokens=max_num_tokens)
+    allotment = None if random.random() < 0.3 else FixedLength(3)
+    world.speculator = Speculator(SPECULATION, world.runner.vocab_size, models=[rig.model], allotment=allotment)
+    deeds = [ordeal.step] * 12 + [ordeal.arrive] * 6 + [ordeal.cancel, ordeal.fail, ordeal.cancel_during_a_step]
+    for _ in range(40):
+        random.choice(deeds)(random.randrange(2**32))
+        ordeal.check()
+        rig.check()
+    ordeal.finish()
+    world.speculator.propose(world.scheduler.schedule())
+    assert rig.kv.num_used_blocks == 0
+
+
+@pytest.mark.parametrize("mistakes", [0, 4])
+def test_a_good_draft_saves_steps(mistakes: int) -> None:
+    rig = Rig(mistakes=mistakes)
+    speculator = Speculator(SPECULATION, VOCAB_SIZE, models=[rig.model], allotment=FixedLength(3))
+    world = World(num_blocks=40, block_size=2, speculator=speculator)
+    world.add("a", prompt=5, max_tokens=24)
+    num_steps = world.run()
+    assert world.output("a") == alone(make_request("a", 5, max_tokens=24), 0, VOCAB_SIZE, ())[0]
+    num_steps -= 1  # the last one only tells the runner who has ended
+    assert (num_steps == 6) if mistakes == 0 else (6 < num_steps < 20)
+    (drafter,) = speculator.stats().drafters
+    assert drafter.kind is DrafterKind.DRAFT_MODEL
+    assert drafter.num_accepted_tokens == world.usage("a").num_accepted_draft_tokens
