@@ -4,7 +4,7 @@
 
 #include "lanes.h"
 
-#if defined(__AVX512F__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
@@ -16,6 +16,19 @@ struct BFloat16 {
 
 template <class T>
 constexpr int kPerWord = 4 / sizeof(T);
+
+// What stands left of words of T in a product: T where the processor multiplies it, else float32, which rounds nothing.
+#if defined(__AVX512BF16__)
+template <class T>
+using Operand = T;
+#else
+template <class T>
+using Operand = float;
+#endif
+
+// A word's multiplications, one after the other.
+template <class T>
+constexpr int kSteps = kPerWord<T> / kPerWord<Operand<T>>;
 
 // Rounds to nearest, ties to even.
 TRIERARCH_INLINE Halves to_halves(Floats value) {
@@ -50,24 +63,22 @@ TRIERARCH_INLINE void store_some(T* target, Floats value, int64_t count) {
   std::memcpy(target, lanes, count * sizeof(T));
 }
 
-// acc + a·b, lane by lane; of a pair, both products are added.
+// What a step multiplies of words of T.
 template <class T>
-Floats dot(Floats acc, Words a, Words b);
-
-template <>
-TRIERARCH_INLINE Floats dot<float>(Floats acc, Words a, Words b) {
-  return acc + as_floats(a) * as_floats(b);
+TRIERARCH_INLINE WordRegister factor(WordRegister words, int step) {
+  if constexpr (kSteps<T> == 1) return words;
+  return step == 0 ? words << 16 : words & 0xffff0000u;
 }
 
-template <>
-TRIERARCH_INLINE Floats dot<BFloat16>(Floats acc, Words a, Words b) {
+// acc + left·right, lane by lane; of a pair, both products are added.
+template <class T>
+TRIERARCH_INLINE FloatRegister dot(FloatRegister acc, WordRegister left, WordRegister right) {
 #if defined(__AVX512BF16__)
-  return reinterpret_cast<Floats>(
-      _mm512_dpbf16_ps(acc, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b)));
-#else
-  acc += as_floats(a << 16) * as_floats(b << 16);
-  return acc + as_floats(a & 0xffff0000u) * as_floats(b & 0xffff0000u);
+  if constexpr (kPerWord<T> == 2)
+    return reinterpret_cast<FloatRegister>(
+        _mm512_dpbf16_ps(acc, reinterpret_cast<__m512bh>(left), reinterpret_cast<__m512bh>(right)));
 #endif
+  return acc + reinterpret_cast<FloatRegister>(left) * reinterpret_cast<FloatRegister>(right);
 }
 
 }  // namespace trierarch

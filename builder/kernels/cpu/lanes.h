@@ -1,5 +1,6 @@
 // Sixteen 32-bit lanes, written with the compiler's vector extension: one AVX-512 register, two of AVX2, four of SSE or
-// NEON. The arithmetic is the same on each.
+// NEON. The arithmetic is the same on each. Inner loops name the registers, since the compiler keeps what is wider than
+// one in memory from one round of a loop to the next.
 #pragma once
 
 #include <cstdint>
@@ -16,6 +17,23 @@ using Floats = float __attribute__((vector_size(64)));
 using Words = uint32_t __attribute__((vector_size(64)));
 using Ints = int32_t __attribute__((vector_size(64)));
 using Halves = uint16_t __attribute__((vector_size(32)));
+
+#if defined(__AVX512F__)
+constexpr int kRegisterLanes = 16;
+#elif defined(__AVX2__)
+constexpr int kRegisterLanes = 8;
+#else
+constexpr int kRegisterLanes = 4;
+#endif
+constexpr int kParts = kLanes / kRegisterLanes;
+
+// The registers of some blocks of sixteen: of block n, kParts from n * kParts on.
+template <int Blocks>
+constexpr int kColumns = Blocks * kParts;
+
+using FloatRegister = float __attribute__((vector_size(4 * kRegisterLanes)));
+using WordRegister = uint32_t __attribute__((vector_size(4 * kRegisterLanes)));
+using IntRegister = int32_t __attribute__((vector_size(4 * kRegisterLanes)));
 
 template <class V>
 TRIERARCH_INLINE V load(const void* source) {
