@@ -15,8 +15,10 @@ namespace trierarch {
 template <class T>
 constexpr bool kIsInteger = std::is_same_v<T, BFloat16>;
 
+// Whether they become bytes.
+template <class T>
 #if defined(__AVX512VNNI__)
-constexpr bool kHasByteProduct = true;
+constexpr bool kHasByteProduct = kIsInteger<T>;
 #else
 constexpr bool kHasByteProduct = false;
 #endif
@@ -102,7 +104,7 @@ TRIERARCH_INLINE void prepare_group(const Activations<T>& x, int64_t row, int64_
       const Ints integers = reinterpret_cast<Ints>(values[i] * inverse + rounder) - reinterpret_cast<Ints>(rounder);
       total += integers;
       const int64_t place = row * x.width + group * kGroup + i * kLanes;
-      if constexpr (kHasByteProduct) {
+      if constexpr (kHasByteProduct<T>) {
         const Ints low = integers << 24 >> 24, high = (integers - low) >> 8;
         store_bytes(x.low + place, low);
         store_bytes(x.high + place, high);

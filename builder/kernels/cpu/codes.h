@@ -56,12 +56,11 @@ struct GroupTables {
 
   // group: of the first block.
   TRIERARCH_INLINE GroupTables(const uint8_t* group, int64_t block_stride) {
-#pragma GCC unroll 8
-    for (int c = 0; c < kColumns<Blocks>; ++c) {
+    unrolled<kColumns<Blocks>>([&](auto c) TRIERARCH_LAMBDA_INLINE {
       const uint8_t* tables = group + c / kParts * block_stride + Codes::kCodeBytes + c % kParts * kRegisterLanes * 2;
       scale[c] = load_halves(tables);
       offset[c] = Codes::kHasOffsets ? load_halves(tables + kLanes * 2) : FloatRegister{};
-    }
+    });
   }
 };
 

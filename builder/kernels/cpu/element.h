@@ -8,6 +8,12 @@
 #include <immintrin.h>
 #endif
 
+// Left free, the compiler moves all broadcasts of a tile to the front and runs out of AVX2's sixteen registers, or adds
+// in another order: there it is told the instructions one by one.
+#if defined(__AVX2__) && defined(__FMA__) && !defined(__AVX512F__)
+#define TRIERARCH_ORDERED
+#endif
+
 namespace trierarch {
 
 struct BFloat16 {
@@ -70,15 +76,49 @@ TRIERARCH_INLINE WordRegister factor(WordRegister words, int step) {
   return step == 0 ? words << 16 : words & 0xffff0000u;
 }
 
+// One word for all lanes.
+TRIERARCH_INLINE WordRegister broadcast(const void* source) {
+#if defined(TRIERARCH_ORDERED)
+  WordRegister words;
+  asm volatile("vbroadcastss %1, %0" : "=x"(words) : "m"(*static_cast<const uint32_t*>(source)));
+  return words;
+#else
+  uint32_t word;
+  std::memcpy(&word, source, sizeof word);
+  return WordRegister{} + word;
+#endif
+}
+
 // acc + left·right, lane by lane; of a pair, both products are added.
 template <class T>
-TRIERARCH_INLINE FloatRegister dot(FloatRegister acc, WordRegister left, WordRegister right) {
+TRIERARCH_INLINE FloatRegister add_product(FloatRegister acc, WordRegister left, WordRegister right) {
 #if defined(__AVX512BF16__)
   if constexpr (kPerWord<T> == 2)
     return reinterpret_cast<FloatRegister>(
         _mm512_dpbf16_ps(acc, reinterpret_cast<__m512bh>(left), reinterpret_cast<__m512bh>(right)));
 #endif
-  return acc + reinterpret_cast<FloatRegister>(left) * reinterpret_cast<FloatRegister>(right);
+#if defined(TRIERARCH_ORDERED)
+  asm volatile("vfmadd231ps %2, %1, %0" : "+x"(acc) : "x"(left), "x"(right));
+#else
+  acc += reinterpret_cast<FloatRegister>(left) * reinterpret_cast<FloatRegister>(right);
+#endif
+  return acc;
+}
+
+// acc + left·right, where each lane is a pair of 16-bit integers.
+TRIERARCH_INLINE IntRegister add_pairs(IntRegister acc, WordRegister left, WordRegister right) {
+#if defined(TRIERARCH_ORDERED)
+  IntRegister products;
+  asm volatile("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+x"(acc), "=&x"(products) : "x"(left), "x"(right));
+#elif defined(__AVX512BW__)
+  acc += reinterpret_cast<IntRegister>(_mm512_madd_epi16(reinterpret_cast<__m512i>(left), reinterpret_cast<__m512i>(right)));
+#elif defined(__SSE2__)
+  acc += reinterpret_cast<IntRegister>(_mm_madd_epi16(reinterpret_cast<__m128i>(left), reinterpret_cast<__m128i>(right)));
+#else
+  const auto a = reinterpret_cast<IntRegister>(left), b = reinterpret_cast<IntRegister>(right);
+  acc += (a << 16 >> 16) * (b << 16 >> 16) + (a >> 16) * (b >> 16);
+#endif
+  return acc;
 }
 
 }  // namespace trierarch

@@ -8,6 +8,7 @@
 #include <utility>
 
 #define TRIERARCH_INLINE inline __attribute__((always_inline))
+#define TRIERARCH_LAMBDA_INLINE __attribute__((always_inline))
 
 namespace trierarch {
 
@@ -34,6 +35,17 @@ constexpr int kColumns = Blocks * kParts;
 using FloatRegister = float __attribute__((vector_size(4 * kRegisterLanes)));
 using WordRegister = uint32_t __attribute__((vector_size(4 * kRegisterLanes)));
 using IntRegister = int32_t __attribute__((vector_size(4 * kRegisterLanes)));
+
+template <int... I, class Use>
+TRIERARCH_INLINE void unrolled(std::integer_sequence<int, I...>, Use&& use) {
+  (use(std::integral_constant<int, I>()), ...);
+}
+
+// Calls use(i as a constant) for each i below Count. What a loop indexes, the compiler may leave in memory.
+template <int Count, class Use>
+TRIERARCH_INLINE void unrolled(Use&& use) {
+  unrolled(std::make_integer_sequence<int, Count>(), use);
+}
 
 template <class V>
 TRIERARCH_INLINE V load(const void* source) {

@@ -25,7 +25,7 @@ TRIERARCH_INLINE void over_panels(Team& team, int64_t rows, int64_t units, int64
 // Whether tiles are byte_panel.h's own.
 template <class T>
 bool has_byte_product(const Packed& weight) {
-  return kHasByteProduct && kIsInteger<T> && weight.is_quantised();
+  return kHasByteProduct<T> && weight.is_quantised();
 }
 
 TRIERARCH_INLINE Floats load_bias(const float* bias, int64_t column, int64_t count) {

@@ -14,8 +14,9 @@ using Totals = FloatRegister*;
 
 template <int Rows, int Columns>
 TRIERARCH_INLINE void store_totals(const FloatRegister (&tile)[Rows][Columns], Totals totals) {
-  for (int m = 0; m < Rows; ++m)
-    for (int c = 0; c < Columns; ++c) totals[m * kPanelRegisters + c] = tile[m][c];
+  unrolled<Rows>([&](auto m) TRIERARCH_LAMBDA_INLINE {
+    unrolled<Columns>([&](auto c) TRIERARCH_LAMBDA_INLINE { totals[m * kPanelRegisters + c] = tile[m][c]; });
+  });
 }
 
 template <class T, int Rows, int Blocks, bool Prefetch>

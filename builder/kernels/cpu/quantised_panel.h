@@ -7,20 +7,6 @@
 
 namespace trierarch {
 
-// Sums of two products of 16-bit integers, lane by lane.
-TRIERARCH_INLINE IntRegister dot_pairs(WordRegister a, WordRegister b) {
-#if defined(__AVX512BW__)
-  return reinterpret_cast<IntRegister>(_mm512_madd_epi16(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
-#elif defined(__AVX2__)
-  return reinterpret_cast<IntRegister>(_mm256_madd_epi16(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
-#elif defined(__SSE2__)
-  return reinterpret_cast<IntRegister>(_mm_madd_epi16(reinterpret_cast<__m128i>(a), reinterpret_cast<__m128i>(b)));
-#else
-  const IntRegister x = reinterpret_cast<IntRegister>(a), y = reinterpret_cast<IntRegister>(b);
-  return (x << 16 >> 16) * (y << 16 >> 16) + (x >> 16) * (y >> 16);
-#endif
-}
-
 // Activations as 16-bit integers, whose products are summed exactly.
 template <class Codes>
 struct IntegerProduct {
@@ -34,7 +20,9 @@ struct IntegerProduct {
 
   static TRIERARCH_INLINE WordRegister factor(WordRegister quad, int i) { return quad >> 8 * i & 0x00ff00ffu; }
 
-  static TRIERARCH_INLINE Sum add(Sum sum, WordRegister left, WordRegister factor) { return sum + dot_pairs(left, factor); }
+  static TRIERARCH_INLINE Sum add(Sum sum, WordRegister left, WordRegister factor) {
+    return add_pairs(sum, left, factor);
+  }
 
   template <class T>
   static TRIERARCH_INLINE Sum begin(const Activations<T>& x, int64_t table) {
@@ -63,7 +51,9 @@ struct RealProduct {
     return reinterpret_cast<WordRegister>(__builtin_convertvector(code, FloatRegister));
   }
 
-  static TRIERARCH_INLINE Sum add(Sum sum, WordRegister left, WordRegister factor) { return dot<float>(sum, left, factor); }
+  static TRIERARCH_INLINE Sum add(Sum sum, WordRegister left, WordRegister factor) {
+    return add_product<float>(sum, left, factor);
+  }
 
   template <class T>
   static TRIERARCH_INLINE Sum begin(const Activations<T>&, int64_t) {
@@ -76,7 +66,7 @@ struct RealProduct {
   }
 };
 
-// codes: of the tile's first block. Codes are taken apart anew for each tile of rows, which costs a tall one little.
+// Adds up all groups for some rows of some blocks. Codes are taken apart anew for each tile of rows.
 template <class T, class Codes, int Rows, int Blocks>
 __attribute__((noinline)) void quantised_tile(const Activations<T>& x, int64_t row, const uint8_t* codes,
                                               int64_t block_stride, Totals totals) {
@@ -88,61 +78,56 @@ __attribute__((noinline)) void quantised_tile(const Activations<T>& x, int64_t r
   FloatRegister total[Rows][kRegisters] = {};
   for (int64_t group = 0; group < num_groups; ++group, codes += Codes::kGroupBytes) {
     typename Product::Sum sum[Rows][kRegisters];
-#pragma GCC unroll 8
-    for (int m = 0; m < Rows; ++m)
-#pragma GCC unroll 8
-      for (int c = 0; c < kRegisters; ++c) sum[m][c] = Product::begin(x, (row + m) * num_groups + group);
+    unrolled<Rows>([&](auto m) TRIERARCH_LAMBDA_INLINE {
+      unrolled<kRegisters>([&](auto c) TRIERARCH_LAMBDA_INLINE {
+        sum[m][c] = Product::begin(x, (row + m) * num_groups + group);
+      });
+    });
 #pragma GCC unroll 1
     for (int64_t run = 0; run < kGroupQuads / Codes::kRunQuads; ++run) {
-#pragma GCC unroll 2
-      for (int q = 0; q < Codes::kRunQuads; ++q)
-#pragma GCC unroll 4
-        for (int i = 0; i < Product::kFactors; ++i, left += kLeftStep) {
-          WordRegister factors[kRegisters];
-#pragma GCC unroll 8
-          for (int c = 0; c < kRegisters; ++c) {
-            WordRegister quads[Codes::kRunQuads];
-            Codes::load_run(codes + c / kParts * block_stride, run, c % kParts, quads);
-            factors[c] = Product::factor(quads[q], i);
-          }
-#pragma GCC unroll 8
-          for (int m = 0; m < Rows; ++m) {
-            uint32_t word;
-            std::memcpy(&word, left + m * width, sizeof word);
-            const WordRegister broadcast = WordRegister{} + word;
-#pragma GCC unroll 8
-            for (int c = 0; c < kRegisters; ++c) sum[m][c] = Product::add(sum[m][c], broadcast, factors[c]);
-          }
-        }
+      unrolled<Codes::kRunQuads * Product::kFactors>([&](auto i) TRIERARCH_LAMBDA_INLINE {
+        WordRegister factors[kRegisters];
+        unrolled<kRegisters>([&](auto c) TRIERARCH_LAMBDA_INLINE {
+          WordRegister quads[Codes::kRunQuads];
+          Codes::load_run(codes + c / kParts * block_stride, run, c % kParts, quads);
+          factors[c] = Product::factor(quads[i / Product::kFactors], i % Product::kFactors);
+        });
+        unrolled<Rows>([&](auto m) TRIERARCH_LAMBDA_INLINE {
+          const WordRegister word = broadcast(left + m * width);
+          unrolled<kRegisters>([&](auto c) TRIERARCH_LAMBDA_INLINE {
+            sum[m][c] = Product::add(sum[m][c], word, factors[c]);
+          });
+        });
+        left += kLeftStep;
+      });
     }
     const GroupTables<Codes, Blocks> tables(codes, block_stride);
-#pragma GCC unroll 8
-    for (int m = 0; m < Rows; ++m) {
+    unrolled<Rows>([&](auto m) TRIERARCH_LAMBDA_INLINE {
       const int64_t table = (row + m) * num_groups + group;
-#pragma GCC unroll 8
-      for (int c = 0; c < kRegisters; ++c)
+      unrolled<kRegisters>([&](auto c) TRIERARCH_LAMBDA_INLINE {
         add_group<Codes>(total[m][c], Product::end(x, table, sum[m][c]), tables.scale[c], tables.offset[c], x.sums[table]);
-    }
+      });
+    });
   }
   store_totals(total, totals);
 }
 
 template <class T, class Codes, TileShape Shape>
 void quantised_panel(const Activations<T>& x, const Packed& weight, int64_t block, int64_t num_blocks, Totals totals) {
-  const uint8_t* codes = weight.blocks + block * weight.block_bytes();
-#if defined(__AVX512VNNI__)
-  if constexpr (kIsInteger<T>) {
-    return with_constant<kWide.panel_blocks>(static_cast<int>(num_blocks), [&](auto blocks) {
+  const int64_t stride = weight.block_bytes();
+  const uint8_t* codes = weight.blocks + block * stride;
+  if constexpr (kHasByteProduct<T>) {
+    with_constant<kWide.panel_blocks>(static_cast<int>(num_blocks), [&](auto blocks) {
       byte_panel<Codes, decltype(blocks)::value>(x, weight, block, totals);
     });
-  }
-#endif
-  over_block_tiles<Shape.blocks>(num_blocks, [&](int64_t n, auto blocks) {
-    over_row_tiles<Shape.rows>(x.num_rows, [&](int64_t row, auto rows) {
-      quantised_tile<T, Codes, decltype(rows)::value, decltype(blocks)::value>(
-          x, row, codes + n * weight.block_bytes(), weight.block_bytes(), totals + row * kPanelRegisters + n * kParts);
+  } else {
+    over_block_tiles<Shape.blocks>(num_blocks, [&](int64_t n, auto blocks) {
+      over_row_tiles<Shape.rows>(x.num_rows, [&](int64_t row, auto rows) {
+        quantised_tile<T, Codes, decltype(rows)::value, decltype(blocks)::value>(
+            x, row, codes + n * stride, stride, totals + row * kPanelRegisters + n * kParts);
+      });
     });
-  });
+  }
 }
 
 }  // namespace trierarch

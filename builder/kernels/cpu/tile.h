@@ -22,7 +22,7 @@ struct TileShape {
 #if defined(__AVX512F__)
 constexpr TileShape kWide = {6, 4, 4}, kTall = {8, 3, 3};
 #elif defined(__AVX2__)
-constexpr TileShape kWide = {3, 2, 4}, kTall = {6, 1, 4};
+constexpr TileShape kWide = {2, 2, 4}, kTall = {6, 1, 4};
 #else
 constexpr TileShape kWide = {1, 2, 4}, kTall = {2, 1, 4};
 #endif
@@ -46,20 +46,16 @@ TRIERARCH_INLINE void with_shape(int64_t rows, Use&& use) {
 template <class T, int Rows, int Columns>
 TRIERARCH_INLINE void multiply_word(const Operand<T>* left, int64_t left_stride, const WordRegister (&right)[Columns],
                                     FloatRegister (&acc)[Rows][Columns]) {
-#pragma GCC unroll 2
-  for (int step = 0; step < kSteps<T>; ++step) {
+  unrolled<kSteps<T>>([&](auto step) TRIERARCH_LAMBDA_INLINE {
     WordRegister factors[Columns];
-#pragma GCC unroll 8
-    for (int c = 0; c < Columns; ++c) factors[c] = factor<T>(right[c], step);
-#pragma GCC unroll 8
-    for (int m = 0; m < Rows; ++m) {
-      uint32_t word;
-      std::memcpy(&word, left + m * left_stride + step, sizeof word);
-      const WordRegister broadcast = WordRegister{} + word;
-#pragma GCC unroll 8
-      for (int c = 0; c < Columns; ++c) acc[m][c] = dot<T>(acc[m][c], broadcast, factors[c]);
-    }
-  }
+    unrolled<Columns>([&](auto c) TRIERARCH_LAMBDA_INLINE { factors[c] = factor<T>(right[c], step); });
+    unrolled<Rows>([&](auto m) TRIERARCH_LAMBDA_INLINE {
+      const WordRegister word = broadcast(left + m * left_stride + step);
+      unrolled<Columns>([&](auto c) TRIERARCH_LAMBDA_INLINE {
+        acc[m][c] = add_product<T>(acc[m][c], word, factors[c]);
+      });
+    });
+  });
 }
 
 template <class T, int Rows, int Columns, bool Prefetch = false>
@@ -69,12 +65,11 @@ TRIERARCH_INLINE void multiply(const Operand<T>* left, int64_t left_stride, cons
   constexpr int64_t kAhead = 16 * kLanes;
   for (int64_t d = 0; d < depth; ++d) {
     WordRegister words[Columns];
-#pragma GCC unroll 8
-    for (int c = 0; c < Columns; ++c) {
+    unrolled<Columns>([&](auto c) TRIERARCH_LAMBDA_INLINE {
       const uint32_t* line = right + c / kParts * block_stride + d * kLanes;
       if (Prefetch && c % kParts == 0) __builtin_prefetch(line + kAhead);
       words[c] = load<WordRegister>(line + c % kParts * kRegisterLanes);
-    }
+    });
     multiply_word<T>(left + d * kPerWord<T>, left_stride, words, acc);
   }
 }
@@ -85,9 +80,9 @@ TRIERARCH_INLINE void multiply(const Operand<T>* left, int64_t left_stride, cons
                                FloatRegister (&acc)[Rows][Columns]) {
   for (int64_t d = 0; d < depth; ++d) {
     WordRegister words[Columns];
-#pragma GCC unroll 8
-    for (int c = 0; c < Columns; ++c)
+    unrolled<Columns>([&](auto c) TRIERARCH_LAMBDA_INLINE {
       words[c] = load<WordRegister>(right[c / kParts] + d * kLanes + c % kParts * kRegisterLanes);
+    });
     multiply_word<T>(left + d * kPerWord<T>, left_stride, words, acc);
   }
 }
