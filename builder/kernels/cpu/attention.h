@@ -50,7 +50,7 @@ class AttentionScratch {
   const int64_t rows_;
 
  public:
-  Scratch<T> queries, weights;
+  Scratch<Operand<T>> queries, weights;
   Scratch<uint32_t> keys, values;  // tiles that cannot be read as they lie
   Scratch<float> scores, scale, key_scales, value_scales;
 
@@ -75,7 +75,7 @@ class Attention {
  public:
   // queries and result: (num_tokens, num_heads, head_dim). partials: room for plan.num_partial_rows rows.
   Attention(const AttentionShape& shape, const TrierarchStep& step, const PagedKv<T, K>& kv, const int64_t* first_rows,
-            const T* queries, T* result, const Partial& partials)
+            const Operand<T>* queries, Operand<T>* result, const Partial& partials)
       : shape_(shape), step_(step), kv_(kv), first_rows_(first_rows), queries_(queries), result_(result),
         partials_(partials) {}
 
@@ -131,11 +131,11 @@ class Attention {
     return shape_.window == 0 ? 0 : std::max<int64_t>(0, position + 1 - shape_.window);
   }
 
-  void copy_queries(const AttentionItem& item, T* rows) const {
+  void copy_queries(const AttentionItem& item, Operand<T>* rows) const {
     const int64_t size = shape_.group() * shape_.head_dim;
     for (int64_t i = 0; i < item.num_queries; ++i) {
       const int64_t token = first_rows_[item.sequence] + item.first_query + i;
-      std::memcpy(rows + i * size, queries_ + (token * shape_.num_kv_heads + item.kv_head) * size, size * sizeof(T));
+      std::memcpy(rows + i * size, queries_ + (token * shape_.num_kv_heads + item.kv_head) * size, size * sizeof(*rows));
     }
   }
 
@@ -209,20 +209,14 @@ class Attention {
     const uint32_t* keys[kChunkTiles];
     for (int64_t t = 0; t < chunk.num_tiles; ++t)
       keys[t] = keys_of(chunk.tiles[t], scratch.keys.begin() + t * depth * kTileTokens);
-    for (int64_t first = 0; first < chunk.num_tiles; first += kTileBlocks) {
-      const int64_t count = std::min<int64_t>(kTileBlocks, chunk.num_tiles - first);
-      with_constant<kTileBlocks>(static_cast<int>(count), [&](auto blocks) {
-        over_row_tiles<kTileRows>(rows, [&](int64_t row, auto height) {
-          constexpr int kRows = decltype(height)::value, kBlocks = decltype(blocks)::value;
-          Floats acc[kRows][kBlocks] = {};
-          multiply<T, kRows, kBlocks>(scratch.queries.begin() + row * shape_.head_dim, shape_.head_dim, keys + first, depth,
-                                      acc);
-          float* scores = scratch.scores.begin() + row * kChunk + first * kLanes;
-          for (int m = 0; m < kRows; ++m)
-            for (int n = 0; n < kBlocks; ++n) store(scores + m * kChunk + n * kLanes, acc[m][n]);
-        });
-      });
-    }
+    over_tiles(rows, chunk.num_tiles, [&](int64_t row, auto height, int64_t first, auto blocks) {
+      constexpr int kRows = decltype(height)::value, kRegisters = kColumns<decltype(blocks)::value>;
+      FloatRegister acc[kRows][kRegisters] = {};
+      multiply<T>(scratch.queries.begin() + row * shape_.head_dim, shape_.head_dim, keys + first, depth, acc);
+      float* scores = scratch.scores.begin() + row * kChunk + first * kLanes;
+      for (int m = 0; m < kRows; ++m)
+        for (int c = 0; c < kRegisters; ++c) store(scores + m * kChunk + c * kRegisterLanes, acc[m][c]);
+    });
   }
 
   // Scores of one row become weights; `sums` takes in their largest and total.
@@ -230,7 +224,7 @@ class Attention {
              AttentionScratch<T>& scratch) const {
     static constexpr Ints kIota = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     float* scores = scratch.scores.begin() + row * kChunk;
-    T* weights = scratch.weights.begin() + row * kChunk;
+    Operand<T>* weights = scratch.weights.begin() + row * kChunk;
     const int64_t first = first_visible(position) - chunk, last = position - chunk;
     Floats values[kChunk / kLanes];
     Floats most = splat(kNothing);
@@ -247,7 +241,7 @@ class Attention {
     const float before = sums.largest[row], now = std::fmax(before, largest(most));
     if (now == kNothing) {  // the row sees none of these keys
       scratch.scale[row] = 1;
-      std::memset(weights, 0, num_tiles * kLanes * sizeof(T));
+      std::memset(weights, 0, num_tiles * kLanes * sizeof(*weights));
       return;
     }
     Floats total = {};
@@ -269,33 +263,42 @@ class Attention {
     const uint32_t* values[kChunkTiles];
     for (int64_t t = 0; t < chunk.num_tiles; ++t)
       values[t] = values_of(chunk, t, scratch.values.begin() + t * width * kDepth * kLanes);
-    for (int64_t first = 0; first < width; first += kTileBlocks) {
-      const int64_t count = std::min<int64_t>(kTileBlocks, width - first);
-      with_constant<kTileBlocks>(static_cast<int>(count), [&](auto blocks) {
-        over_row_tiles<kTileRows>(rows, [&](int64_t row, auto height) {
-          constexpr int kRows = decltype(height)::value, kBlocks = decltype(blocks)::value;
-          const auto place = [&](int m, int n) __attribute__((always_inline)) {
-            return sums.values + (row + m) * shape_.head_dim + (first + n) * kLanes;
-          };
-          Floats acc[kRows][kBlocks];
-          for (int m = 0; m < kRows; ++m)
-            for (int n = 0; n < kBlocks; ++n) acc[m][n] = load<Floats>(place(m, n)) * scratch.scale[row + m];
-          for (int64_t t = 0; t < chunk.num_tiles; ++t)
-            multiply<T, kRows, kBlocks>(scratch.weights.begin() + row * kChunk + t * kTileTokens, kChunk,
-                                        values[t] + first * kDepth * kLanes, kDepth * kLanes, kDepth, acc);
-          for (int m = 0; m < kRows; ++m)
-            for (int n = 0; n < kBlocks; ++n) store(place(m, n), acc[m][n]);
-        });
+    over_tiles(rows, width, [&](int64_t row, auto height, int64_t first, auto blocks) {
+      constexpr int kRows = decltype(height)::value, kRegisters = kColumns<decltype(blocks)::value>;
+      const auto place = [&](int m, int c) __attribute__((always_inline)) {
+        return sums.values + (row + m) * shape_.head_dim + first * kLanes + c * kRegisterLanes;
+      };
+      FloatRegister acc[kRows][kRegisters];
+      for (int m = 0; m < kRows; ++m)
+        for (int c = 0; c < kRegisters; ++c) acc[m][c] = load<FloatRegister>(place(m, c)) * scratch.scale[row + m];
+      for (int64_t t = 0; t < chunk.num_tiles; ++t)
+        multiply<T>(scratch.weights.begin() + row * kChunk + t * kTileTokens, kChunk, values[t] + first * kDepth * kLanes,
+                    kDepth * kLanes, kDepth, acc);
+      for (int m = 0; m < kRows; ++m)
+        for (int c = 0; c < kRegisters; ++c) store(place(m, c), acc[m][c]);
+    });
+  }
+
+  // Calls use(first row, rows as a constant, first block, blocks as a constant) until both are covered.
+  template <class Use>
+  static void over_tiles(int64_t rows, int64_t num_blocks, Use&& use) {
+    const auto cover = [&](auto shape) __attribute__((always_inline)) {
+      constexpr TileShape kShape = decltype(shape)::value;
+      over_block_tiles<kShape.blocks>(num_blocks, [&](int64_t first, auto blocks) {
+        over_row_tiles<kShape.rows>(rows, [&](int64_t row, auto height) { use(row, height, first, blocks); });
       });
-    }
+    };
+    // Wide registers hold all of a chunk's blocks.
+    if constexpr (kParts == 1) cover(ShapeConstant<kWide>());
+    else with_shape(rows, cover);
   }
 
   const AttentionShape& shape_;
   const TrierarchStep& step_;
   const PagedKv<T, K> kv_;
   const int64_t* first_rows_;
-  const T* queries_;
-  T* result_;
+  const Operand<T>* queries_;
+  Operand<T>* result_;
   const Partial partials_;
 };
 

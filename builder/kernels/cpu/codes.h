@@ -15,8 +15,9 @@ struct Int8 {
   static constexpr int64_t kCodeBytes = kGroup * kLanes, kGroupBytes = kCodeBytes + kLanes * 2;
   static constexpr int64_t kRunQuads = 1;  // quads in a run of sixteen words
 
-  static TRIERARCH_INLINE void load_run(const uint8_t* group, int64_t run, Words (&quads)[kRunQuads]) {
-    quads[0] = load<Words>(group + run * kLanes * kQuad);
+  // A register's share of a run, `part` of kParts.
+  static TRIERARCH_INLINE void load_run(const uint8_t* group, int64_t run, int part, WordRegister (&quads)[kRunQuads]) {
+    quads[0] = load<WordRegister>(group + (run * kLanes + part * kRegisterLanes) * kQuad);
   }
 };
 
@@ -26,44 +27,47 @@ struct Int4 {
   static constexpr int64_t kCodeBytes = kGroup * kLanes / 2, kGroupBytes = kCodeBytes + kLanes * 4;
   static constexpr int64_t kRunQuads = 2;
 
-  static TRIERARCH_INLINE void load_run(const uint8_t* group, int64_t run, Words (&quads)[kRunQuads]) {
-    const Words words = load<Words>(group + run * kLanes * kQuad);
+  static TRIERARCH_INLINE void load_run(const uint8_t* group, int64_t run, int part, WordRegister (&quads)[kRunQuads]) {
+    const WordRegister words = load<WordRegister>(group + (run * kLanes + part * kRegisterLanes) * kQuad);
     quads[0] = words & 0x0f0f0f0fu;
     quads[1] = words >> 4 & 0x0f0f0f0fu;
   }
 };
 
-// Sixteen float16.
-TRIERARCH_INLINE Floats load_halves(const uint8_t* source) {
+// A register of float16.
+TRIERARCH_INLINE FloatRegister load_halves(const uint8_t* source) {
 #if defined(__AVX512F__)
-  return reinterpret_cast<Floats>(_mm512_cvtph_ps(load<__m256i>(source)));
+  return reinterpret_cast<FloatRegister>(_mm512_cvtph_ps(load<__m256i>(source)));
+#elif defined(__F16C__) && defined(__AVX2__)
+  return reinterpret_cast<FloatRegister>(_mm256_cvtph_ps(load<__m128i>(source)));
 #else
+  using HalfRegister = uint16_t __attribute__((vector_size(2 * kRegisterLanes)));
   // Exponent and mantissa stand right once shifted; the exponents' biases differ by 112.
-  const Words bits = __builtin_convertvector(load<Halves>(source), Words);
-  const Floats magnitude = as_floats((bits & 0x7fffu) << 13) * 0x1p112f;
-  return as_floats(as_words(magnitude) | (bits & 0x8000u) << 16);
+  const WordRegister bits = __builtin_convertvector(load<HalfRegister>(source), WordRegister);
+  const FloatRegister magnitude = reinterpret_cast<FloatRegister>((bits & 0x7fffu) << 13) * 0x1p112f;
+  return reinterpret_cast<FloatRegister>(reinterpret_cast<WordRegister>(magnitude) | (bits & 0x8000u) << 16);
 #endif
 }
 
 // Tables of one group, of some neighbouring blocks.
 template <class Codes, int Blocks>
 struct GroupTables {
-  Floats scale[Blocks], offset[Blocks];
+  FloatRegister scale[kColumns<Blocks>], offset[kColumns<Blocks>];
 
   // group: of the first block.
   TRIERARCH_INLINE GroupTables(const uint8_t* group, int64_t block_stride) {
-#pragma GCC unroll 4
-    for (int n = 0; n < Blocks; ++n) {
-      const uint8_t* tables = group + n * block_stride + Codes::kCodeBytes;
-      scale[n] = load_halves(tables);
-      offset[n] = Codes::kHasOffsets ? load_halves(tables + kLanes * 2) : Floats{};
-    }
+    unrolled<kColumns<Blocks>>([&](auto c) TRIERARCH_LAMBDA_INLINE {
+      const uint8_t* tables = group + c / kParts * block_stride + Codes::kCodeBytes + c % kParts * kRegisterLanes * 2;
+      scale[c] = load_halves(tables);
+      offset[c] = Codes::kHasOffsets ? load_halves(tables + kLanes * 2) : FloatRegister{};
+    });
   }
 };
 
-// One group of one block, to be added to what came before.
+// One group of one block's register, to be added to what came before.
 template <class Codes>
-TRIERARCH_INLINE void add_group(Floats& total, Floats part, Floats scale, Floats offset, float sum) {
+TRIERARCH_INLINE void add_group(FloatRegister& total, FloatRegister part, FloatRegister scale, FloatRegister offset,
+                                float sum) {
   total += part * scale;
   if constexpr (Codes::kHasOffsets) total += offset * sum;
 }
@@ -71,16 +75,17 @@ TRIERARCH_INLINE void add_group(Floats& total, Floats part, Floats scale, Floats
 // Row `column` of a quantised matrix, times `factor`.
 template <class Codes>
 void copy_quantised_row(const Packed& weight, int64_t column, float factor, float* target) {
-  const int64_t block = column / kLanes, lane = column % kLanes;
+  const int64_t block = column / kLanes, lane = column % kRegisterLanes;
+  const int part = static_cast<int>(column % kLanes / kRegisterLanes);
   const uint8_t* codes = weight.blocks + block * weight.block_bytes();
   for (int64_t group = 0; group < weight.num_groups(); ++group, codes += Codes::kGroupBytes) {
     const GroupTables<Codes, 1> tables(codes, 0);
     for (int64_t run = 0; run < kGroupQuads / Codes::kRunQuads; ++run) {
-      Words quads[Codes::kRunQuads];
-      Codes::load_run(codes, run, quads);
+      WordRegister quads[Codes::kRunQuads];
+      Codes::load_run(codes, run, part, quads);
       for (int64_t i = 0; i < Codes::kRunQuads * kQuad; ++i) {
         const int32_t code = static_cast<int32_t>(quads[i / kQuad][lane] >> i % kQuad * 8 & 255u) - Codes::kBias;
-        const float value = tables.scale[0][lane] * static_cast<float>(code) + tables.offset[0][lane];
+        const float value = tables.scale[part][lane] * static_cast<float>(code) + tables.offset[part][lane];
         target[group * kGroup + run * Codes::kRunQuads * kQuad + i] = value * factor;
       }
     }

@@ -72,7 +72,7 @@ class Decoder final : public AnyDecoder {
 
   Packed lm_head() const { return packed(model_.lm_head, model_.vocab, model_.hidden); }
 
-  Activations<T> normed(int64_t num_rows) { return activations_.with(normed_.begin(), num_rows, model_.hidden); }
+  Activations<T> normed(int64_t num_rows) { return activations_.template with<T>(normed_.begin(), num_rows, model_.hidden); }
 
   int64_t qkv_columns() const { return (model_.num_heads + 2 * model_.num_kv_heads) * model_.head_dim; }
 
@@ -163,13 +163,13 @@ class Decoder final : public AnyDecoder {
     if (Format{model_.kv_element} == Format::kInt8) attend<int8_t>(team, step, index);
     else attend<T>(team, step, index);
     const int64_t q_columns = model_.num_heads * model_.head_dim;
-    linear(team, activations_.with(attended_.begin(), rows, q_columns), packed(layer.o, model_.hidden, q_columns),
+    linear(team, activations_.template with<T>(attended_.begin(), rows, q_columns), packed(layer.o, model_.hidden, q_columns),
            branch_.begin());
     add_residual(team, rows, layer.post_attn_norm, x, layer.mlp_norm);
     const Packed gate_up = packed(layer.gate_up, model_.intermediate, model_.hidden);
     if (model_.activation == 0) gated_linear(team, normed(rows), gate_up, gated_.begin(), Silu());
     else gated_linear(team, normed(rows), gate_up, gated_.begin(), GeluTanh());
-    linear(team, activations_.with(gated_.begin(), rows, model_.intermediate),
+    linear(team, activations_.template with<T>(gated_.begin(), rows, model_.intermediate),
            packed(layer.down, model_.hidden, model_.intermediate), branch_.begin());
   }
 
@@ -204,7 +204,7 @@ class Decoder final : public AnyDecoder {
   }
 
   // size is a multiple of kLanes.
-  static void copy(const float* source, int64_t size, T* target) {
+  static void copy(const float* source, int64_t size, Operand<T>* target) {
     for (int64_t i = 0; i < size; i += kLanes) store_elements(target + i, load<Floats>(source + i));
   }
 
@@ -219,7 +219,7 @@ class Decoder final : public AnyDecoder {
   std::vector<int64_t> sequences_, first_rows_;
   std::vector<AttentionPlan> plans_;     // one for each distinct window
   std::vector<int64_t> plan_of_layer_;
-  Scratch<T> normed_, queries_, attended_, gated_;
+  Scratch<Operand<T>> normed_, queries_, attended_, gated_;
   Scratch<float> qkv_, branch_, angles_, partials_;
   ActivationScratch activations_;
   Partial partial_{};

@@ -4,8 +4,14 @@
 
 #include "lanes.h"
 
-#if defined(__AVX512F__)
+#if defined(__SSE2__)
 #include <immintrin.h>
+#endif
+
+// Left free, the compiler moves all broadcasts of a tile to the front and runs out of AVX2's sixteen registers, or adds
+// in another order: there it is told the instructions one by one.
+#if defined(__AVX2__) && defined(__FMA__) && !defined(__AVX512F__)
+#define TRIERARCH_ORDERED
 #endif
 
 namespace trierarch {
@@ -16,6 +22,19 @@ struct BFloat16 {
 
 template <class T>
 constexpr int kPerWord = 4 / sizeof(T);
+
+// What stands left of words of T in a product: T where the processor multiplies it, else float32, which rounds nothing.
+#if defined(__AVX512BF16__)
+template <class T>
+using Operand = T;
+#else
+template <class T>
+using Operand = float;
+#endif
+
+// A word's multiplications, one after the other.
+template <class T>
+constexpr int kSteps = kPerWord<T> / kPerWord<Operand<T>>;
 
 // Rounds to nearest, ties to even.
 TRIERARCH_INLINE Halves to_halves(Floats value) {
@@ -50,24 +69,56 @@ TRIERARCH_INLINE void store_some(T* target, Floats value, int64_t count) {
   std::memcpy(target, lanes, count * sizeof(T));
 }
 
-// acc + a·b, lane by lane; of a pair, both products are added.
+// What a step multiplies of words of T.
 template <class T>
-Floats dot(Floats acc, Words a, Words b);
-
-template <>
-TRIERARCH_INLINE Floats dot<float>(Floats acc, Words a, Words b) {
-  return acc + as_floats(a) * as_floats(b);
+TRIERARCH_INLINE WordRegister factor(WordRegister words, int step) {
+  if constexpr (kSteps<T> == 1) return words;
+  return step == 0 ? words << 16 : words & 0xffff0000u;
 }
 
-template <>
-TRIERARCH_INLINE Floats dot<BFloat16>(Floats acc, Words a, Words b) {
-#if defined(__AVX512BF16__)
-  return reinterpret_cast<Floats>(
-      _mm512_dpbf16_ps(acc, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b)));
+// One word for all lanes.
+TRIERARCH_INLINE WordRegister broadcast(const void* source) {
+#if defined(TRIERARCH_ORDERED)
+  WordRegister words;
+  asm volatile("vbroadcastss %1, %0" : "=x"(words) : "m"(*static_cast<const uint32_t*>(source)));
+  return words;
 #else
-  acc += as_floats(a << 16) * as_floats(b << 16);
-  return acc + as_floats(a & 0xffff0000u) * as_floats(b & 0xffff0000u);
+  uint32_t word;
+  std::memcpy(&word, source, sizeof word);
+  return WordRegister{} + word;
 #endif
+}
+
+// acc + left·right, lane by lane; of a pair, both products are added.
+template <class T>
+TRIERARCH_INLINE FloatRegister add_product(FloatRegister acc, WordRegister left, WordRegister right) {
+#if defined(__AVX512BF16__)
+  if constexpr (kPerWord<T> == 2)
+    return reinterpret_cast<FloatRegister>(
+        _mm512_dpbf16_ps(acc, reinterpret_cast<__m512bh>(left), reinterpret_cast<__m512bh>(right)));
+#endif
+#if defined(TRIERARCH_ORDERED)
+  asm volatile("vfmadd231ps %2, %1, %0" : "+x"(acc) : "x"(left), "x"(right));
+#else
+  acc += reinterpret_cast<FloatRegister>(left) * reinterpret_cast<FloatRegister>(right);
+#endif
+  return acc;
+}
+
+// acc + left·right, where each lane is a pair of 16-bit integers.
+TRIERARCH_INLINE IntRegister add_pairs(IntRegister acc, WordRegister left, WordRegister right) {
+#if defined(TRIERARCH_ORDERED)
+  IntRegister products;
+  asm volatile("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+x"(acc), "=&x"(products) : "x"(left), "x"(right));
+#elif defined(__AVX512BW__)
+  acc += reinterpret_cast<IntRegister>(_mm512_madd_epi16(reinterpret_cast<__m512i>(left), reinterpret_cast<__m512i>(right)));
+#elif defined(__SSE2__)
+  acc += reinterpret_cast<IntRegister>(_mm_madd_epi16(reinterpret_cast<__m128i>(left), reinterpret_cast<__m128i>(right)));
+#else
+  const auto a = reinterpret_cast<IntRegister>(left), b = reinterpret_cast<IntRegister>(right);
+  acc += (a << 16 >> 16) * (b << 16 >> 16) + (a >> 16) * (b >> 16);
+#endif
+  return acc;
 }
 
 }  // namespace trierarch

@@ -1,5 +1,6 @@
 // Sixteen 32-bit lanes, written with the compiler's vector extension: one AVX-512 register, two of AVX2, four of SSE or
-// NEON. The arithmetic is the same on each.
+// NEON. The arithmetic is the same on each. Inner loops name the registers, since the compiler keeps what is wider than
+// one in memory from one round of a loop to the next.
 #pragma once
 
 #include <cstdint>
@@ -7,6 +8,7 @@
 #include <utility>
 
 #define TRIERARCH_INLINE inline __attribute__((always_inline))
+#define TRIERARCH_LAMBDA_INLINE __attribute__((always_inline))
 
 namespace trierarch {
 
@@ -16,6 +18,34 @@ using Floats = float __attribute__((vector_size(64)));
 using Words = uint32_t __attribute__((vector_size(64)));
 using Ints = int32_t __attribute__((vector_size(64)));
 using Halves = uint16_t __attribute__((vector_size(32)));
+
+#if defined(__AVX512F__)
+constexpr int kRegisterLanes = 16;
+#elif defined(__AVX2__)
+constexpr int kRegisterLanes = 8;
+#else
+constexpr int kRegisterLanes = 4;
+#endif
+constexpr int kParts = kLanes / kRegisterLanes;
+
+// The registers of some blocks of sixteen: of block n, kParts from n * kParts on.
+template <int Blocks>
+constexpr int kColumns = Blocks * kParts;
+
+using FloatRegister = float __attribute__((vector_size(4 * kRegisterLanes)));
+using WordRegister = uint32_t __attribute__((vector_size(4 * kRegisterLanes)));
+using IntRegister = int32_t __attribute__((vector_size(4 * kRegisterLanes)));
+
+template <int... I, class Use>
+TRIERARCH_INLINE void unrolled(std::integer_sequence<int, I...>, Use&& use) {
+  (use(std::integral_constant<int, I>()), ...);
+}
+
+// Calls use(i as a constant) for each i below Count. What a loop indexes, the compiler may leave in memory.
+template <int Count, class Use>
+TRIERARCH_INLINE void unrolled(Use&& use) {
+  unrolled(std::make_integer_sequence<int, Count>(), use);
+}
 
 template <class V>
 TRIERARCH_INLINE V load(const void* source) {

@@ -8,28 +8,24 @@
 
 namespace trierarch {
 
-// Calls use(first unit, number of units as a constant, first row, end row) until `units` times `rows` are covered.
-template <int Width, class Use>
-TRIERARCH_INLINE void over_panels(Team& team, int64_t rows, int64_t units, Use&& use) {
+// Calls use(first unit, units, first row, end row) until `units` times `rows` are covered, at most `width` units at a time.
+template <class Use>
+TRIERARCH_INLINE void over_panels(Team& team, int64_t rows, int64_t units, int64_t width, Use&& use) {
   if (rows <= kRowChunk) {
-    team.share(units, Width, [&](int64_t begin, int64_t end) {
-      with_constant<Width>(static_cast<int>(end - begin), [&](auto count) { use(begin, count, 0, rows); });
-    });
+    team.share(units, width, [&](int64_t begin, int64_t end) { use(begin, end - begin, 0, rows); });
     return;
   }
-  const int64_t chunks = (rows + kRowChunk - 1) / kRowChunk, panels = (units + Width - 1) / Width;
+  const int64_t chunks = (rows + kRowChunk - 1) / kRowChunk, panels = (units + width - 1) / width;
   team.share(panels * chunks, 1, [&](int64_t item, int64_t) {
-    const int64_t first = item / chunks * Width, chunk = item % chunks;
-    const int64_t count = units - first < Width ? units - first : Width;
-    with_constant<Width>(static_cast<int>(count), [&](auto constant) {
-      use(first, constant, rows * chunk / chunks, rows * (chunk + 1) / chunks);
-    });
+    const int64_t first = item / chunks * width, chunk = item % chunks;
+    use(first, std::min(width, units - first), rows * chunk / chunks, rows * (chunk + 1) / chunks);
   });
 }
 
-// Whether tiles of eight rows cover `rows` in fewer passes over the matrix than tiles of six.
-constexpr bool is_tall(int64_t rows) {
-  return (rows + kTallRows - 1) / kTallRows < (rows + kTileRows - 1) / kTileRows;
+// Whether tiles are byte_panel.h's own.
+template <class T>
+bool has_byte_product(const Packed& weight) {
+  return kHasByteProduct<T> && weight.is_quantised();
 }
 
 TRIERARCH_INLINE Floats load_bias(const float* bias, int64_t column, int64_t count) {
@@ -38,51 +34,55 @@ TRIERARCH_INLINE Floats load_bias(const float* bias, int64_t column, int64_t cou
   return value;
 }
 
-// Calls finish(first unit, units, first row, rows, totals) for every panel of x · weightᵀ; a unit is `UnitBlocks` blocks.
-template <class T, int Rows, int Units, int UnitBlocks, class Finish>
-void over_products(Team& team, const Activations<T>& x, const Packed& weight, Finish&& finish) {
-  over_panels<Units>(team, x.num_rows, blocks_of(weight.columns), [&](int64_t unit, auto count, int64_t first, int64_t end) {
-    constexpr int kBlocks = decltype(count)::value * UnitBlocks;
-    Floats totals[kRowChunk * kTileBlocks];
-    panel<T, Rows, kBlocks>(x.from(first).first(end - first), weight, unit * UnitBlocks, totals);
-    finish(unit, kBlocks / UnitBlocks, first, end - first, totals);
-  });
+// Block n of a row's totals.
+TRIERARCH_INLINE Floats block_of(const FloatRegister* totals, int64_t n) { return load<Floats>(totals + n * kParts); }
+
+// Calls finish(first unit, units, first row, rows, totals) for every panel of x · weightᵀ; a unit is `unit_blocks` blocks.
+template <class T, TileShape Shape, class Finish>
+void over_products(Team& team, const Activations<T>& x, const Packed& weight, int64_t unit_blocks, Finish&& finish) {
+  const int64_t width = Shape.panel_blocks / unit_blocks;
+  over_panels(team, x.num_rows, blocks_of(weight.columns), width,
+              [&](int64_t unit, int64_t count, int64_t first, int64_t end) {
+                FloatRegister totals[kRowChunk * kPanelRegisters];
+                panel<T, Shape>(x.from(first).first(end - first), weight, unit * unit_blocks, count * unit_blocks, totals);
+                finish(unit, count, first, end - first, totals);
+              });
 }
 
 // y = x · weightᵀ + bias. y: (rows, columns) float32.
 template <class T>
 void linear(Team& team, const Activations<T>& x, const Packed& weight, float* y) {
   if (weight.is_quantised()) prepare(team, x);
-  const auto finish = [&](int64_t block, int64_t count, int64_t first, int64_t rows, const Floats* totals) {
+  const auto finish = [&](int64_t block, int64_t count, int64_t first, int64_t rows, const FloatRegister* totals) {
     for (int64_t m = 0; m < rows; ++m)
       for (int64_t n = 0; n < count; ++n) {
         const int64_t column = (block + n) * kLanes, left = weight.columns - column;
-        const Floats value = totals[m * kTileBlocks + n] + load_bias(weight.bias, column, left);
+        const Floats value = block_of(totals + m * kPanelRegisters, n) + load_bias(weight.bias, column, left);
         store_some(y + (first + m) * weight.columns + column, value, left);
       }
   };
-  if (is_tall(x.num_rows) && !weight.is_quantised()) over_products<T, kTallRows, kTallBlocks, 1>(team, x, weight, finish);
-  else over_products<T, kTileRows, kTileBlocks, 1>(team, x, weight, finish);
+  if (is_tall(x.num_rows) && !has_byte_product<T>(weight)) over_products<T, kTall>(team, x, weight, 1, finish);
+  else over_products<T, kWide>(team, x, weight, 1, finish);
 }
 
-// y = activation(gate(x)) * up(x). y: (rows, columns) of T.
+// y = activation(gate(x)) * up(x). y: (rows, columns).
 template <class T, class Activation>
-void gated_linear(Team& team, const Activations<T>& x, const Packed& weight, T* y, Activation activation) {
+void gated_linear(Team& team, const Activations<T>& x, const Packed& weight, Operand<T>* y, Activation activation) {
   if (weight.is_quantised()) prepare(team, x);
   const float* up_bias = weight.bias == nullptr ? nullptr : weight.bias + weight.columns;
-  const auto finish = [&](int64_t unit, int64_t count, int64_t first, int64_t rows, const Floats* totals) {
+  const auto finish = [&](int64_t unit, int64_t count, int64_t first, int64_t rows, const FloatRegister* totals) {
     for (int64_t m = 0; m < rows; ++m)
       for (int64_t n = 0; n < count; ++n) {
         const int64_t column = (unit + n) * kLanes, left = weight.columns - column;
-        const Floats gate = totals[m * kTileBlocks + 2 * n] + load_bias(weight.bias, column, left);
-        const Floats up = totals[m * kTileBlocks + 2 * n + 1] + load_bias(up_bias, column, left);
+        const Floats gate = block_of(totals + m * kPanelRegisters, 2 * n) + load_bias(weight.bias, column, left);
+        const Floats up = block_of(totals + m * kPanelRegisters, 2 * n + 1) + load_bias(up_bias, column, left);
         store_some(y + (first + m) * weight.columns + column, activation(gate) * up, left);
       }
   };
-  // A tall tile holds one pair of blocks only: worth it where it saves the second of two passes, which is from memory.
-  const bool is_one_pass = x.num_rows > kTileRows && x.num_rows <= kTallRows;
-  if (is_one_pass && !weight.is_quantised()) over_products<T, kTallRows, 1, 2>(team, x, weight, finish);
-  else over_products<T, kTileRows, kTileBlocks / 2, 2>(team, x, weight, finish);
+  // Where a tall tile holds one pair of blocks only, it is worth it if it saves the second of two passes, from memory.
+  const bool has_pairs = kTall.panel_blocks % 2 == 0 || x.num_rows <= kTall.rows;
+  if (is_tall(x.num_rows) && has_pairs && !has_byte_product<T>(weight)) over_products<T, kTall>(team, x, weight, 2, finish);
+  else over_products<T, kWide>(team, x, weight, 2, finish);
 }
 
 // Row `column` of a packed matrix, times `factor`.

@@ -6,54 +6,84 @@
 // so that batching, chunking and drafting change no bit of it.
 #pragma once
 
+#include <algorithm>
+
 #include "element.h"
 
 namespace trierarch {
 
-// 24 accumulators, the weights and a broadcast fill 32 registers: a tile is six rows by four blocks, or eight by three.
-constexpr int kTileRows = 6, kTileBlocks = 4;
-constexpr int kTallRows = 8, kTallBlocks = 3;
+// A tile's rows and blocks, and how many blocks of a matrix are worked on at once.
+struct TileShape {
+  int rows, blocks, panel_blocks;
+};
 
-// acc += one word of depth: `left` of each row times `right`.
-template <class T, int Rows, int Blocks>
-TRIERARCH_INLINE void multiply_word(const T* left, int64_t left_stride, const Words (&right)[Blocks],
-                                    Floats (&acc)[Rows][Blocks]) {
-#pragma GCC unroll 8
-  for (int m = 0; m < Rows; ++m) {
-    uint32_t word;
-    std::memcpy(&word, left + m * left_stride, sizeof word);
-    const Words broadcast = splat_word(word);
-#pragma GCC unroll 4
-    for (int n = 0; n < Blocks; ++n) acc[m][n] = dot<T>(acc[m][n], broadcast, right[n]);
-  }
+// Accumulators, the weights and a broadcast fill the registers: 24 accumulators of 32 registers, 12 of 16. A wide tile
+// reads the weights in long runs, a tall one goes over them less often.
+#if defined(__AVX512F__)
+constexpr TileShape kWide = {6, 4, 4}, kTall = {8, 3, 3};
+#elif defined(__AVX2__)
+constexpr TileShape kWide = {2, 2, 4}, kTall = {6, 1, 4};
+#else
+constexpr TileShape kWide = {1, 2, 4}, kTall = {2, 1, 4};
+#endif
+
+// Whether tall tiles cover `rows` in fewer passes over the matrix than wide ones.
+constexpr bool is_tall(int64_t rows) {
+  return (rows + kTall.rows - 1) / kTall.rows < (rows + kWide.rows - 1) / kWide.rows;
 }
 
-template <class T, int Rows, int Blocks, bool Prefetch = false>
-TRIERARCH_INLINE void multiply(const T* left, int64_t left_stride, const uint32_t* right, int64_t block_stride,
-                               int64_t depth, Floats (&acc)[Rows][Blocks]) {
+template <TileShape Shape>
+using ShapeConstant = std::integral_constant<TileShape, Shape>;
+
+// Calls use(shape as a constant) with the shape for `rows`.
+template <class Use>
+TRIERARCH_INLINE void with_shape(int64_t rows, Use&& use) {
+  if (is_tall(rows)) use(ShapeConstant<kTall>());
+  else use(ShapeConstant<kWide>());
+}
+
+// acc += one word of depth: `left` of each row times `right`.
+template <class T, int Rows, int Columns>
+TRIERARCH_INLINE void multiply_word(const Operand<T>* left, int64_t left_stride, const WordRegister (&right)[Columns],
+                                    FloatRegister (&acc)[Rows][Columns]) {
+  unrolled<kSteps<T>>([&](auto step) TRIERARCH_LAMBDA_INLINE {
+    WordRegister factors[Columns];
+    unrolled<Columns>([&](auto c) TRIERARCH_LAMBDA_INLINE { factors[c] = factor<T>(right[c], step); });
+    unrolled<Rows>([&](auto m) TRIERARCH_LAMBDA_INLINE {
+      const WordRegister word = broadcast(left + m * left_stride + step);
+      unrolled<Columns>([&](auto c) TRIERARCH_LAMBDA_INLINE {
+        acc[m][c] = add_product<T>(acc[m][c], word, factors[c]);
+      });
+    });
+  });
+}
+
+template <class T, int Rows, int Columns, bool Prefetch = false>
+TRIERARCH_INLINE void multiply(const Operand<T>* left, int64_t left_stride, const uint32_t* right, int64_t block_stride,
+                               int64_t depth, FloatRegister (&acc)[Rows][Columns]) {
   // Far enough that a line has come from memory when it is read; the hardware stops at each page.
   constexpr int64_t kAhead = 16 * kLanes;
   for (int64_t d = 0; d < depth; ++d) {
-    Words words[Blocks];
-#pragma GCC unroll 4
-    for (int n = 0; n < Blocks; ++n) {
-      const uint32_t* line = right + n * block_stride + d * kLanes;
-      if constexpr (Prefetch) __builtin_prefetch(line + kAhead);
-      words[n] = load<Words>(line);
-    }
-    multiply_word(left + d * kPerWord<T>, left_stride, words, acc);
+    WordRegister words[Columns];
+    unrolled<Columns>([&](auto c) TRIERARCH_LAMBDA_INLINE {
+      const uint32_t* line = right + c / kParts * block_stride + d * kLanes;
+      if (Prefetch && c % kParts == 0) __builtin_prefetch(line + kAhead);
+      words[c] = load<WordRegister>(line + c % kParts * kRegisterLanes);
+    });
+    multiply_word<T>(left + d * kPerWord<T>, left_stride, words, acc);
   }
 }
 
 // The same where the right operand's blocks lie anywhere.
-template <class T, int Rows, int Blocks>
-TRIERARCH_INLINE void multiply(const T* left, int64_t left_stride, const uint32_t* const* right, int64_t depth,
-                               Floats (&acc)[Rows][Blocks]) {
+template <class T, int Rows, int Columns>
+TRIERARCH_INLINE void multiply(const Operand<T>* left, int64_t left_stride, const uint32_t* const* right, int64_t depth,
+                               FloatRegister (&acc)[Rows][Columns]) {
   for (int64_t d = 0; d < depth; ++d) {
-    Words words[Blocks];
-#pragma GCC unroll 4
-    for (int n = 0; n < Blocks; ++n) words[n] = load<Words>(right[n] + d * kLanes);
-    multiply_word(left + d * kPerWord<T>, left_stride, words, acc);
+    WordRegister words[Columns];
+    unrolled<Columns>([&](auto c) TRIERARCH_LAMBDA_INLINE {
+      words[c] = load<WordRegister>(right[c / kParts] + d * kLanes + c % kParts * kRegisterLanes);
+    });
+    multiply_word<T>(left + d * kPerWord<T>, left_stride, words, acc);
   }
 }
 
@@ -75,6 +105,13 @@ TRIERARCH_INLINE void over_row_tiles(int64_t rows, Use&& use) {
     with_constant<Most>(static_cast<int>(height), [&](auto constant) { use(row, constant); });
     row += height;
   }
+}
+
+// Cuts `blocks` into tiles `Most` wide and a last one: use(first block, number of blocks as a constant).
+template <int Most, class Use>
+TRIERARCH_INLINE void over_block_tiles(int64_t blocks, Use&& use) {
+  for (int64_t first = 0; first < blocks; first += Most)
+    with_constant<Most>(static_cast<int>(std::min<int64_t>(Most, blocks - first)), [&](auto width) { use(first, width); });
 }
 
 }  // namespace trierarch
