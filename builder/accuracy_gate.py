@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 
 from trierarch.builder.accuracy import measure_accuracy
-from trierarch.builder.draft import Draft
+from trierarch.builder.blueprint import Blueprint
 from trierarch.builder.errors import ConfigError
 from trierarch.builder.evaluation_text import EvaluationText
 from trierarch.builder.manifest import Accuracy, EngineManifest, KvType, WeightType
@@ -36,7 +36,7 @@ class AccuracyGate:
 
     measure: Evaluator
     text: EvaluationText
-    reference: Draft
+    reference: Blueprint
     """The same engine, unquantised."""
     max_perplexity_increase: float
 

@@ -2,40 +2,38 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Iterable
+from dataclasses import replace
 from importlib.metadata import version
 
 import torch
 
 from trierarch.builder import machine
 from trierarch.builder.accuracy_gate import AccuracyGate, Evaluator
+from trierarch.builder.blueprint import Blueprint, write_manifest
 from trierarch.builder.checkpoint import Checkpoint, TokenizerFiles
 from trierarch.builder.compile import compile_kernels
 from trierarch.builder.config import BuildConfig
 from trierarch.builder.decoder import Decoder, read_decoder
-from trierarch.builder.draft import Draft, write_manifest
+from trierarch.builder.draft import Drafted, find_draft
 from trierarch.builder.errors import ConfigError
 from trierarch.builder.evaluation_text import EvaluationText, read_evaluation_text
+from trierarch.builder.kv_budget import plan_kv_cache
 from trierarch.builder.manifest import (
     CHAT_TEMPLATE_NAME,
     TOKENIZER_NAME,
-    Architecture,
     BuiltWith,
-    DType,
     EngineManifest,
     KvCache,
-    KvType,
     Limits,
-    Quantization,
     Requires,
+    Speculation,
     Target,
 )
-from trierarch.builder.progress import NoProgress, Progress
+from trierarch.builder.model import Model, read_model
+from trierarch.builder.progress import DraftProgress, NoProgress, Progress
 from trierarch.builder.source import open_checkpoint
+from trierarch.builder.speculation import choose_drafters, plan_speculation
 from trierarch.builder.staging import staged_directory
-from trierarch.builder.weights import Weight, plan_weights
 
 
 def build(config: BuildConfig, progress: Progress | None = None, measure: Evaluator | None = None) -> EngineManifest:
@@ -51,47 +49,35 @@ def build(config: BuildConfig, progress: Progress | None = None, measure: Evalua
         CheckpointError: the checkpoint cannot be read or is of an unknown kind.
         ConfigError: an option is out of range for this checkpoint, something else is at `output`, quantization costs
             more than `config` allows, or its cost is to be measured and there is no `measure`.
-        EngineError: `measure` cannot run here what was built.
+        EngineError: `measure` cannot run here what was built, or the draft is an engine that is corrupt or foreign.
         ResourceError: the disk is full, there is no room to `measure`, or `demo` and hub ids find no network.
     """
     progress = progress or NoProgress()
     _check_accuracy_options(config, measure)
+    drafters = choose_drafters(config)
     if config.target is not Target.TORCH:
         raise ConfigError(f"target is {config.target.value!r}: this builder writes {Target.TORCH.value!r} engines")
     checkpoint = open_checkpoint(config.model, progress)
-    dtype = config.dtype or machine.default_dtype()
     decoder = read_decoder(checkpoint.config, config.max_seq_len)
-    weights = plan_weights(decoder, checkpoint, dtype, config.quantization)
     tokenizer = checkpoint.tokenizer(decoder.architecture.vocab_size)
-    limits, kv_cache = _limits(config, decoder), _kv_cache(config, decoder, dtype)
+    model = _model(config, checkpoint, decoder, tokenizer)
+    limits = _limits(config, decoder)
+    speculation = plan_speculation(config, drafters, limits)
     text = _evaluation_text(config, tokenizer, decoder)
-    kernels = compile_kernels(decoder.architecture, dtype, kv_cache, progress) if config.compile else None
-    small_files = _small_files(tokenizer)
-    if kernels is not None:
-        small_files[kernels.name] = kernels.content
-    manifest = EngineManifest(
-        name=config.name or _safe_name(checkpoint),
-        target=config.target,
-        built_with=BuiltWith(trierarch=version("trierarch"), torch=torch.__version__),
-        requires=Requires(cpu_flags=() if kernels is None else kernels.cpu_flags),
-        source=checkpoint.name,
-        source_quantization=checkpoint.quantization,
-        architecture=decoder.architecture,
-        dtype=dtype,
-        quantization=_quantization(config, weights, decoder.architecture),
-        limits=limits,
-        kv_cache=kv_cache,
-        tokens=tokenizer.tokens,
-        kernels=None if kernels is None else kernels.name,
-        files={},
-    )
-    draft = Draft(checkpoint, manifest, weights, small_files)
+    draft_model = find_draft(config, Drafted(checkpoint, decoder, tokenizer, model), progress)
+    kv_cache = plan_kv_cache(config, model, beside=draft_model)
+    blueprint = _blueprint(config, model, limits, kv_cache, speculation, progress)
+    blueprint = replace(blueprint, small_files={**blueprint.small_files, **_tokenizer_files(tokenizer)})
+    if draft_model is not None:
+        kv_cache = plan_kv_cache(config, draft_model, beside=model)
+        draft = _blueprint(config, draft_model, limits, kv_cache, None, DraftProgress(progress))
+        blueprint = replace(blueprint, draft=draft)
     gate = None
     if measure is not None and text is not None:
-        gate = AccuracyGate(measure, text, _unquantized(draft, decoder), config.max_perplexity_increase)
-    num_bytes = draft.num_bytes + (0 if gate is None else gate.num_bytes)
+        gate = AccuracyGate(measure, text, _unquantized(blueprint, checkpoint, decoder), config.max_perplexity_increase)
+    num_bytes = blueprint.num_bytes + (0 if gate is None else gate.num_bytes)
     with staged_directory(config.output, num_bytes, config.overwrite) as staging:
-        manifest = draft.write(staging, progress)
+        manifest = blueprint.write(staging, progress)
         if gate is not None:
             manifest = gate.check(staging, manifest, progress)
             write_manifest(staging, manifest)
@@ -116,30 +102,10 @@ def _evaluation_text(config: BuildConfig, tokenizer: TokenizerFiles, decoder: De
     return read_evaluation_text(config.accuracy_text, tokenizer, decoder.architecture.vocab_size, decoder.max_seq_len)
 
 
-def _unquantized(draft: Draft, decoder: Decoder) -> Draft:
-    """The same engine with weights, keys and values of its dtype."""
-    manifest, dtype = draft.manifest, KvType(draft.manifest.dtype)
-    kv_cache = manifest.kv_cache.model_copy(
-        update={"dtype": dtype, "bytes_per_token": decoder.architecture.kv_bytes_per_token(dtype)}
-    )
-    return Draft(
-        draft.checkpoint,
-        manifest.model_copy(update={"quantization": None, "kv_cache": kv_cache}),
-        plan_weights(decoder, draft.checkpoint, manifest.dtype),
-        draft.small_files,
-    )
-
-
-def _quantization(config: BuildConfig, weights: Iterable[Weight], architecture: Architecture) -> Quantization | None:
-    if config.quantization is None:
-        return None
-    matrices = Counter(weight.bits for weight in weights if architecture.may_quantize(weight.name))
-    return Quantization(
-        weights=config.quantization,
-        num_int8=matrices[8],
-        num_int4=matrices[4],
-        num_unquantized=matrices[None],
-    )
+def _model(config: BuildConfig, checkpoint: Checkpoint, decoder: Decoder, tokenizer: TokenizerFiles) -> Model:
+    dtype = config.dtype or machine.default_dtype()
+    model = read_model(checkpoint, decoder, tokenizer.tokens, dtype, config.quantization, config.kv_cache_dtype)
+    return replace(model, name=config.name or model.name)
 
 
 def _limits(config: BuildConfig, decoder: Decoder) -> Limits:
@@ -151,29 +117,49 @@ def _limits(config: BuildConfig, decoder: Decoder) -> Limits:
     )
 
 
-def _kv_cache(config: BuildConfig, decoder: Decoder, dtype: DType) -> KvCache:
-    kv_dtype = config.kv_cache_dtype or KvType(dtype)
-    bytes_per_token = decoder.architecture.kv_bytes_per_token(kv_dtype)
-    block_bytes = bytes_per_token * config.block_size
-    if config.kv_cache_bytes is not None and config.kv_cache_bytes < block_bytes:
-        raise ConfigError(f"kv_cache_bytes is {config.kv_cache_bytes}: one block of this model takes {block_bytes}")
-    return KvCache(
-        dtype=kv_dtype,
-        block_size=config.block_size,
-        num_bytes=config.kv_cache_bytes,
-        memory_fraction=config.kv_cache_memory_fraction,
-        bytes_per_token=bytes_per_token,
-        enable_prefix_caching=config.enable_prefix_caching,
+def _blueprint(
+    config: BuildConfig,
+    model: Model,
+    limits: Limits,
+    kv_cache: KvCache,
+    speculation: Speculation | None,
+    progress: Progress,
+) -> Blueprint:
+    """An engine's weights, kernels and manifest."""
+    kernels = compile_kernels(model.architecture, model.dtype, kv_cache, progress) if config.compile else None
+    manifest = EngineManifest(
+        name=model.name,
+        target=config.target,
+        built_with=BuiltWith(trierarch=version("trierarch"), torch=torch.__version__),
+        requires=Requires(cpu_flags=() if kernels is None else kernels.cpu_flags),
+        source=model.source,
+        source_quantization=model.source_quantization,
+        architecture=model.architecture,
+        dtype=model.dtype,
+        quantization=model.quantization,
+        limits=limits,
+        kv_cache=kv_cache,
+        tokens=model.tokens,
+        speculation=speculation,
+        kernels=None if kernels is None else kernels.name,
+        files={},
     )
+    return Blueprint(manifest, model.weights, {} if kernels is None else {kernels.name: kernels.content})
 
 
-def _small_files(tokenizer: TokenizerFiles) -> dict[str, bytes]:
+def _tokenizer_files(tokenizer: TokenizerFiles) -> dict[str, bytes]:
     files = {TOKENIZER_NAME: tokenizer.tokenizer_json}
     if tokenizer.chat_template is not None:
         files[CHAT_TEMPLATE_NAME] = tokenizer.chat_template.encode()
     return files
 
 
-def _safe_name(checkpoint: Checkpoint) -> str:
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", checkpoint.name.rpartition("/")[2]).strip("-._")
-    return name or "engine"
+def _unquantized(blueprint: Blueprint, checkpoint: Checkpoint, decoder: Decoder) -> Blueprint:
+    """The same engine with weights, keys and values of its dtype, and nobody to guess ahead."""
+    manifest = blueprint.manifest
+    model = read_model(checkpoint, decoder, manifest.tokens, manifest.dtype)
+    kv_cache = manifest.kv_cache.model_copy(
+        update={"dtype": model.kv_dtype, "bytes_per_token": model.kv_bytes_per_token}
+    )
+    update = {"quantization": None, "kv_cache": kv_cache, "speculation": None}
+    return replace(blueprint, manifest=manifest.model_copy(update=update), weights=model.weights, draft=None)

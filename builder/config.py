@@ -7,10 +7,23 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field
 
-from trierarch.builder.manifest import DType, Frozen, KvCache, KvType, Limits, PositiveInt, Target, WeightType
+from trierarch.builder.manifest import (
+    DrafterKind,
+    DType,
+    Frozen,
+    KvCache,
+    KvType,
+    Limits,
+    PositiveInt,
+    Target,
+    WeightType,
+)
 
 DEFAULT_MAX_SEQ_LEN: Final = 8192
 """A window longer than this is asked for, since the scheduler promises that any one sequence may fill it."""
+
+DEFAULT_DRAFTERS: Final = (DrafterKind.PROMPT_LOOKUP, DrafterKind.SUFFIX)
+"""Guessing never changes an answer, these need no weights, and the executor learns how far a guess is worth it."""
 
 
 def _default(model: type[Frozen], field: str) -> Any:
@@ -44,9 +57,22 @@ class BuildConfig(Frozen):
     kv_cache_dtype: KvType | None = None
     """Of keys and values; None takes the engine's dtype."""
     kv_cache_bytes: PositiveInt | None = None
+    """For the engine and its draft together, which share it so that both hold the same number of tokens."""
     kv_cache_memory_fraction: Annotated[float, Field(gt=0, le=0.95)] = _default(KvCache, "memory_fraction")
+    """Likewise shared."""
     block_size: PositiveInt = _default(KvCache, "block_size")
     enable_prefix_caching: bool = _default(KvCache, "enable_prefix_caching")
+    speculation: tuple[DrafterKind, ...] | None = None
+    """Who may guess tokens ahead; an empty one never guesses. None takes DEFAULT_DRAFTERS, and `draft` where given."""
+    max_draft_tokens: PositiveInt | None = None
+    """None takes Speculation's default, or as many as the limits allow."""
+    speculation_history_bytes: Annotated[int, Field(ge=0)] | None = None
+    """None takes Speculation's default."""
+    draft: str | None = Field(default=None, min_length=1)
+    """Of DRAFT_MODEL: a SOURCE as `model` is, the directory of an engine, or `int8` or `int4`, which is `model` itself
+    so quantised."""
+    draft_quantization: WeightType | None = None
+    """Of the weights of a `draft` that is a checkpoint."""
     compile: bool = True
     """Compile kernels for this machine's CPU, where there is a compiler; otherwise the engine runs eagerly anywhere."""
     overwrite: bool = False

@@ -60,6 +60,8 @@ CHAT_TEMPLATE_NAME: Final = "chat_template.jinja"
 GROUP_SIZE: Final = 32
 """Inputs of a quantised matrix that share a scale: llama.cpp's choice for Q4_0, Q4_1 and Q8_0."""
 
+DEFAULT_MAX_DRAFT_TOKENS: Final = 16
+
 PositiveInt = Annotated[int, Field(gt=0)]
 
 
@@ -297,12 +299,13 @@ class Speculation(Frozen):
 
     drafters: tuple[DrafterKind, ...] = Field(min_length=1)
     """Those that may be asked; of several, each step takes the more promising guess."""
-    max_draft_tokens: PositiveInt = 16
+    max_draft_tokens: PositiveInt = DEFAULT_MAX_DRAFT_TOKENS
     """Guessed for one sequence in one step at most."""
     history_bytes: int = Field(default=32 << 20, ge=0)
     """Kept of earlier answers, all tenants together; the oldest go first."""
     draft_engine: str | None = None
-    """Folder, relative to the engine, of the engine that `draft_model` runs."""
+    """Folder, relative to the engine, of the engine that `draft_model` runs. It has the engine's vocabulary size, limits
+    and block size, its KV budget buys as many blocks, and it has no tokenizer of its own."""
 
 
 class BuiltWith(Frozen):
@@ -346,7 +349,8 @@ class EngineManifest(Frozen):
     quantization: Quantization | None = None
     """Of the weights; None where all are of `dtype`."""
     accuracy: Accuracy | None = None
-    """What quantised weights, keys and values cost; None where nothing is, or the user asked not to measure it."""
+    """What quantised weights, keys and values cost; None where nothing is, where the user asked not to measure it, and
+    in a draft, whose guesses are verified."""
     limits: Limits
     kv_cache: KvCache
     tokens: Tokens
@@ -373,6 +377,15 @@ class EngineManifest(Frozen):
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, two-space indent, final newline. Equal engines give equal bytes."""
         return json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
+
+    def load_draft(self, engine: Path) -> EngineManifest | None:
+        """The manifest of the draft of `engine`, whose own this is; None where it has no draft.
+
+        Raises:
+            EngineError: as `load`.
+        """
+        folder = None if self.speculation is None else self.speculation.draft_engine
+        return None if folder is None else EngineManifest.load(engine / folder)
 
     @classmethod
     def load(cls, engine: Path) -> EngineManifest:

@@ -17,6 +17,22 @@ class Progress(Protocol):
         ...
 
 
+class DraftProgress:
+    """Tells the stages of a draft's build as the draft's, among those of the engine it drafts for."""
+
+    def __init__(self, progress: Progress) -> None:
+        """Tell `progress`."""
+        self._progress = progress
+
+    def stage(self, name: str, total: int | None, unit: str = "bytes") -> None:
+        """Begin `draft {name}`."""
+        self._progress.stage(f"draft {name}", total, unit)
+
+    def advance(self, amount: int) -> None:
+        """Pass the amount on."""
+        self._progress.advance(amount)
+
+
 class NoProgress:
     """Watches nothing."""
 

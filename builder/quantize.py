@@ -45,7 +45,7 @@ def _quantize(name: str, values: torch.Tensor, bits: int) -> Codes:
     if not (scales.isfinite().all() and offsets.isfinite().all()):
         raise ConfigError(
             f"quantization is int{bits}: {name} holds {values.abs().max():g}, beyond what float16 scales reach; "
-            "build without --quantization"
+            "leave the model unquantised"
         )
     lowest, highest = (-_INT8_MAX, _INT8_MAX) if bits == 8 else (0, _INT4_MAX)
     codes = _nearest(groups, scales, offsets, lowest, highest).T.reshape(num_rows, in_features)

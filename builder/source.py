@@ -20,15 +20,15 @@ _HUB_LEFT_OUT: Final = ("*/*", "consolidated*")
 """Copies of the same weights in other layouts."""
 
 
-def open_checkpoint(model: str, progress: Progress) -> Checkpoint:
-    """Find the checkpoint that `model` names, downloading it where it is not here.
+def open_checkpoint(model: str, progress: Progress, field: str = "model") -> Checkpoint:
+    """Find the checkpoint that `model` names, downloading it where it is not here; errors call it `field`.
 
     Raises:
         CheckpointError: it is pickled, damaged or of an unknown kind.
         ConfigError: `model` names nothing.
         ResourceError: it must be downloaded and cannot be.
     """
-    path, name = _locate(model, progress)
+    path, name = _locate(model, progress, field)
     progress.stage("checkpoint", None)
     if path.is_dir():
         return SafetensorsCheckpoint(path, name)
@@ -37,7 +37,7 @@ def open_checkpoint(model: str, progress: Progress) -> Checkpoint:
     return GgufCheckpoint(path, name)
 
 
-def _locate(model: str, progress: Progress) -> tuple[Path, str | None]:
+def _locate(model: str, progress: Progress, field: str) -> tuple[Path, str | None]:
     """Where the checkpoint lies, and its name where the path does not tell it."""
     path = Path(model).expanduser()
     if path.suffix in PICKLED_SUFFIXES:
@@ -49,19 +49,19 @@ def _locate(model: str, progress: Progress) -> tuple[Path, str | None]:
     if model == DEMO:
         return find_demo(progress), None
     if _HUB_ID.fullmatch(model) and path.suffix != ".gguf":
-        return _download(model, progress), model
+        return _download(model, progress, field), model
     raise ConfigError(
-        f"model is {model!r}: no such directory or file; give a Hugging Face directory, a GGUF file, a hub id "
+        f"{field} is {model!r}: no such directory or file; give a Hugging Face directory, a GGUF file, a hub id "
         f"(org/name) or {DEMO!r}"
     )
 
 
-def _download(hub_id: str, progress: Progress) -> Path:
+def _download(hub_id: str, progress: Progress, field: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
         raise ResourceError(
-            f"model is {hub_id!r}: there is no such directory here, and downloading it needs huggingface_hub; "
+            f"{field} is {hub_id!r}: there is no such directory here, and downloading it needs huggingface_hub; "
             "install it with: pip install 'trierarch[hub]'"
         ) from None
     progress.stage(f"download {hub_id}", None)
@@ -70,6 +70,6 @@ def _download(hub_id: str, progress: Progress) -> Path:
     except Exception as error:  # the library's own errors and those of whatever carries its requests
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ResourceError(
-            f"model is {hub_id!r}: there is no such directory here, and the hub did not give it ({reason}); "
+            f"{field} is {hub_id!r}: there is no such directory here, and the hub did not give it ({reason}); "
             "check the name and the network, or give a local directory"
         ) from error

@@ -34,7 +34,8 @@ def staged_directory(output: Path, num_bytes: int, overwrite: bool) -> Iterator[
         staging.mkdir(parents=True)
         _check_disk_space(output.parent, num_bytes)
         yield staging
-        _sync_directory(staging)
+        for directory, _, _ in os.walk(staging):
+            _sync_directory(Path(directory))
         replace(staging, output)
         _sync_directory(output.parent)
     except OSError as error:

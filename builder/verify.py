@@ -8,14 +8,14 @@ from typing import Final
 
 from trierarch.builder import machine
 from trierarch.builder.errors import EngineError
-from trierarch.builder.manifest import EngineManifest, FileDigest
+from trierarch.builder.manifest import MANIFEST_NAME, DrafterKind, EngineManifest, FileDigest
 
 _REBUILD: Final = "rebuild the engine with: trierarch build"
 _READ_BYTES: Final = 16 << 20
 
 
 def verify(engine: Path, digests: bool = False) -> EngineManifest:
-    """Check an engine against its manifest and against this machine; `digests` reads every byte.
+    """Check an engine, and its draft, against its manifest and against this machine; `digests` reads every byte.
 
     Raises:
         EngineError: not an engine, incomplete, altered, or foreign to this version or machine.
@@ -24,6 +24,7 @@ def verify(engine: Path, digests: bool = False) -> EngineManifest:
     _check_machine(manifest)
     for name, digest in manifest.files.items():
         _check_file(engine, name, digest, digests)
+    _check_draft(engine, manifest)
     return manifest
 
 
@@ -48,6 +49,25 @@ def _check_machine(manifest: EngineManifest) -> None:
         raise EngineError(
             f"engine {manifest.name!r} was built for {device}, and here is {here}; {_REBUILD} on this machine"
         )
+
+
+def _check_draft(engine: Path, manifest: EngineManifest) -> None:
+    """The draft's files are among the engine's own, and checked with them: the two manifests only have to agree."""
+    speculation = manifest.speculation
+    if speculation is None:
+        return
+    folder = speculation.draft_engine
+    if (folder is None) is (DrafterKind.DRAFT_MODEL in speculation.drafters):
+        raise EngineError(f"{engine}: drafters and draft_engine of its speculation contradict each other; {_REBUILD}")
+    if folder is None:
+        return
+    if f"{folder}/{MANIFEST_NAME}" not in manifest.files:
+        raise EngineError(f"{engine}: files has no {folder}/{MANIFEST_NAME}, the manifest of its draft; {_REBUILD}")
+    draft = EngineManifest.load(engine / folder)
+    _check_machine(draft)
+    for name, digest in draft.files.items():
+        if manifest.files.get(f"{folder}/{name}") != digest:
+            raise EngineError(f"{engine}: {folder}/{name} is not the file its draft was built with; {_REBUILD}")
 
 
 def _check_file(engine: Path, name: str, expected: FileDigest, digests: bool) -> None:

@@ -59,6 +59,8 @@ class Weight:
     """Held here in place of sources: what the configuration alone decides."""
     bits: int | None = None
     """Of its codes, where it is quantised."""
+    num_rows: int | None = None
+    """That its one source's rows are cut to, or filled up to with zeros."""
 
     @property
     def num_bytes(self) -> int:
@@ -92,10 +94,10 @@ class Weight:
                 part = checkpoint.load_codes(source.name)
             else:
                 part = quantize(source.name, checkpoint.load(source.name), bits)
-            yield part.codes.contiguous()
-            scales.append(part.scales.contiguous())
+            yield self._fitted(part.codes).contiguous()
+            scales.append(self._fitted(part.scales).contiguous())
             if part.offsets is not None:
-                offsets.append(part.offsets.contiguous())
+                offsets.append(self._fitted(part.offsets).contiguous())
         yield from scales
         yield from offsets
 
@@ -103,7 +105,13 @@ class Weight:
         loaded = [self.value] if self.value is not None else (checkpoint.load(one.name) for one in self.sources)
         for tensor in loaded:
             shifted = tensor.float() + self.offset if self.offset else tensor
-            yield shifted.to(_TORCH_DTYPES[self.dtype]).contiguous()
+            yield self._fitted(shifted.to(_TORCH_DTYPES[self.dtype])).contiguous()
+
+    def _fitted(self, rows: torch.Tensor) -> torch.Tensor:
+        if self.num_rows is None:
+            return rows
+        missing = rows.new_zeros(max(0, self.num_rows - len(rows)), *rows.shape[1:])
+        return torch.cat([rows[: self.num_rows], missing])
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +156,16 @@ def plan_weights(
         for index, one in enumerate(decoder.frequencies)
     )
     return named + ropes
+
+
+def with_vocab_size(weights: Iterable[Weight], vocab_size: int) -> tuple[Weight, ...]:
+    """The same weights for token ids below `vocab_size`: rows beyond it are left out, those that lack are zeros."""
+    return tuple(
+        replace(weight, shape=(vocab_size, *weight.shape[1:]), num_rows=vocab_size)
+        if weight.name in ("embed.weight", "lm_head.weight")
+        else weight
+        for weight in weights
+    )
 
 
 def _outer_weights(architecture: Architecture, dtype: DType, offset: float) -> Iterator[Weight]:
@@ -235,7 +253,7 @@ def _quantized(
         if weight.bits is not None and weight.shape[-1] % GROUP_SIZE:
             raise ConfigError(
                 f"quantization is {quantization.value!r}: {weight.sources[0].name.removesuffix('.weight')} has "
-                f"{weight.shape[-1]} inputs, not a multiple of {GROUP_SIZE}; build without --quantization"
+                f"{weight.shape[-1]} inputs, not a multiple of {GROUP_SIZE}; leave the model unquantised"
             )
     return chosen
 

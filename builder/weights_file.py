@@ -8,13 +8,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import torch
 
 from trierarch.builder.checkpoint import Checkpoint
+from trierarch.builder.errors import EngineError
 from trierarch.builder.manifest import FileDigest
 from trierarch.builder.progress import Progress
 from trierarch.builder.weights import Weight
@@ -24,40 +26,93 @@ ALIGNMENT: Final = 64
 _WRITE_BYTES: Final = 16 << 20
 
 
-def file_size(weights: Sequence[Weight]) -> int:
-    """Bytes that `write_weights` will write."""
-    return len(_header(_ordered(weights))) + sum(weight.num_bytes for weight in weights)
+class WeightsFile(Protocol):
+    """The weights file of an engine that is decided, and not yet written."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that `write` will write."""
+        ...
+
+    def write(self, path: Path, progress: Progress, stage: str = "weights") -> FileDigest:
+        """Write it; equal weights give equal bytes. `stage` is what `progress` calls it.
+
+        Raises:
+            CheckpointError: a tensor cannot be read.
+            ConfigError: a tensor cannot be quantised.
+            EngineError: the file to copy was altered or cannot be read.
+            OSError: the file cannot be written.
+        """
+        ...
 
 
-def write_weights(
-    path: Path, weights: Sequence[Weight], checkpoint: Checkpoint, progress: Progress, stage: str = "weights"
-) -> FileDigest:
-    """Write every weight; equal weights give equal bytes. `stage` is what `progress` calls it.
+@dataclass(frozen=True, slots=True)
+class CheckpointWeights:
+    """Weights read from a checkpoint. Implements WeightsFile."""
 
-    Raises:
-        CheckpointError: a tensor cannot be read.
-        ConfigError: a tensor cannot be quantised.
-        OSError: the file cannot be written.
-    """
-    ordered = _ordered(weights)
-    progress.stage(stage, file_size(weights))
+    checkpoint: Checkpoint
+    weights: Sequence[Weight]
+
+    @property
+    def num_bytes(self) -> int:
+        """Header included."""
+        return len(_header(_ordered(self.weights))) + sum(weight.num_bytes for weight in self.weights)
+
+    def write(self, path: Path, progress: Progress, stage: str = "weights") -> FileDigest:
+        """One tensor at a time is in memory."""
+        ordered = _ordered(self.weights)
+        progress.stage(stage, self.num_bytes)
+        return _write(path, self._pieces(ordered), progress)
+
+    def _pieces(self, ordered: Sequence[Weight]) -> Iterator[bytes | memoryview]:
+        yield _header(ordered)
+        for weight in ordered:
+            for part in weight.parts(self.checkpoint):
+                content = part.reshape(-1).view(torch.uint8).numpy().data
+                for start in range(0, len(content), _WRITE_BYTES):
+                    yield content[start : start + _WRITE_BYTES]
+
+
+@dataclass(frozen=True, slots=True)
+class CopiedWeights:
+    """The weights file of an engine that is built already. Implements WeightsFile."""
+
+    path: Path
+    digest: FileDigest
+
+    @property
+    def num_bytes(self) -> int:
+        """As its manifest says."""
+        return self.digest.num_bytes
+
+    def write(self, path: Path, progress: Progress, stage: str = "weights") -> FileDigest:
+        """Copied, and compared with its digest on the way."""
+        progress.stage(stage, self.num_bytes)
+        written = _write(path, self._pieces(), progress)
+        if written != self.digest:
+            raise EngineError(
+                f"{self.path} was altered: its SHA-256 is not the manifest's; rebuild that engine with: trierarch build"
+            )
+        return written
+
+    def _pieces(self) -> Iterator[bytes]:
+        try:
+            with self.path.open("rb") as file:
+                while piece := file.read(_WRITE_BYTES):
+                    yield piece
+        except OSError as error:
+            raise EngineError(f"{self.path} cannot be read ({error.strerror or error}); rebuild that engine") from error
+
+
+def _write(path: Path, pieces: Iterable[bytes | memoryview], progress: Progress) -> FileDigest:
     digest = hashlib.sha256()
     num_bytes = 0
     with path.open("wb") as file:
-
-        def write(piece: bytes | memoryview) -> None:
-            nonlocal num_bytes
+        for piece in pieces:
             file.write(piece)
             digest.update(piece)
             num_bytes += len(piece)
             progress.advance(len(piece))
-
-        write(_header(ordered))
-        for weight in ordered:
-            for part in weight.parts(checkpoint):
-                content = part.reshape(-1).view(torch.uint8).numpy().data
-                for start in range(0, len(content), _WRITE_BYTES):
-                    write(content[start : start + _WRITE_BYTES])
         file.flush()
         os.fsync(file.fileno())
     return FileDigest(num_bytes=num_bytes, sha256=digest.hexdigest())

@@ -6,13 +6,23 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
-from trierarch.builder.manifest import GROUP_SIZE, Accuracy, Architecture, EngineManifest, Quantization, WeightType
+from trierarch.builder.manifest import (
+    GROUP_SIZE,
+    WEIGHTS_NAME,
+    Accuracy,
+    Architecture,
+    DrafterKind,
+    EngineManifest,
+    Quantization,
+    Speculation,
+    WeightType,
+)
 from trierarch.orchestrator.sizes import format_size
 
 
-def summary_rows(manifest: EngineManifest) -> Iterator[tuple[str, str]]:
-    """(what, value) for each line of the summary."""
-    architecture, limits, kv_cache = manifest.architecture, manifest.limits, manifest.kv_cache
+def summary_rows(manifest: EngineManifest, draft: EngineManifest | None = None) -> Iterator[tuple[str, str]]:
+    """(what, value) for each line of the summary; `draft` is the manifest of its draft, where it has one."""
+    architecture, limits = manifest.architecture, manifest.limits
     quantization = f" ({manifest.source_quantization})" if manifest.source_quantization else ""
     weights = sum(file.num_bytes for file in manifest.files.values())
     source = "" if manifest.source == manifest.name else f", from {manifest.source}"
@@ -26,11 +36,11 @@ def summary_rows(manifest: EngineManifest) -> Iterator[tuple[str, str]]:
     yield "attention", _attention(architecture)
     yield "vocabulary", f"{architecture.vocab_size:,} tokens"
     yield "size", f"{format_size(weights)} in {len(manifest.files)} files"
-    yield (
-        "KV cache",
-        f"{format_size(kv_cache.bytes_per_token)} a token ({kv_cache.dtype.value}), blocks of {kv_cache.block_size}, "
-        + _capacity(manifest),
-    )
+    yield "KV cache", _kv_cache(manifest)
+    yield "speculation", _speculation(manifest.speculation)
+    if draft is not None:
+        yield "draft", _draft(draft)
+        yield "its KV cache", _kv_cache(draft)
     yield (
         "limits",
         f"{limits.max_seq_len:,} tokens a sequence, {limits.max_batch_size} sequences and "
@@ -38,12 +48,12 @@ def summary_rows(manifest: EngineManifest) -> Iterator[tuple[str, str]]:
     )
 
 
-def summary_table(manifest: EngineManifest, *more: tuple[str, str]) -> Table:
-    """The summary, with `more` lines below."""
+def summary_table(manifest: EngineManifest, *more: tuple[str, str], draft: EngineManifest | None = None) -> Table:
+    """The summary, with `more` lines below; `draft` as in `summary_rows`."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold cyan", no_wrap=True)
     table.add_column()
-    for name, value in (*summary_rows(manifest), *more):
+    for name, value in (*summary_rows(manifest, draft), *more):
         table.add_row(name, value)
     return table
 
@@ -94,8 +104,28 @@ def _attention(architecture: Architecture) -> str:
     return f"{architecture.num_heads} heads of {architecture.head_dim}, {architecture.num_kv_heads} for keys and values{window}"
 
 
-def _capacity(manifest: EngineManifest) -> str:
+def _kv_cache(manifest: EngineManifest) -> str:
     kv_cache = manifest.kv_cache
     if kv_cache.num_bytes is None:
-        return f"{kv_cache.memory_fraction:.0%} of the memory free at load"
-    return f"{format_size(kv_cache.num_bytes)} for {kv_cache.num_bytes // kv_cache.bytes_per_token:,} tokens"
+        capacity = f"{kv_cache.memory_fraction:.0%} of the memory free at load"
+    else:
+        capacity = f"{format_size(kv_cache.num_bytes)} for {kv_cache.num_bytes // kv_cache.bytes_per_token:,} tokens"
+    token = f"{format_size(kv_cache.bytes_per_token)} a token ({kv_cache.dtype.value})"
+    return f"{token}, blocks of {kv_cache.block_size}, {capacity}"
+
+
+def _speculation(speculation: Speculation | None) -> str:
+    if speculation is None:
+        return "none"
+    drafters = ", ".join(kind.value for kind in speculation.drafters)
+    has_history = DrafterKind.SUFFIX in speculation.drafters
+    history = f"; {format_size(speculation.history_bytes)} of earlier answers" if has_history else ""
+    return f"{drafters}: up to {speculation.max_draft_tokens} tokens ahead{history}"
+
+
+def _draft(draft: EngineManifest) -> str:
+    weights = format_size(draft.files[WEIGHTS_NAME].num_bytes)
+    kind = (
+        draft.dtype.value if draft.quantization is None else f"{draft.quantization.weights.value}, {draft.dtype.value}"
+    )
+    return f"{draft.name}: {weights} of weights ({kind}); {_shape(draft.architecture)}"

@@ -16,18 +16,18 @@ UNITS: Final = {
 SIZE: Final = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[a-z]*)", re.IGNORECASE)
 
 
-def parse_size(text: str) -> int:
+def parse_size(text: str, least: int = 1) -> int:
     """Bytes that `text` means: a number with B, KiB, MiB, GiB, TiB (1024s) or kB, MB, GB, TB (1000s) behind it.
 
     Raises:
-        ConfigError: it means none, or no bytes at all.
+        ConfigError: it means none, or fewer than `least`.
     """
     match = SIZE.fullmatch(text.strip())
     unit = UNITS.get(match["unit"].lower()) if match else None
     if match is None or unit is None:
         raise ConfigError(f"{text!r} is no size: write bytes, or a number and a unit, such as 512MiB or 2GB")
     size = round(float(match["number"]) * int(unit))
-    if size < 1:
+    if size < least:
         raise ConfigError(f"{text!r} is less than a byte: write a size such as 512MiB or 2GB")
     return size
 

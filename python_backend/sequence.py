@@ -101,12 +101,16 @@ class Context(Protocol):
 class Continuation:
     """A sequence as it would stand with `draft_token_ids` accepted. Implements Context; the sequence stays as it is."""
 
-    __slots__ = ("draft_token_ids", "sequence", "token_ids")
+    __slots__ = ("draft_token_ids", "sequence")
 
     def __init__(self, sequence: Sequence, draft_token_ids: tuple[int, ...]) -> None:
         self.sequence = sequence
         self.draft_token_ids = draft_token_ids
-        self.token_ids = [*sequence.token_ids, *draft_token_ids]
+
+    @property
+    def token_ids(self) -> list[int]:
+        """Prompt, output and drafts; a list made anew."""
+        return [*self.sequence.token_ids, *self.draft_token_ids]
 
     @property
     def sequence_id(self) -> int:

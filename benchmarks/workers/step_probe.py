@@ -16,10 +16,10 @@ from unittest import mock
 
 from trierarch.benchmarks.workers.executor import ExecutorWorker
 from trierarch.benchmarks.workers.protocol import TokenIds, serve
+from trierarch.python_backend.executors.cpu.abi import open_library
+from trierarch.python_backend.executors.sampling.sampler import Sampler
 from trierarch.python_backend.executors.torch import step_model
-from trierarch.python_backend.executors.torch.compiled.abi import open_library
 from trierarch.python_backend.executors.torch.runner import TorchRunner
-from trierarch.python_backend.executors.torch.sampler import Sampler
 from trierarch.python_backend.scheduling.plan import Plan, StepOutput
 
 KERNELS: Final = ("trierarch_decoder_hidden", "trierarch_decoder_logits")

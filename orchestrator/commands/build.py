@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 LIMITS = "Limits, fixed once built"
 ACCURACY = "What quantization may cost"
+SPECULATION = "Guessing tokens ahead, which never changes an answer"
 
 
 def build(
@@ -80,7 +81,7 @@ def build(
         str | None,
         typer.Option(
             metavar="SIZE",
-            help="Memory for keys and values, such as 512MiB or 2GB.",
+            help="Memory for keys and values, a draft's too, such as 512MiB or 2GB.",
             show_default="20% of the memory free at load",
             rich_help_panel=LIMITS,
         ),
@@ -111,6 +112,48 @@ def build(
             rich_help_panel=ACCURACY,
         ),
     ] = True,
+    speculation: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DRAFTERS",
+            help="none, or who guesses, by commas: prompt_lookup, suffix, draft_model.",
+            show_default="prompt_lookup,suffix, and draft_model with --draft",
+            rich_help_panel=SPECULATION,
+        ),
+    ] = None,
+    max_draft_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Tokens guessed for a sequence in one step at most.", show_default="16", rich_help_panel=SPECULATION
+        ),
+    ] = None,
+    speculation_history_bytes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Memory for earlier answers that suffix guesses from.",
+            show_default="32MiB",
+            rich_help_panel=SPECULATION,
+        ),
+    ] = None,
+    draft: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="A smaller model of the same vocabulary (as --model, or an engine), or int8 or int4: the model itself.",
+            show_default="none",
+            rich_help_panel=SPECULATION,
+        ),
+    ] = None,
+    draft_quantization: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TYPE",
+            help="As --quantization, of a draft that is a checkpoint; it costs no accuracy.",
+            show_default="none",
+            rich_help_panel=SPECULATION,
+        ),
+    ] = None,
     compile: Annotated[
         bool,
         typer.Option(
@@ -150,6 +193,13 @@ def build(
         max_perplexity_increase=max_perplexity_increase,
         accuracy_text=accuracy_text,
         accuracy_check=accuracy_check,
+        speculation=None if speculation is None else _drafters(speculation),
+        max_draft_tokens=max_draft_tokens,
+        speculation_history_bytes=None
+        if speculation_history_bytes is None
+        else parse_size(speculation_history_bytes, least=0),
+        draft=draft,
+        draft_quantization=draft_quantization,
         compile=compile,
         overwrite=overwrite,
     )
@@ -158,7 +208,8 @@ def build(
     if json:
         OUT.out(manifest.to_json(), end="")
         return
-    OUT.print(summary_table(manifest, ("built in", f"{time.monotonic() - started:.1f} s"), ("at", str(output))))
+    more = (("built in", f"{time.monotonic() - started:.1f} s"), ("at", str(output)))
+    OUT.print(summary_table(manifest, *more, draft=manifest.load_draft(output)))
     ERR.print(f"\nserve it with: [bold]trierarch serve {output}[/]", soft_wrap=True)
 
 
@@ -176,5 +227,9 @@ def build_config(**asked: Any) -> BuildConfig:
         return BuildConfig(**{field: value for field, value in asked.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
-        option = "--" + "-".join(str(part) for part in first["loc"]).replace("_", "-")
+        option = "--" + str(first["loc"][0]).replace("_", "-")
         raise ConfigError(f"{option} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
+
+
+def _drafters(text: str) -> tuple[str, ...]:
+    return () if text.strip() == "none" else tuple(name.strip() for name in text.split(","))

@@ -65,7 +65,7 @@ def _build(screen: Screen, engine: Path, model: str) -> None:
     started = time.monotonic()
     manifest = _usable(engine)
     if manifest is not None:
-        screen.show(summary_table(manifest, ("built", f"earlier, at {engine}")))
+        screen.show(summary_table(manifest, ("built", f"earlier, at {engine}"), draft=manifest.load_draft(engine)))
         return
     from trierarch.builder.build import build
     from trierarch.builder.config import BuildConfig

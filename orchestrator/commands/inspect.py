@@ -22,10 +22,15 @@ def inspect(
     from trierarch.builder.verify import verify as verify_engine
 
     manifest = verify_engine(engine, digests=verify)
+    draft = manifest.load_draft(engine)
     if json:
         import json as text
 
-        document = manifest.model_dump(mode="json") | {"digest": manifest.digest, "digests_verified": verify}
+        document = manifest.model_dump(mode="json") | {
+            "digest": manifest.digest,
+            "digests_verified": verify,
+            "draft": None if draft is None else draft.model_dump(mode="json"),
+        }
         typer.echo(text.dumps(document, indent=2, sort_keys=True))
         return
 
@@ -37,7 +42,8 @@ def inspect(
 
     built_with = f"trierarch {manifest.built_with.trierarch}, torch {manifest.built_with.torch}"
     checked = "sizes and digests" if verify else "sizes (digests too with --verify)"
-    OUT.print(summary_table(manifest, ("built with", built_with), ("digest", manifest.digest), ("verified", checked)))
+    more = (("built with", built_with), ("digest", manifest.digest), ("verified", checked))
+    OUT.print(summary_table(manifest, *more, draft=draft))
     files = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     files.add_column("file")
     files.add_column("size", justify="right")

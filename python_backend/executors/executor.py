@@ -21,7 +21,7 @@ class ExecutorStats(SchedulerStats):
     memory_bytes: int
     """Resident bytes of the process."""
     speculation: SpeculationStats | None = None
-    """None where the engine does not guess."""
+    """None where the executor never guesses."""
 
 
 class Executor(Protocol):

@@ -1,5 +1,7 @@
 """StepExecutor: the loop. The step is the sentence: plan = schedule(), output = run(plan), update(plan, output).
 
+Between the first and the second the speculator may put drafts behind what has to be computed.
+
 One thread owns the runner and calls every sink. Other threads only queue: `submit` adds to the scheduler's waiting
 queue and `abort` leaves a note, both under the lock; neither touches a sequence that a step is computing. Blocks are
 therefore given back before the next plan is made and never under a running step.
@@ -21,6 +23,7 @@ from trierarch.python_backend.executors.runner import Runner
 from trierarch.python_backend.request import Request, TokenDelta, check_token_ids
 from trierarch.python_backend.scheduling.plan import Plan, SequenceOutput, StepOutput
 from trierarch.python_backend.scheduling.scheduler import Scheduler
+from trierarch.python_backend.speculation.speculator import Speculator
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +31,12 @@ logger = logging.getLogger(__name__)
 class StepExecutor:
     """Drives one Scheduler and one Runner. Implements the Executor protocol."""
 
-    def __init__(self, scheduler: Scheduler, runner: Runner, vocab_size: int) -> None:
+    def __init__(
+        self, scheduler: Scheduler, runner: Runner, vocab_size: int, speculator: Speculator | None = None
+    ) -> None:
+        """`speculator` None verifies the requests' own drafts and no others."""
         self._scheduler = scheduler
+        self._speculator = speculator or Speculator(None, vocab_size)
         self._vocab_size = vocab_size
         self._runner = runner
         self._lock = threading.Lock()
@@ -63,7 +70,7 @@ class StepExecutor:
         """See Executor.stats. The lock is never held while a step runs."""
         with self._lock:
             counts = self._scheduler.stats()
-        return ExecutorStats(**asdict(counts), memory_bytes=_resident_bytes())
+        return ExecutorStats(**asdict(counts), memory_bytes=_resident_bytes(), speculation=self._speculator.stats())
 
     def drain(self, timeout: float) -> bool:
         """See Executor.drain."""
@@ -83,6 +90,7 @@ class StepExecutor:
             self._is_closing = True
             self._changed.notify_all()
         self._thread.join()
+        self._speculator.close()
         self._runner.close()
 
     def _run(self) -> None:
@@ -97,6 +105,10 @@ class StepExecutor:
         self._deliver()
 
     def _step(self, plan: Plan) -> None:
+        started = time.perf_counter()
+        drafts = self._speculator.propose(plan)
+        with self._lock:
+            plan = self._scheduler.with_drafts(plan, drafts)
         output, culprits = self._compute(plan)
         culprits |= {sequence_id: drawn.error for sequence_id, drawn in output.outputs.items() if drawn.error}
         with self._lock:
@@ -107,6 +119,7 @@ class StepExecutor:
             except RuntimeError:
                 logger.exception("the runner broke its contract")
                 self._scheduler.fail(ExecutorFailed("the step's output was unusable; see the server's log"))
+        self._speculator.observe(plan, output, time.perf_counter() - started)
 
     def _next_plan(self) -> Plan | None:
         """Wait for work and plan a step; None once closing."""

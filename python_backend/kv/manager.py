@@ -114,6 +114,10 @@ class KVCacheManager:
         sequence.num_new_blocks += num_new
         return True
 
+    def room_for(self, sequence: Sequence) -> int:
+        """Tokens that its blocks and all free ones could hold."""
+        return (len(sequence.block_table) + self.num_free_blocks) * self.block_size
+
     def advance(self, sequence: Sequence, num_computed_tokens: int) -> None:
         """Take note that the first `num_computed_tokens` known tokens are computed; blocks now full become findable.
 

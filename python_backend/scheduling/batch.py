@@ -48,7 +48,7 @@ class RunningBatch:
             max(0, num_blocks_for(running.num_tokens) + 1 - len(running.block_table))
             for running in self._running.values()
         )
-        return self._kv.can_start(prefix, self._num_slots(sequence, sequence.num_tokens), num_reserved)
+        return self._kv.can_start(prefix, sequence.num_tokens, num_reserved)
 
     def start(self, sequence: Sequence, prefix: list[int], now: int) -> None:
         """Let a sequence run from the end of the computed blocks `prefix`."""
@@ -65,8 +65,21 @@ class RunningBatch:
         self._stopped.append(sequence.sequence_id)
 
     def grow(self, sequence: Sequence, num_tokens: int) -> bool:
-        """Hold blocks for the next `num_tokens` known tokens and for drafts behind them; False changes nothing."""
-        return self._kv.allocate(sequence, self._num_slots(sequence, sequence.num_computed_tokens + num_tokens))
+        """Hold blocks for the next `num_tokens` known tokens; False changes nothing."""
+        return self._kv.allocate(sequence, sequence.num_computed_tokens + num_tokens)
+
+    def grow_for_drafts(self, sequence: Sequence, num_drafts: int) -> int:
+        """Hold blocks for drafts behind all known tokens, as many as find room without taking anyone else's: how many.
+
+        They are given back with the next `advance`, so that nobody is preempted for a guess.
+        """
+        room = self._kv.room_for(sequence) - len(sequence.token_ids)
+        # The last token that may be drawn is never computed.
+        most = sequence.num_prompt_tokens + sequence.request.sampling.max_tokens - 1 - len(sequence.token_ids)
+        num_drafts = max(0, min(num_drafts, room, most))
+        held = self._kv.allocate(sequence, len(sequence.token_ids) + num_drafts)
+        assert held, "room_for counted blocks that are not there"
+        return num_drafts
 
     def least_urgent(self) -> Sequence:
         """Whom to preempt when blocks run out."""
@@ -77,12 +90,3 @@ class RunningBatch:
         stopped = tuple(self._stopped)
         self._stopped.clear()
         return stopped
-
-    def _num_slots(self, sequence: Sequence, num_tokens: int) -> int:
-        """KV slots for the first `num_tokens` tokens, and for drafts if these are all that are known."""
-        num_lookahead = self._config.num_lookahead_tokens
-        if num_lookahead == 0 or num_tokens < len(sequence.token_ids):
-            return num_tokens
-        # The last token that may be drawn is never computed.
-        most = sequence.num_prompt_tokens + sequence.request.sampling.max_tokens - 1
-        return min(num_tokens + num_lookahead, most)

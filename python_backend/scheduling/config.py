@@ -19,8 +19,6 @@ class SchedulerConfig:
     """Requests none of whose sequences has started; one more is refused."""
     enable_chunked_prefill: bool = True
     """Whether a prompt may be computed over several steps."""
-    num_lookahead_tokens: int = 0
-    """KV slots for drafts beyond the known tokens."""
     ageing_seconds: float = 5.0
     """A request waiting this much longer than another makes up for one step of priority."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from trierarch.python_backend.errors import Cancelled, DeadlineExceeded, InvalidRequest, Overloaded, ServingError
@@ -133,6 +133,17 @@ class Scheduler:
         self._last_plan = Plan(step.scheduled(), self._running.take_stopped())
         return self._last_plan
 
+    def with_drafts(self, plan: Plan, drafts: Mapping[int, tuple[int, ...]]) -> Plan:
+        """`plan` with drafts to verify behind the known tokens of sequences that draw, as far as there is room for them.
+
+        drafts: sequence_id -> guessed tokens. To be called right after `schedule`, if at all.
+        """
+        if not drafts:
+            return plan
+        scheduled = tuple(self._with_draft(item, drafts) for item in plan.scheduled)
+        self._last_plan = replace(plan, scheduled=scheduled)
+        return self._last_plan
+
     def update(self, plan: Plan, output: StepOutput) -> None:
         """Take in what a step computed and drew; deltas go to the outbox.
 
@@ -190,6 +201,13 @@ class Scheduler:
                     break
             else:
                 step.give(sequence, num_tokens)
+
+    def _with_draft(self, item: ScheduledSequence, drafts: Mapping[int, tuple[int, ...]]) -> ScheduledSequence:
+        draft = drafts.get(item.sequence.sequence_id, ())
+        if not draft or not item.samples or item.sequence.status is not SequenceStatus.RUNNING:
+            return item
+        num_drafts = self._running.grow_for_drafts(item.sequence, len(draft))
+        return replace(item, draft_token_ids=draft[:num_drafts])
 
     def _schedule_waiting(self, step: Step, now: int) -> None:
         while len(self._waiting) and step.num_tokens_left and not self._running.is_full:

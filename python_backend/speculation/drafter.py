@@ -57,3 +57,14 @@ class Drafter(Protocol):
     def close(self) -> None:
         """Free what it holds. Idempotent."""
         ...
+
+
+class ModelDrafter(Drafter, Protocol):
+    """A drafter that computes: its guesses are better and cost time, so it is asked only where they pay."""
+
+    def seconds(self, asks: Rows[Ask], num_tokens: int) -> float:
+        """What guessing `num_tokens` for each of `asks` is expected to take, catching up with them included.
+
+        0 while nobody knows.
+        """
+        ...

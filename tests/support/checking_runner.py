@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from trierarch.python_backend.request import FinishReason, Request, TokenLogprob
 from trierarch.python_backend.scheduling.plan import Plan, ScheduledSequence, SequenceOutput, StepOutput
 from trierarch.python_backend.sequence import Sequence
@@ -54,9 +52,9 @@ class CheckingRunner:
         self.num_computed = 0
         """Tokens over all steps, drafts included."""
 
-    def with_drafts(self, plan: Plan) -> Plan:
-        """The plan with drafts filled in, as many as its block tables have room for."""
-        return replace(plan, scheduled=tuple(self._draft(item) for item in plan.scheduled))
+    def drafts(self, plan: Plan) -> dict[int, tuple[int, ...]]:
+        """sequence_id -> guesses, for every sequence of the plan, be it drawn for or not."""
+        return {item.sequence.sequence_id: self._draft(item) for item in plan.scheduled}
 
     def run(self, plan: Plan) -> StepOutput:
         """Compute the plan; assert that it can be computed."""
@@ -89,13 +87,12 @@ class CheckingRunner:
             found = self.slots[self._slot(sequence, position)]
             assert found == expected, f"sequence {sequence.sequence_id} reads {found}, not {expected}"
 
-    def _draft(self, item: ScheduledSequence) -> ScheduledSequence:
-        room = len(item.sequence.block_table) * self.block_size - item.start - item.num_tokens
+    def _draft(self, item: ScheduledSequence) -> tuple[int, ...]:
         drafts: list[int] = []
-        for is_right in self.guesses[: room if item.samples else 0]:
+        for is_right in self.guesses:
             right = next_token([*item.sequence.token_ids, *drafts], item.sequence.index, self.vocab_size)
             drafts.append(right if is_right else (right + 1) % self.vocab_size)
-        return replace(item, draft_token_ids=tuple(drafts))
+        return tuple(drafts)
 
     def _draw(self, item: ScheduledSequence) -> SequenceOutput:
         sequence, sampling = item.sequence, item.sequence.request.sampling

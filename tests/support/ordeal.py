@@ -27,7 +27,6 @@ def random_world(seed: int) -> World:
         end_ids=random.choice(((), (2,))),
         vocab_size=VOCAB_SIZE,
         guesses=guesses,
-        num_lookahead_tokens=len(guesses),
         max_batch_size=random.randint(1, 5),
         max_num_tokens=random.randint(1, 9),
         max_queue_size=random.randint(2, 8),
@@ -93,7 +92,7 @@ class Ordeal:
     def cancel_during_a_step(self, seed: int) -> None:
         """As `cancel`, between schedule and update."""
         world = self.world
-        plan = world.runner.with_drafts(world.scheduler.schedule())
+        plan = world.plan()
         world.note(plan)
         output = world.runner.run(plan)
         self.cancel(seed)

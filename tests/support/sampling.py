@@ -1,17 +1,55 @@
-"""Sequences to sample for, and the distribution each must be drawn from, worked out slowly in numpy."""
+"""Sequences to sample for, samplers of either kind, and the distribution each must be drawn from, worked out slowly."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from collections.abc import Sequence as Rows
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from trierarch.python_backend.request import Request, SamplingParams
-from trierarch.python_backend.sequence import Sequence
+from trierarch.python_backend.executors.cpu.sampler import CpuSampler
+from trierarch.python_backend.executors.torch.sampler import TorchSampler
+from trierarch.python_backend.request import Request, SamplingParams, TokenLogprob
+from trierarch.python_backend.scheduling.plan import SequenceOutput
+from trierarch.python_backend.sequence import Context, Sequence
 
 _ids = itertools.count()
+
+
+class CpuSamplerOfTensors:
+    """A CpuSampler that takes and gives tensors as a TorchSampler does, so that one test holds both."""
+
+    def __init__(self, vocab_size: int, end_ids: tuple[int, ...]) -> None:
+        self._sampler = CpuSampler(end_ids)
+
+    def sample(self, logits: torch.Tensor, sequences: Rows[Context]) -> list[SequenceOutput]:
+        return self._sampler.sample(logits.numpy(), sequences)
+
+    def weights(self, logits: torch.Tensor, sequences: Rows[Context]) -> torch.Tensor:
+        return torch.from_numpy(self._sampler.weights(logits.numpy(), sequences))
+
+    def probabilities(self, logits: torch.Tensor, sequences: Rows[Context]) -> torch.Tensor:
+        return torch.from_numpy(self._sampler.probabilities(logits.numpy(), sequences))
+
+    def prompt_logprobs(self, logits: torch.Tensor, token_ids: list[int], k: int) -> tuple[TokenLogprob, ...]:
+        return self._sampler.prompt_logprobs(logits.numpy(), token_ids, k)
+
+    def forget(self, sequence_ids: Rows[int]) -> None:
+        self._sampler.forget(sequence_ids)
+
+
+AnySampler = TorchSampler | CpuSamplerOfTensors
+OpenSampler = Callable[[int, tuple[int, ...]], AnySampler]
+"""Of a vocabulary's size and the engine's end tokens."""
+
+
+def torch_sampler(vocab_size: int, end_ids: tuple[int, ...]) -> TorchSampler:
+    """On the CPU."""
+    return TorchSampler(vocab_size, end_ids, torch.device("cpu"))
 
 
 def make_sequence(

@@ -60,12 +60,17 @@ class World:
 
     def step(self) -> Plan:
         """One turn of the loop."""
-        plan = self.runner.with_drafts(self.scheduler.schedule())
+        plan = self.plan()
         self.note(plan)
         self.scheduler.update(plan, self.runner.run(plan))
         self.collect()
         self.scheduler.check_integrity()
         return plan
+
+    def plan(self) -> Plan:
+        """The next step, with whatever drafts the runner guesses."""
+        plan = self.scheduler.schedule()
+        return self.scheduler.with_drafts(plan, self.runner.drafts(plan))
 
     def note(self, plan: Plan) -> None:
         """Remember a plan and whom it moves."""

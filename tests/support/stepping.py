@@ -10,8 +10,9 @@ from typing import Any
 from trierarch.builder.manifest import EngineManifest
 from trierarch.python_backend.executors.runner import Runner
 from trierarch.python_backend.kv.manager import KVCacheManager
-from trierarch.python_backend.request import Request, SamplingParams, TokenDelta, Usage
+from trierarch.python_backend.request import Request, SamplingParams, TokenDelta, TokenLogprob, Usage
 from trierarch.python_backend.scheduling.config import SchedulerConfig
+from trierarch.python_backend.scheduling.plan import ScheduledSequence
 from trierarch.python_backend.scheduling.scheduler import Scheduler
 
 
@@ -25,6 +26,10 @@ class Stepper:
     deltas: dict[str, list[TokenDelta]] = field(default_factory=dict)
     """request id -> what came out so far, all sequences of the request together"""
     num_requests: int = 0
+    answers: dict[int, list[int]] = field(default_factory=dict)
+    """sequence id -> what it is known to draw, where drafts are wanted"""
+    rightness: str = "right"
+    """Of drafts: `right`, `wrong`, or `mixed`, which is right in some places and wrong behind them"""
 
     @classmethod
     def open(cls, manifest: EngineManifest, runner: Runner, num_blocks: int | None = None, **settings: Any) -> Stepper:
@@ -50,6 +55,9 @@ class Stepper:
     def step(self) -> None:
         """Schedule, run, update."""
         plan = self.scheduler.schedule()
+        plan = self.scheduler.with_drafts(
+            plan, {item.sequence.sequence_id: self._draft(item) for item in plan.scheduled}
+        )
         output = self.runner.run(plan)
         for sequence_id, its in output.outputs.items():
             if its.error is not None:
@@ -57,6 +65,13 @@ class Stepper:
         self.scheduler.update(plan, output)
         for delta in self.scheduler.take_deltas():
             self.deltas[delta.request_id].append(delta)
+
+    def _draft(self, item: ScheduledSequence) -> tuple[int, ...]:
+        sequence = item.sequence
+        done = sequence.num_output_tokens
+        right = self.answers.get(sequence.sequence_id, [])[done : done + 4]
+        num_right = {"right": len(right), "wrong": 0, "mixed": done % 3}[self.rightness]
+        return tuple(token if place < num_right else token ^ 1 for place, token in enumerate(right))
 
     def finish(self) -> None:
         """Step until nothing is left."""
@@ -66,6 +81,10 @@ class Stepper:
     def token_ids(self, request_id: str) -> list[int]:
         """What the request's only sequence has drawn."""
         return [token for delta in self.deltas[request_id] for token in delta.token_ids]
+
+    def logprobs(self) -> list[TokenLogprob]:
+        """All that came out since the last `forget`, request by request."""
+        return [entry for deltas in self.deltas.values() for delta in deltas for entry in delta.logprobs or ()]
 
     def usages(self) -> list[Usage]:
         """Of every sequence that has finished since the last `forget`."""

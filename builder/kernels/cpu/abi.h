@@ -1,5 +1,5 @@
 // What crosses from Python, by value and address only: no C++ and no torch types, so that one library serves every
-// torch. `python_backend/executors/torch/compiled/abi.py` mirrors these structs field by field; raise TRIERARCH_ABI on
+// torch. `python_backend/executors/cpu/abi.py` mirrors these structs field by field; raise TRIERARCH_ABI on
 // both sides when one changes. Only 8-byte fields, so that there is no padding to disagree about.
 #pragma once
 

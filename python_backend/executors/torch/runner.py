@@ -10,10 +10,12 @@ from typing import Final
 import torch
 
 from trierarch.builder.manifest import EngineManifest
+from trierarch.python_backend.executors.sampling.sampler import take_rows
 from trierarch.python_backend.executors.torch.kv_arrays import KvArrays, plan_num_blocks
 from trierarch.python_backend.executors.torch.machine import default_device, prepare_cpu
-from trierarch.python_backend.executors.torch.sampler import Sampler
+from trierarch.python_backend.executors.torch.sampler import TorchSampler
 from trierarch.python_backend.executors.torch.step_model import StepModel, StepRows, open_model
+from trierarch.python_backend.executors.verification import draw, with_harmless_drafts
 from trierarch.python_backend.request import TokenLogprob
 from trierarch.python_backend.scheduling.plan import Plan, ScheduledSequence, SequenceOutput, StepOutput
 
@@ -50,16 +52,25 @@ class TorchRunner:
             num_blocks = plan_num_blocks(manifest, self._device)
             kv = KvArrays(num_blocks, architecture, manifest.kv_cache, self._device)
         self._loaded: _Loaded | None = _Loaded(model, kv)
-        self._sampler = Sampler(architecture.vocab_size, manifest.tokens.eos, self._device)
+        self._sampler = TorchSampler(architecture.vocab_size, manifest.tokens.eos, self._device)
         self.num_blocks = num_blocks
         logger.info("%s on %s: %d threads, %s", manifest.name, self._device, torch.get_num_threads(), manifest.dtype)
 
     @torch.inference_mode()
     def run(self, plan: Plan) -> StepOutput:
-        """See Runner.run. Drafts are computed but none is accepted: the step draws one token a sequence."""
+        """See Runner.run."""
         self._sampler.forget(plan.finished_sequence_ids)
         if not plan.scheduled:
             return StepOutput({})
+        outputs = self._run(plan)
+        again = with_harmless_drafts(plan, outputs)
+        return StepOutput(outputs | self._run(again) if again.scheduled else outputs)
+
+    def close(self) -> None:
+        """See Runner.close."""
+        self._loaded = None
+
+    def _run(self, plan: Plan) -> dict[int, SequenceOutput]:
         assert self._loaded is not None, "the runner is closed"
         model, kv = self._loaded.model, self._loaded.kv
         step = model.compute(plan, kv)
@@ -69,25 +80,21 @@ class TorchRunner:
             if logprobs := self._prompt_logprobs(model, item, step.hidden[first_row:]):
                 sequence_id = item.sequence.sequence_id
                 outputs[sequence_id] = replace(outputs[sequence_id], prompt_logprobs=logprobs)
-        return StepOutput(outputs)
-
-    def close(self) -> None:
-        """See Runner.close."""
-        self._loaded = None
+        return outputs
 
     def _sample(self, model: StepModel, step: StepRows) -> dict[int, SequenceOutput]:
-        """Draw a token for every sequence whose known tokens end in this step; logits of no other row are computed."""
-        drawing = [
-            (item.sequence, first_row + item.num_tokens - 1)
-            for item, first_row in zip(step.items, step.first_rows, strict=True)
-            if item.samples
-        ]
-        if not drawing:
+        """Draw for every sequence whose known tokens end in this step; logits of no other row are computed."""
+        items: list[ScheduledSequence] = []
+        rows: list[int] = []
+        for item, first_row in zip(step.items, step.first_rows, strict=True):
+            if item.samples:
+                items.append(item)
+                last_row = first_row + item.num_tokens - 1
+                rows += range(last_row, last_row + 1 + len(item.draft_token_ids))
+        if not items:
             return {}
-        sequences, rows = zip(*drawing, strict=True)
-        logits = model.logits(step.hidden[list(rows)])
-        outputs = self._sampler.sample(logits, sequences)
-        return {sequence.sequence_id: output for sequence, output in zip(sequences, outputs, strict=True)}
+        logits = model.logits(step.hidden[rows])
+        return draw(items, lambda chosen: take_rows(logits, chosen), self._sampler)
 
     def _prompt_logprobs(
         self, model: StepModel, item: ScheduledSequence, hidden: torch.Tensor

@@ -11,10 +11,10 @@ from typing import Protocol
 import torch
 
 from trierarch.builder.manifest import EngineManifest
+from trierarch.python_backend.executors.cpu.abi import open_library
+from trierarch.python_backend.executors.cpu.decoder import CompiledDecoder
+from trierarch.python_backend.executors.cpu.paged_batch import PagedBatch
 from trierarch.python_backend.executors.torch.attention_tile import BlockShape
-from trierarch.python_backend.executors.torch.compiled.abi import open_library
-from trierarch.python_backend.executors.torch.compiled.decoder import CompiledDecoder
-from trierarch.python_backend.executors.torch.compiled.paged_batch import PagedBatch
 from trierarch.python_backend.executors.torch.input_batch import InputBatch
 from trierarch.python_backend.executors.torch.kv_arrays import KvArrays
 from trierarch.python_backend.executors.torch.machine import drop_mapped_pages

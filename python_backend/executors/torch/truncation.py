@@ -12,20 +12,16 @@ from typing import Final
 
 import torch
 
+from trierarch.python_backend.executors.sampling.sampler import QUANTA
 from trierarch.python_backend.request import SamplingParams
 
 # Largest weights among which a nucleus is looked for before all of them are counted.
 _NUCLEUS_GUESS: Final = 128
 
-_QUANTA: Final = 2.0**60
-
 
 def quantize(weights: torch.Tensor) -> torch.Tensor:
-    """Weights in [0, 1] as integers, so that their sums are exact: the same on every device, in every batch.
-
-    Weights below 2**-60 become 0. The total of a row must stay below 8.
-    """
-    return (weights * _QUANTA).to(torch.int64)
+    """Weights in [0, 1] as integers of 1 / QUANTA."""
+    return (weights * QUANTA).to(torch.int64)
 
 
 def truncate(weights: torch.Tensor, samplings: Rows[SamplingParams]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from trierarch.builder.build import build
 from trierarch.builder.config import BuildConfig
 from trierarch.builder.errors import EngineError
 from trierarch.builder.manifest import EngineManifest
-from trierarch.builder.verify import verify
+from trierarch.builder.verify import digest_file, verify
 
 
 @pytest.fixture
@@ -88,6 +89,72 @@ def test_a_foreign_manifest_is_refused(change: dict[str, Any], message: str, eng
     change_manifest(engine, **change)
     with pytest.raises(EngineError, match=message):
         verify(engine)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An engine with a draft; never changed."""
+    directory = tmp_path_factory.mktemp("pair")
+    model = str(random_checkpoint("llama", directory / "hf"))
+    build(BuildConfig(model=model, output=directory / "engine", draft="int8", compile=False))
+    return directory / "engine"
+
+
+@pytest.fixture
+def with_draft(pair: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(pair, tmp_path / "engine")
+
+
+def test_a_draft_is_checked_with_its_engine(with_draft: Path) -> None:
+    manifest = verify(with_draft, digests=True)
+    assert manifest.load_draft(with_draft) == verify(with_draft / "draft", digests=True)
+    path = with_draft / "draft" / "weights.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    verify(with_draft)
+    with pytest.raises(EngineError, match=r"draft/weights.safetensors was altered"):
+        verify(with_draft, digests=True)
+    path.unlink()
+    with pytest.raises(EngineError, match=r"draft/weights.safetensors is missing; rebuild the engine with: trier"):
+        verify(with_draft)
+
+
+def change_draft(engine: Path, **values: Any) -> None:
+    """Change the draft's manifest and let the engine's own know it so."""
+    change_manifest(engine / "draft", **values)
+    files = EngineManifest.load(engine).model_dump(mode="json")["files"]
+    change_manifest(engine, files=files | {"draft/engine.json": digest_file(engine / "draft/engine.json").model_dump()})
+
+
+def test_a_draft_for_another_cpu_is_refused(with_draft: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    change_draft(with_draft, requires={"cpu_flags": ["avx2", "amx_tile"], "device": "any"})
+    monkeypatch.setattr(machine, "cpu_flags", lambda: frozenset({"avx2"}))
+    with pytest.raises(
+        EngineError, match=r"engine 'hf-int8' needs a CPU with amx_tile; rebuild the engine with: trierarch build on"
+    ):
+        verify(with_draft)
+
+
+def test_a_draft_that_is_not_the_engines_own_is_refused(with_draft: Path) -> None:
+    weights = EngineManifest.load(with_draft / "draft").files["weights.safetensors"]
+    change_draft(with_draft, files={"weights.safetensors": weights.model_dump() | {"sha256": "0" * 64}})
+    with pytest.raises(EngineError, match=r"draft/weights.safetensors is not the file its draft was built with; rebu"):
+        verify(with_draft)
+
+
+@pytest.mark.parametrize(
+    ("speculation", "message"),
+    [
+        ({"drafters": ["suffix"], "draft_engine": "draft"}, "drafters and draft_engine of its speculation contradict"),
+        ({"drafters": ["draft_model"]}, "drafters and draft_engine of its speculation contradict"),
+        ({"drafters": ["draft_model"], "draft_engine": ".."}, "files has no ../engine.json, the manifest of its draft"),
+    ],
+)
+def test_speculation_names_a_draft_that_is_there(speculation: dict[str, Any], message: str, with_draft: Path) -> None:
+    change_manifest(with_draft, speculation=speculation)
+    with pytest.raises(EngineError, match=message):
+        verify(with_draft)
 
 
 def test_no_engine_at_all(tmp_path: Path) -> None:

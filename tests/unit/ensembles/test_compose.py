@@ -10,8 +10,15 @@ import pytest
 
 from support.random_engine import tiny_architecture, tiny_manifest
 from trierarch.builder.errors import ConfigError, EngineError, ResourceError
-from trierarch.builder.manifest import MANIFEST_NAME, TOKENIZER_NAME, WEIGHTS_NAME
-from trierarch.builder.verify import digest_file
+from trierarch.builder.manifest import (
+    MANIFEST_NAME,
+    TOKENIZER_NAME,
+    WEIGHTS_NAME,
+    DrafterKind,
+    EngineManifest,
+    Speculation,
+)
+from trierarch.builder.verify import digest_file, verify
 from trierarch.ensembles import compose as compose_module
 from trierarch.ensembles.compose import ComposeOptions, compose
 
@@ -56,6 +63,28 @@ def test_a_copy_stands_alone(engine: Path, tmp_path: Path) -> None:
     assert (repository / "tensorrt_llm/1/engine" / WEIGHTS_NAME).read_bytes() == b"weights"
     beside = {path.name for path in (repository / "preprocessing/1/engine").iterdir()}
     assert beside == {MANIFEST_NAME, TOKENIZER_NAME}
+
+
+def test_a_copy_takes_the_draft_along(engine: Path, tmp_path: Path) -> None:
+    """To where it is run from; the models beside need none."""
+    draft = engine / "draft"
+    draft.mkdir()
+    (draft / WEIGHTS_NAME).write_bytes(b"guesses")
+    manifest = EngineManifest.load(engine)
+    drafts = manifest.model_copy(update={"files": {WEIGHTS_NAME: digest_file(draft / WEIGHTS_NAME)}})
+    (draft / MANIFEST_NAME).write_text(drafts.to_json())
+    files = manifest.files | {f"draft/{name}": digest_file(draft / name) for name in (WEIGHTS_NAME, MANIFEST_NAME)}
+    speculation = Speculation(drafters=(DrafterKind.DRAFT_MODEL,), draft_engine="draft")
+    manifest = manifest.model_copy(update={"files": files, "speculation": speculation})
+    (engine / MANIFEST_NAME).write_text(manifest.to_json())
+
+    linked = compose(engine, tmp_path / "linked").path
+    assert verify(linked / "tensorrt_llm/1/engine", digests=True).load_draft(engine) == drafts
+    copied = compose(engine, tmp_path / "copied", ComposeOptions(copy=True)).path
+    shutil.rmtree(engine)
+    assert verify(copied / "tensorrt_llm/1/engine", digests=True) == manifest
+    assert manifest.load_draft(copied / "tensorrt_llm/1/engine") == drafts
+    assert not (copied / "preprocessing/1/engine/draft").exists()
 
 
 def test_a_repository_is_replaced(engine: Path, tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ import torch
 from support.random_engine import random_weights, tiny_architecture
 from trierarch.builder import compile as kernels
 from trierarch.builder.manifest import GROUP_SIZE, Activation, Architecture, DType, KvCache, KvType, Layer, Rope
+from trierarch.python_backend.executors.cpu.abi import open_library
+from trierarch.python_backend.executors.cpu.decoder import CompiledDecoder
+from trierarch.python_backend.executors.cpu.paged_batch import PagedBatch
 from trierarch.python_backend.executors.torch.attention_tile import BlockShape
-from trierarch.python_backend.executors.torch.compiled.abi import open_library
-from trierarch.python_backend.executors.torch.compiled.decoder import CompiledDecoder
-from trierarch.python_backend.executors.torch.compiled.paged_batch import PagedBatch
 from trierarch.python_backend.executors.torch.input_batch import InputBatch
 from trierarch.python_backend.executors.torch.kv_arrays import KvArrays
 from trierarch.python_backend.executors.torch.model import Decoder

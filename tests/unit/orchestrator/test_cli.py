@@ -10,8 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from support.checkpoints import random_checkpoint
-from trierarch.builder.config import BuildConfig
+from trierarch.builder.config import DEFAULT_DRAFTERS, BuildConfig
 from trierarch.builder.errors import ConfigError, EngineError, ResourceError, TrierarchError
+from trierarch.builder.manifest import Speculation
 from trierarch.orchestrator import cli
 from trierarch.orchestrator.commands.build import build_config
 
@@ -140,6 +141,9 @@ def test_what_was_not_asked_is_left_to_the_builder() -> None:
         ({"target": "abacus"}, "--target is 'abacus'"),
         ({"max_perplexity_increase": -0.5}, "--max-perplexity-increase is -0.5: .*greater than or equal to 0"),
         ({"max_perplexity_increase": float("inf")}, "--max-perplexity-increase is inf: .*finite"),
+        ({"speculation": ("suffix", "sufix")}, "--speculation is 'sufix': .*'prompt_lookup', 'suffix', 'draft_model'"),
+        ({"max_draft_tokens": 0}, "--max-draft-tokens is 0: .*greater than 0"),
+        ({"draft_quantization": "int3"}, "--draft-quantization is 'int3': .*'int8', 'int4' or 'source'"),
     ],
 )
 def test_an_option_out_of_range_is_named_as_typed(asked: dict[str, object], message: str) -> None:
@@ -171,6 +175,39 @@ def test_build_measures_what_quantization_costs(tmp_path: Path, capsys: pytest.C
 
     assert run(*asked, "--output", str(tmp_path / "b"), "--no-accuracy-check") == 0
     assert "not measured" in capsys.readouterr().out
+
+
+def test_the_help_of_build_tells_who_guesses() -> None:
+    shown = CliRunner().invoke(cli.app, ["build", "--help"], env={"COLUMNS": "200"}).output
+
+    defaults = Speculation(drafters=DEFAULT_DRAFTERS)
+    for option, default in (
+        ("--speculation", f"{','.join(DEFAULT_DRAFTERS)}, and draft_model with --draft"),
+        ("--max-draft-tokens", str(defaults.max_draft_tokens)),
+        ("--speculation-history-bytes", f"{defaults.history_bytes >> 20}MiB"),
+    ):
+        line = next(line for line in shown.splitlines() if f"{option} " in line)
+        assert f"[default: ({default})]" in line
+
+
+def test_build_and_inspect_tell_of_speculation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint, engine = random_checkpoint("llama", tmp_path / "hf"), str(tmp_path / "engine")
+    asked = ("build", "--model", str(checkpoint), "--dtype", "float32", "--no-compile", "--overwrite")
+
+    assert run(*asked, "--output", engine, "--speculation", "none", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["speculation"] is None
+    assert run(*asked, "--output", engine, "--speculation-history-bytes", "0", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["speculation"]["history_bytes"] == 0
+    guessing = ("--speculation", "suffix, draft_model", "--draft", "int8", "--max-draft-tokens", "3")
+    assert run(*asked, "--output", engine, *guessing) == 0
+    assert "draft weights" in (shown := capsys.readouterr()).err
+    assert "suffix, draft_model: up to 3 tokens ahead" in shown.out
+    assert run("inspect", engine) == 0
+    assert "hf-int8: " in capsys.readouterr().out
+    assert run("inspect", engine, "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["speculation"]["drafters"] == ["suffix", "draft_model"]
+    assert document["draft"]["quantization"]["weights"] == "int8"
 
 
 def test_generate_without_a_server_says_how_to_start_one(capsys: pytest.CaptureFixture[str]) -> None:

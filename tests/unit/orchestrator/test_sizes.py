@@ -31,6 +31,10 @@ def test_anything_else_is_refused_with_an_example(text: str) -> None:
         parse_size(text)
 
 
+def test_nothing_may_be_enough() -> None:
+    assert parse_size("0", least=0) == 0
+
+
 @given(st.integers(1, 2**50))
 def test_a_formatted_size_parses_back_within_its_digits(num_bytes: int) -> None:
     assert parse_size(format_size(num_bytes)) == pytest.approx(num_bytes, rel=0.006)

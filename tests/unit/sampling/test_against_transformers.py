@@ -18,8 +18,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from support.sampling import make_sequence
-from trierarch.python_backend.executors.torch.sampler import Sampler
+from support.sampling import OpenSampler, make_sequence
 
 VOCAB_SIZE = 300
 PROMPT, OUTPUT = (4, 9, 9, 250), (17, 4, 31)
@@ -49,10 +48,10 @@ CASES: dict[str, tuple[dict[str, Any], list[Any]]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_probabilities_equal(name: str) -> None:
+def test_probabilities_equal(open_sampler: OpenSampler, name: str) -> None:
     sampling, processors = CASES[name]
     logits = torch.randn(5, VOCAB_SIZE, generator=torch.Generator().manual_seed(9)) * 3
-    sampler = Sampler(VOCAB_SIZE, (0,), torch.device("cpu"))
+    sampler = open_sampler(VOCAB_SIZE, (0,))
     actual = sampler.probabilities(logits, [make_sequence(PROMPT, OUTPUT, **sampling)] * 5)
     input_ids = torch.tensor([[*PROMPT, *OUTPUT]] * 5)
     expected = LogitsProcessorList(processors)(input_ids, logits.clone()).softmax(1)

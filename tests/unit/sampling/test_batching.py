@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support.sampling import make_sequence
+from support.sampling import AnySampler, OpenSampler, make_sequence
 from trierarch.python_backend.errors import ExecutorFailed, InvalidRequest
-from trierarch.python_backend.executors.torch.sampler import Sampler
 
 VOCAB_SIZE = 500
 KINDS: list[dict[str, Any]] = [
@@ -26,8 +27,12 @@ KINDS: list[dict[str, Any]] = [
 ]
 
 
-def make_sampler() -> Sampler:
-    return Sampler(VOCAB_SIZE, (0,), torch.device("cpu"))
+MakeSampler = Callable[[], AnySampler]
+
+
+@pytest.fixture(scope="session")
+def make_sampler(open_sampler: OpenSampler) -> MakeSampler:
+    return lambda: open_sampler(VOCAB_SIZE, (0,))
 
 
 @settings(deadline=None, max_examples=50)
@@ -35,7 +40,9 @@ def make_sampler() -> Sampler:
     rows=st.lists(st.tuples(st.integers(0, 2**64 - 1), st.sampled_from(KINDS)), min_size=1, max_size=40),
     order=st.randoms(use_true_random=False),
 )
-def test_company_and_order_change_nothing(rows: list[tuple[int, dict[str, Any]]], order: Any) -> None:
+def test_company_and_order_change_nothing(
+    make_sampler: MakeSampler, rows: list[tuple[int, dict[str, Any]]], order: Any
+) -> None:
     logits = torch.randn(len(rows), VOCAB_SIZE, generator=torch.Generator().manual_seed(len(rows))) * 3
     sequences = [make_sequence((1, 2, 3), (4, 5, 4), seed=seed, **kind) for seed, kind in rows]
     together = make_sampler().sample(logits, sequences)
@@ -47,7 +54,7 @@ def test_company_and_order_change_nothing(rows: list[tuple[int, dict[str, Any]]]
     assert [output.token_ids for output in again] == [together[row].token_ids for row in shuffled]
 
 
-def test_weights_are_the_same_bit_for_bit_in_any_company() -> None:
+def test_weights_are_the_same_bit_for_bit_in_any_company(make_sampler: MakeSampler) -> None:
     logits = torch.randn(23, VOCAB_SIZE, generator=torch.Generator().manual_seed(0)) * 3
     sequences = [make_sequence((1, 2, 3), (4, 5, 4), **KINDS[row % len(KINDS)]) for row in range(23)]
     together = make_sampler().weights(logits, sequences)
@@ -55,7 +62,7 @@ def test_weights_are_the_same_bit_for_bit_in_any_company() -> None:
         assert torch.equal(make_sampler().weights(logits[row : row + 1], [sequence])[0], together[row])
 
 
-def test_forgetting_a_sequence_changes_nothing() -> None:
+def test_forgetting_a_sequence_changes_nothing(make_sampler: MakeSampler) -> None:
     kept, forgetful = make_sampler(), make_sampler()
     sampling: dict[str, Any] = {"seed": 3, "repetition_penalty": 1.3, "frequency_penalty": 0.3, "logit_bias": {9: 2.0}}
     one, other = make_sequence((1, 2), **sampling), make_sequence((1, 2), **sampling)
@@ -68,7 +75,7 @@ def test_forgetting_a_sequence_changes_nothing() -> None:
     assert len(set(one.output_token_ids)) > 5
 
 
-def test_the_sequences_of_one_request_draw_differently_and_by_seed_plus_index() -> None:
+def test_the_sequences_of_one_request_draw_differently_and_by_seed_plus_index(make_sampler: MakeSampler) -> None:
     sampler = make_sampler()
     logits = torch.zeros(1, VOCAB_SIZE)
     draws = [sampler.sample(logits, [make_sequence(seed=20, index=index)])[0].token_ids for index in range(8)]
@@ -78,14 +85,14 @@ def test_the_sequences_of_one_request_draw_differently_and_by_seed_plus_index() 
     assert wrapped.token_ids == sampler.sample(logits, [make_sequence(seed=0)])[0].token_ids
 
 
-def test_greedy_ties_go_to_the_lowest_id() -> None:
+def test_greedy_ties_go_to_the_lowest_id(make_sampler: MakeSampler) -> None:
     logits = torch.zeros(2, VOCAB_SIZE)
     logits[:, [300, 17, 450]] = 1.0
     sequences = [make_sequence(temperature=0.0), make_sequence(temperature=0.0, logit_bias={499: -1.0})]
     assert [output.token_ids for output in make_sampler().sample(logits, sequences)] == [(17,), (17,)]
 
 
-def test_a_broken_row_fails_alone() -> None:
+def test_a_broken_row_fails_alone(make_sampler: MakeSampler) -> None:
     logits = torch.randn(6, VOCAB_SIZE, generator=torch.Generator().manual_seed(7))
     logits[1, 3] = math.nan
     logits[2, 3] = math.nan
@@ -110,8 +117,8 @@ def test_a_broken_row_fails_alone() -> None:
     assert probabilities.any(1).tolist() == [True, False, False, False, False, True]
 
 
-def test_values_beyond_reason_stay_sound() -> None:
-    logits = torch.randn(6, VOCAB_SIZE, generator=torch.Generator().manual_seed(8)) * 5
+def test_values_beyond_reason_stay_sound(make_sampler: MakeSampler) -> None:
+    logits = torch.randn(7, VOCAB_SIZE, generator=torch.Generator().manual_seed(8)) * 5
     best = [int(token) for token in logits.argmax(1)]
     sequences = [
         make_sequence(temperature=1e-300, seed=1),
@@ -120,6 +127,7 @@ def test_values_beyond_reason_stay_sound() -> None:
         make_sequence(output=(1, 1), presence_penalty=1e300, repetition_penalty=1e-300, seed=1),
         make_sequence(logit_bias={3: 1e300, 4: -1e300}, repetition_penalty=1e300, seed=1),
         make_sequence((3, 4), logit_bias={3: 1e300}, repetition_penalty=1e-300, frequency_penalty=-1e300, seed=1),
+        make_sequence(temperature=1e300, bad_words=((5,),), seed=1),
     ]
     outputs = make_sampler().sample(logits, sequences)
     assert all(output.error is None for output in outputs)
@@ -129,7 +137,7 @@ def test_values_beyond_reason_stay_sound() -> None:
     assert outputs[5].token_ids[0] in (3, 4)  # both saturate
 
 
-def test_logits_are_left_alone_and_an_empty_batch_is_fine() -> None:
+def test_logits_are_left_alone_and_an_empty_batch_is_fine(make_sampler: MakeSampler) -> None:
     logits = torch.randn(1, VOCAB_SIZE)
     before = logits.clone()
     make_sampler().sample(logits, [make_sequence(output=(3,), repetition_penalty=2.0, top_k=4, bad_words=((1,),))])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from support.sampling import exact_distribution, make_sequence
-from trierarch.python_backend.executors.torch.sampler import Sampler, draw
+from support.sampling import AnySampler, OpenSampler, exact_distribution, make_sequence
+from trierarch.python_backend.executors.cpu import sampler as cpu_sampler
+from trierarch.python_backend.executors.cpu.truncation import nucleus_threshold
+from trierarch.python_backend.executors.torch import sampler as torch_sampler
 from trierarch.python_backend.executors.torch.truncation import quantize, truncate
 
 VOCAB_SIZE = 40
@@ -61,12 +64,12 @@ def random_logits(seed: int, rows: int = 1) -> torch.Tensor:
 
 
 @pytest.fixture
-def sampler() -> Sampler:
-    return Sampler(VOCAB_SIZE, END_IDS, torch.device("cpu"))
+def sampler(open_sampler: OpenSampler) -> AnySampler:
+    return open_sampler(VOCAB_SIZE, END_IDS)
 
 
 @pytest.mark.parametrize("sampling", [*ALONE, *TOGETHER], ids=IDS)
-def test_probabilities_are_exact(sampler: Sampler, sampling: dict[str, Any]) -> None:
+def test_probabilities_are_exact(sampler: AnySampler, sampling: dict[str, Any]) -> None:
     logits = random_logits(1)
     sequence = make_sequence(**HISTORY, **sampling)
     expected = exact_distribution(logits[0].numpy(), sequence, END_IDS)
@@ -76,7 +79,7 @@ def test_probabilities_are_exact(sampler: Sampler, sampling: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize("sampling", [*ALONE, *TOGETHER], ids=IDS)
-def test_draws_follow_the_distribution(sampler: Sampler, sampling: dict[str, Any]) -> None:
+def test_draws_follow_the_distribution(sampler: AnySampler, sampling: dict[str, Any]) -> None:
     logits = random_logits(2)
     sequences = [make_sequence(**HISTORY, **sampling, seed=seed) for seed in range(NUM_DRAWS)]
     expected = exact_distribution(logits[0].numpy(), sequences[0], END_IDS)
@@ -85,7 +88,7 @@ def test_draws_follow_the_distribution(sampler: Sampler, sampling: dict[str, Any
     _assert_follows(counts, expected)
 
 
-def test_unseeded_draws_follow_the_distribution(sampler: Sampler) -> None:
+def test_unseeded_draws_follow_the_distribution(sampler: AnySampler) -> None:
     logits = random_logits(3)
     outputs = sampler.sample(logits.expand(NUM_DRAWS, -1), [make_sequence(top_p=0.95) for _ in range(NUM_DRAWS)])
     counts = np.bincount([output.token_ids[0] for output in outputs], minlength=VOCAB_SIZE)
@@ -93,7 +96,7 @@ def test_unseeded_draws_follow_the_distribution(sampler: Sampler) -> None:
     _assert_follows(counts, exact_distribution(logits[0].numpy(), make_sequence(top_p=0.95)), significance=1e-9)
 
 
-def test_positions_of_one_seed_are_independent_draws(sampler: Sampler) -> None:
+def test_positions_of_one_seed_are_independent_draws(sampler: AnySampler) -> None:
     logits = random_logits(4)
     sequences = [make_sequence(output=(0,) * position, seed=11) for position in range(NUM_DRAWS)]
     outputs = sampler.sample(logits.expand(NUM_DRAWS, -1), sequences)
@@ -104,14 +107,27 @@ def test_positions_of_one_seed_are_independent_draws(sampler: Sampler) -> None:
     assert stats.chi2_contingency(table).pvalue > 1e-3
 
 
+def draw_tensors(weights: torch.Tensor, uniform: float) -> list[int]:
+    uniforms = torch.full((len(weights),), uniform, dtype=torch.float64)
+    tokens: list[int] = torch_sampler.draw(weights, uniforms).tolist()
+    return tokens
+
+
+def draw_arrays(weights: torch.Tensor, uniform: float) -> list[int]:
+    return [cpu_sampler.draw(row, uniform) for row in weights.numpy()]
+
+
+@pytest.mark.parametrize("draw", [draw_tensors, draw_arrays])
 @given(
-    weights=st.lists(st.one_of(st.just(0.0), st.floats(2.0**-40, 1.0, width=32)), min_size=1, max_size=50),
+    weights=st.lists(st.one_of(st.just(0.0), st.floats(2.0**-40, 1.0, width=32)), min_size=1, max_size=600),
     uniform=st.floats(0.0, 1.0, exclude_max=True),
 )
-def test_a_token_of_zero_weight_is_never_drawn(weights: list[float], uniform: float) -> None:
+def test_a_token_of_zero_weight_is_never_drawn(
+    draw: Callable[[torch.Tensor, float], list[int]], weights: list[float], uniform: float
+) -> None:
     rows = torch.tensor([weights, [1.0, *([0.0] * (len(weights) - 1))]], dtype=torch.float32)
     rows /= max(1.0, float(rows.sum(1).max()))
-    first, second = draw(rows, torch.tensor([uniform, uniform], dtype=torch.float64)).tolist()
+    first, second = draw(rows, uniform)
     assert second == 0
     if any(weights):
         assert rows[0, first] > 0
@@ -120,9 +136,9 @@ def test_a_token_of_zero_weight_is_never_drawn(weights: list[float], uniform: fl
         assert below - 1e-6 <= uniform <= upto + 1e-6
 
 
-def test_the_nucleus_is_found_however_wide_it_is() -> None:
+def test_the_nucleus_is_found_however_wide_it_is(open_sampler: OpenSampler) -> None:
     vocab_size = 6000
-    sampler = Sampler(vocab_size, (), torch.device("cpu"))
+    sampler = open_sampler(vocab_size, ())
     logits = torch.randn(3, vocab_size, generator=torch.Generator().manual_seed(5)) * torch.tensor(
         [[0.1], [2.0], [9.0]]
     )
@@ -157,8 +173,10 @@ def test_the_nucleus_is_the_one_that_sorting_finds(scale: float, top_p: float, s
             if held >= wanted:
                 break
         row[quantize(row) < last] = 0.0
+    by_arrays = [torch.from_numpy(np.where(row < nucleus_threshold(row, top_p), 0, row)) for row in weights.numpy()]
     truncate(weights, [make_sequence(top_p=top_p).request.sampling] * 2)
     assert torch.equal(weights, expected)
+    assert torch.equal(torch.stack(by_arrays), expected)
 
 
 def _assert_follows(counts: np.ndarray, expected: np.ndarray, significance: float = 1e-3) -> None:

@@ -10,8 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support.sampling import exact_distribution, make_sequence
-from trierarch.python_backend.executors.torch.sampler import Sampler
+from support.sampling import OpenSampler, exact_distribution, make_sequence
 
 VOCAB_SIZE = 6
 WORDS = st.lists(st.lists(st.integers(0, VOCAB_SIZE - 1), min_size=1, max_size=3).map(tuple), max_size=4).map(tuple)
@@ -34,8 +33,10 @@ WORDS = st.lists(st.lists(st.integers(0, VOCAB_SIZE - 1), min_size=1, max_size=3
     ),
     prompt=st.lists(st.integers(0, VOCAB_SIZE - 1), min_size=1, max_size=5).map(tuple),
 )
-def test_every_step_of_a_sequence_is_exact(sampling: dict[str, Any], prompt: tuple[int, ...]) -> None:
-    sampler = Sampler(VOCAB_SIZE, (0,), torch.device("cpu"))
+def test_every_step_of_a_sequence_is_exact(
+    open_sampler: OpenSampler, sampling: dict[str, Any], prompt: tuple[int, ...]
+) -> None:
+    sampler = open_sampler(VOCAB_SIZE, (0,))
     sequence = make_sequence(prompt, **sampling)
     generator = torch.Generator().manual_seed(1)
     for _ in range(12):
@@ -55,8 +56,8 @@ def test_every_step_of_a_sequence_is_exact(sampling: dict[str, Any], prompt: tup
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_bad_word_may_begin_in_the_prompt(temperature: float) -> None:
-    sampler = Sampler(VOCAB_SIZE, (), torch.device("cpu"))
+def test_a_bad_word_may_begin_in_the_prompt(open_sampler: OpenSampler, temperature: float) -> None:
+    sampler = open_sampler(VOCAB_SIZE, ())
     sequence = make_sequence((1, 2), bad_words=((2, 3, 4), (2, 5)), temperature=temperature, seed=0)
     logits = torch.zeros(1, VOCAB_SIZE)
     logits[0, 5] = 50.0
@@ -69,9 +70,9 @@ def test_a_bad_word_may_begin_in_the_prompt(temperature: float) -> None:
     assert drawn == [3, 5]
 
 
-def test_logprobs_are_of_the_models_own_distribution() -> None:
+def test_logprobs_are_of_the_models_own_distribution(open_sampler: OpenSampler) -> None:
     vocab_size = 50
-    sampler = Sampler(vocab_size, (), torch.device("cpu"))
+    sampler = open_sampler(vocab_size, ())
     logits = torch.randn(4, vocab_size, generator=torch.Generator().manual_seed(2)) * 3
     expected = logits.double().log_softmax(1)
     sequences = [
@@ -93,8 +94,8 @@ def test_logprobs_are_of_the_models_own_distribution() -> None:
         assert [value for _, value in logprob.top] == pytest.approx(best.values.tolist(), abs=1e-5)
 
 
-def test_prompt_logprobs() -> None:
-    sampler = Sampler(VOCAB_SIZE, (), torch.device("cpu"))
+def test_prompt_logprobs(open_sampler: OpenSampler) -> None:
+    sampler = open_sampler(VOCAB_SIZE, ())
     logits = torch.randn(3, VOCAB_SIZE, generator=torch.Generator().manual_seed(3))
     expected = logits.log_softmax(1)
     for k in (0, 2, 20):

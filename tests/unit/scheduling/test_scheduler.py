@@ -275,7 +275,7 @@ def test_prompt_logprobs_are_not_repeated_when_the_prompt_is_recomputed() -> Non
 
 
 def test_accepted_drafts_and_the_bonus_token_come_in_one_delta() -> None:
-    world = World(num_blocks=10, block_size=4, num_lookahead_tokens=3, guesses=(True, True, False))
+    world = World(num_blocks=10, block_size=4, guesses=(True, True, False))
     world.add("a", prompt=5, max_tokens=8)
     assert shares(world.step()) == [("a", 0, 5)]
     assert len(world.output("a")) == 3
@@ -288,19 +288,37 @@ def test_accepted_drafts_and_the_bonus_token_come_in_one_delta() -> None:
 
 
 def test_room_for_drafts_is_given_back_when_they_are_refused() -> None:
-    world = World(num_blocks=10, block_size=2, num_lookahead_tokens=4, guesses=(False, True, True, True))
+    world = World(num_blocks=10, block_size=2, guesses=(False, True, True, True))
     world.add("a", prompt=4, max_tokens=9)
-    plan = world.scheduler.schedule()
-    assert len(plan.scheduled[0].sequence.block_table) == 4
-    plan = world.runner.with_drafts(plan)
+    plan = world.plan()
     assert len(plan.scheduled[0].draft_token_ids) == 4
+    assert len(plan.scheduled[0].sequence.block_table) == 4
     world.scheduler.update(plan, world.runner.run(plan))
     assert len(plan.scheduled[0].sequence.block_table) == 2
 
 
+def test_nobody_loses_a_block_to_a_guess() -> None:
+    world = World(num_blocks=4, block_size=2, guesses=(False,) * 8)
+    world.add("a", prompt=3, max_tokens=5)
+    world.add("b", prompt=2, max_tokens=2)
+    plan = world.plan()
+    assert [(len(item.sequence.block_table), len(item.draft_token_ids)) for item in plan.scheduled] == [(3, 3), (1, 0)]
+    world.scheduler.update(plan, world.runner.run(plan))
+    world.run()
+    assert world.usage("a").num_preemptions == world.usage("b").num_preemptions == 0
+
+
+def test_drafts_come_only_where_a_token_is_drawn() -> None:
+    world = World(num_blocks=10, block_size=2, guesses=(True,), max_num_tokens=3)
+    world.add("a", prompt=5, max_tokens=2)
+    assert [len(item.draft_token_ids) for item in world.step().scheduled] == [0]
+    assert [len(item.draft_token_ids) for item in world.step().scheduled] == [1]
+    assert world.last("a").finish_reason is FinishReason.LENGTH
+
+
 def test_a_stop_inside_accepted_drafts_drops_the_rest() -> None:
     tokens, _ = alone(make_request("", 5, max_tokens=9), 0, 1000, ())
-    world = World(num_blocks=10, block_size=2, num_lookahead_tokens=4, guesses=(True,) * 4, end_ids=(tokens[2],))
+    world = World(num_blocks=10, block_size=2, guesses=(True,) * 4, end_ids=(tokens[2],))
     world.add("a", prompt=5, max_tokens=9)
     world.run()
     assert world.output("a") == tokens[:2]

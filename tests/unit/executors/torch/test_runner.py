@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +9,9 @@ from support.forward import prompt_logits
 from support.random_engine import random_weights, tiny_architecture, tiny_manifest, write_weights
 from support.stepping import Stepper
 from trierarch.builder.manifest import Architecture, EngineManifest, KvType
-from trierarch.python_backend.executors.runner import Runner
 from trierarch.python_backend.executors.torch.runner import TorchRunner
 from trierarch.python_backend.request import FinishReason
-from trierarch.python_backend.scheduling.plan import Plan, ScheduledSequence, StepOutput
+from trierarch.python_backend.scheduling.plan import Plan
 
 CPU = torch.device("cpu")
 BLOCK_SIZE = 4
@@ -70,36 +68,30 @@ def test_batching_chunking_and_preemption_change_nothing(engine: Engine, num_blo
     assert (num_preemptions > 0) == (num_blocks == 20)
 
 
-class Drafting:
-    """A runner that puts wrong guesses behind the known tokens, as far as the blocks have room."""
-
-    def __init__(self, runner: Runner) -> None:
-        self._runner = runner
-        self.num_blocks = runner.num_blocks
-        self.num_drafts = 0
-
-    def run(self, plan: Plan) -> StepOutput:
-        drafted = tuple(self._draft(item) for item in plan.scheduled)
-        self.num_drafts += sum(len(item.draft_token_ids) for item in drafted)
-        return self._runner.run(replace(plan, scheduled=drafted))
-
-    def close(self) -> None:
-        self._runner.close()
-
-    def _draft(self, item: ScheduledSequence) -> ScheduledSequence:
-        room = len(item.sequence.block_table) * BLOCK_SIZE - item.start - item.num_tokens
-        return replace(item, draft_token_ids=(3, 7)[:room])
-
-
-def test_drafts_are_computed_and_change_nothing(engine: Engine) -> None:
-    (prompt,) = prompts(1)
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 1.3, "top_k": 0, "seed": 3, "logprobs": 1}])
+@pytest.mark.parametrize("rightness", ["wrong", "right", "mixed"])
+def test_drafts_change_nothing(engine: Engine, rightness: str, sampling: dict[str, object]) -> None:
     stepper = open_stepper(engine)
-    (expected,) = stepper.generate([prompt], max_tokens=5)
+    expected = stepper.generate(prompts(6), max_tokens=11, **sampling)
+    logprobs = stepper.logprobs()
+    drafting = open_stepper(engine)
+    drafting.answers = dict(enumerate(expected))
+    drafting.rightness = rightness
+    assert drafting.generate(prompts(6), max_tokens=11, **sampling) == expected
+    for mine, its in zip(drafting.logprobs(), logprobs, strict=True):
+        assert mine.token_id == its.token_id
+        assert mine.logprob == pytest.approx(its.logprob, abs=1e-4)
+    usages = drafting.usages()
+    assert all(usage.num_draft_tokens > 0 for usage in usages)
+    num_accepted = sum(usage.num_accepted_draft_tokens for usage in usages)
+    assert (num_accepted > 0) == (rightness != "wrong")
 
-    drafting = Drafting(stepper.runner)
-    stepper = Stepper.open(engine[1], drafting, num_lookahead_tokens=2)
-    assert stepper.generate([prompt], max_tokens=5) == [expected]
-    assert drafting.num_drafts > 5
+
+def test_a_draft_that_overflows_costs_nothing_but_time(engine: Engine) -> None:
+    expected = open_stepper(engine).generate(prompts(3))
+    stepper = open_stepper(engine)
+    stepper.answers = {sequence_id: [POISON] * 16 for sequence_id in range(3)}
+    assert stepper.generate(prompts(3)) == expected
 
 
 @pytest.mark.parametrize("max_num_tokens", [7, 512])

@@ -10,15 +10,15 @@ import torch
 
 from trierarch.builder.errors import ResourceError
 from trierarch.builder.manifest import Activation, Architecture, DType, KvType, Layer
-from trierarch.python_backend.executors.torch.compiled.abi import (
+from trierarch.python_backend.executors.cpu.abi import (
     Format,
     LayerStruct,
     ModelStruct,
     RopeStruct,
     StepStruct,
 )
-from trierarch.python_backend.executors.torch.compiled.packer import Packer, Release, Weights
-from trierarch.python_backend.executors.torch.compiled.paged_batch import PagedBatch
+from trierarch.python_backend.executors.cpu.packer import Packer, Release, Weights
+from trierarch.python_backend.executors.cpu.paged_batch import PagedBatch
 from trierarch.python_backend.executors.torch.kv_arrays import KvArrays
 
 _ELEMENTS: Final = {DType.FLOAT32: Format.FLOAT32, DType.BFLOAT16: Format.BFLOAT16}

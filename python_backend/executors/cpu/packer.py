@@ -8,8 +8,8 @@ from typing import Final
 
 import torch
 
-from trierarch.python_backend.executors.torch.compiled.abi import Format, LinearStruct, MatrixStruct
-from trierarch.python_backend.executors.torch.compiled.arena import Arena, aligned
+from trierarch.python_backend.executors.cpu.abi import Format, LinearStruct, MatrixStruct
+from trierarch.python_backend.executors.cpu.arena import Arena, aligned
 from trierarch.python_backend.executors.torch.quantized_matrix import QuantizedMatrix
 
 Weights = Mapping[str, torch.Tensor | QuantizedMatrix]

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from collections.abc import Sequence as Rows
 
-import torch
+import numpy as np
 
-from trierarch.python_backend.executors.torch.penalties import (
-    Floats,
-    Ids,
-    TokenHistory,
-    add_bias,
-    bias_arrays,
-    has_penalties,
-    penalize,
-)
+from trierarch.python_backend.executors.sampling.logit_edits import Bans, Bias, LogitEdits, Penalties, bias_arrays
+from trierarch.python_backend.executors.sampling.token_history import Floats, Ids, TokenHistory
+from trierarch.python_backend.request import SamplingParams
 from trierarch.python_backend.sequence import Context, Continuation
 
 
@@ -41,19 +34,22 @@ class LogitRules:
             or has_penalties(sampling)
         )
 
-    def apply(self, logits: torch.Tensor, sequences: Rows[Context]) -> None:
-        """Change `logits` (n, vocab), row i for sequences[i], in place."""
+    def edits(self, sequences: Rows[Context]) -> LogitEdits:
+        """What changes in a batch's logits, row i for sequences[i]."""
         biased = [row for row, sequence in enumerate(sequences) if sequence.request.sampling.logit_bias]
-        if biased:
-            add_bias(logits, biased, [self._bias(sequences[row]) for row in biased])
         penalized = [row for row, sequence in enumerate(sequences) if has_penalties(sequence.request.sampling)]
-        if penalized:
-            samplings = [sequences[row].request.sampling for row in penalized]
-            penalize(logits, penalized, samplings, [self._history(sequences[row]) for row in penalized])
         banned = [(row, token) for row, sequence in enumerate(sequences) for token in self.banned(sequence)]
-        if banned:
-            rows, tokens = torch.tensor(banned, device=logits.device).unbind(1)
-            logits[rows, tokens] = -math.inf
+        return LogitEdits(
+            bias=Bias.build(biased, [self._bias(sequences[row]) for row in biased]) if biased else None,
+            penalties=Penalties.build(
+                penalized,
+                [sequences[row].request.sampling for row in penalized],
+                [self._history(sequences[row]) for row in penalized],
+            )
+            if penalized
+            else None,
+            bans=Bans(*np.array(banned, dtype=np.int64).T) if banned else None,
+        )
 
     def banned(self, sequence: Context) -> set[int]:
         """Tokens that `sequence` may not draw next: bad words' last ones, and until min_tokens those that end it."""
@@ -86,6 +82,11 @@ class LogitRules:
         if bias is None:
             bias = self._biases[sequence.sequence_id] = bias_arrays(sequence.request.sampling.logit_bias)
         return bias
+
+
+def has_penalties(sampling: SamplingParams) -> bool:
+    """Whether what the sequence has said so far changes its next logits."""
+    return sampling.repetition_penalty != 1.0 or sampling.presence_penalty != 0.0 or sampling.frequency_penalty != 0.0
 
 
 def completions(words: Iterable[tuple[int, ...]], token_ids: list[int]) -> set[int]:

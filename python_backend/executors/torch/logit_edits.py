@@ -1,0 +1,30 @@
+"""Logit edits on tensors: only the places concerned are touched."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from trierarch.python_backend.executors.sampling.logit_edits import MOST, LogitEdits
+from trierarch.python_backend.executors.sampling.token_history import Floats, Ids
+
+
+def edit_logits(logits: torch.Tensor, edits: LogitEdits) -> None:
+    """Make `edits` in `logits` (n, vocab)."""
+
+    def tensor(array: Ids | Floats) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(logits.device)
+
+    if (bias := edits.bias) is not None:
+        logits[tensor(bias.rows), tensor(bias.token_ids)] += tensor(bias.values)
+    if (penalties := edits.penalties) is not None:
+        at = tensor(penalties.rows), tensor(penalties.token_ids)
+        repetition, counts = tensor(penalties.repetition), tensor(penalties.counts)
+        seen = logits[at]
+        # Dividing by next to nothing may overflow, and infinity less infinity would be NaN.
+        seen = torch.where(seen > 0, seen / repetition, seen * repetition).clamp(max=MOST)
+        logits[at] = seen - tensor(penalties.presence) * (counts > 0) - tensor(penalties.frequency) * counts
+    if (bans := edits.bans) is not None:
+        logits[tensor(bans.rows), tensor(bans.token_ids)] = -math.inf
