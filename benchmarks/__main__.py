@@ -13,6 +13,7 @@ from trierarch.benchmarks.paths import OUT
 from trierarch.benchmarks.registry import BENCHMARKS, DEFAULT_SEED, Benchmark, Options
 from trierarch.benchmarks.report import Report
 from trierarch.builder.errors import TrierarchError
+from trierarch.builder.manifest import DType
 
 INTERRUPTED: Final = 130
 """Exit status after Ctrl-C, as shells have it."""
@@ -63,11 +64,15 @@ def _command(benchmark: Benchmark) -> None:
             str | None, typer.Option(metavar="A,B|none", help="Rivals to measure; all that are installed by default.")
         ] = None,
         seed: Annotated[int, typer.Option(help="Of every random prompt.")] = DEFAULT_SEED,
+        dtype: Annotated[
+            DType,
+            typer.Option(help="Of our unquantised engines; a machine without bfloat16 is at its best in float32."),
+        ] = DType.BFLOAT16,
         json: Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")] = False,
     ) -> None:
         from trierarch.benchmarks.table import show
 
-        report = _grow(benchmark, Options(is_quick=quick, rivals=rival_names(rivals), seed=seed, say=say))
+        report = _grow(benchmark, Options(is_quick=quick, rivals=rival_names(rivals), seed=seed, dtype=dtype, say=say))
         if report is None:
             raise typer.Exit(INTERRUPTED)
         if json:

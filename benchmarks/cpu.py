@@ -27,7 +27,7 @@ def run(options: Options) -> Iterator[Report]:
     workload = Workload.quick(options.seed) if options.is_quick else Workload(seed=options.seed)
     rivals = chosen(options.rivals, UNQUANTIZED)
     options.say("building the engine")
-    engine, manifest = build_demo()
+    engine, manifest = build_demo(dtype=options.dtype)
     options.say("measuring what the machine gives")
     lengths = {name: value for name, value in asdict(workload).items() if name != "seed"}
     report = campaign.blank("cpu", options, Limits.measure(), lengths)

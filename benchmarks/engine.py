@@ -13,7 +13,7 @@ from trierarch.benchmarks.subjects.worker import Launch
 from trierarch.benchmarks.workers.protocol import KV_CACHE_BYTES, MAX_BATCH_SIZE, MAX_SEQ_LEN
 from trierarch.builder.config import BuildConfig
 from trierarch.builder.demo import DEMO
-from trierarch.builder.manifest import WEIGHTS_NAME, DType, EngineManifest, WeightType
+from trierarch.builder.manifest import WEIGHTS_NAME, DrafterKind, DType, EngineManifest, WeightType
 
 EXECUTOR: Final = "executor"
 TRITON: Final = "triton"
@@ -26,11 +26,16 @@ RSS_ALLOWANCE: Final = 350e6
 
 
 def build_demo(
-    quantization: WeightType | None = None, max_batch_size: int = MAX_BATCH_SIZE, max_seq_len: int = MAX_SEQ_LEN
+    quantization: WeightType | None = None,
+    max_batch_size: int = MAX_BATCH_SIZE,
+    max_seq_len: int = MAX_SEQ_LEN,
+    dtype: DType = DType.BFLOAT16,
+    draft: WeightType | None = None,
 ) -> tuple[Path, EngineManifest]:
     """Build it afresh, since it must be of the code that is measured.
 
-    What quantization costs is measured, and whatever it is the engine is kept: the report has a goal for it.
+    What quantization costs is measured, and whatever it is the engine is kept: the report has a goal for it. The `draft`
+    is an engine of the same checkpoint with such weights; it alone guesses ahead then, else whoever the build chooses.
 
     Raises:
         ResourceError: the demo checkpoint is not here and cannot be downloaded.
@@ -39,15 +44,18 @@ def build_demo(
     from trierarch.builder.build import build
     from trierarch.python_backend.executors.torch.teacher_forcing import teacher_forced_logits
 
-    output = OUT / ("engine" if quantization is None else f"engine-{quantization}")
+    kinds = [*([] if quantization is None else [quantization]), *([] if draft is None else ["draft", draft])]
+    output = OUT / "-".join(["engine", *kinds])
     config = BuildConfig(
         model=DEMO,
         output=output,
-        dtype=DType.BFLOAT16,
+        dtype=dtype,
         quantization=quantization,
         max_batch_size=max_batch_size,
         max_seq_len=max_seq_len,
         kv_cache_bytes=KV_CACHE_BYTES,
+        speculation=None if draft is None else (DrafterKind.DRAFT_MODEL,),
+        draft=draft,
         max_perplexity_increase=ANY_INCREASE,
         overwrite=True,
     )

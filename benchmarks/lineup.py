@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -74,18 +74,22 @@ class Lineup:
         probe: Probe,
         before_repeat: Callable[[], None] | None = None,
         num_repeats: int | None = None,
+        among: Collection[str] | None = None,
     ) -> dict[str, Measurement]:
         """Subject's name -> samples of `probe`. Subjects take turns, and another goes first in each repeat.
 
         num_repeats: None is as many as the lineup was made for.
+        among: names of the subjects that take part; None is all.
         """
         num_repeats = num_repeats or self._num_repeats
-        samples: dict[str, list[Sample]] = {subject.name: [] for subject in self.subjects}
+        taking_part = [subject.name for subject in self.subjects if among is None or subject.name in among]
+        samples: dict[str, list[Sample]] = {name: [] for name in taking_part}
         for repeat in range(num_repeats):
             if before_repeat is not None:
                 before_repeat()
-            turn = repeat % max(1, len(self.subjects))
-            for subject in self.subjects[turn:] + self.subjects[:turn]:
+            subjects = [subject for subject in self.subjects if subject.name in samples]
+            turn = repeat % max(1, len(subjects))
+            for subject in subjects[turn:] + subjects[:turn]:
                 self.say(f"{figure}: {subject.name}, repeat {repeat + 1} of {num_repeats}")
                 try:
                     samples[subject.name].append(self._quietest(subject, probe, f"{figure}/{repeat}"))

@@ -58,9 +58,16 @@ class Measurement:
 
     def share_of(self, whole: Measurement) -> Measurement:
         """Repeat by repeat, this over `whole`, in percent: taken together, so that a drift of the host cancels out."""
+        return self._over(whole, 100)
+
+    def times(self, other: Measurement) -> Measurement:
+        """Repeat by repeat, how many times `other` this is."""
+        return self._over(other, 1)
+
+    def _over(self, other: Measurement, scale: float) -> Measurement:
         return Measurement(
             tuple(
-                Sample(100 * part.value / total.value, max(part.foreign_share, total.foreign_share))
-                for part, total in zip(self.samples, whole.samples, strict=True)
+                Sample(scale * mine.value / theirs.value, max(mine.foreign_share, theirs.foreign_share))
+                for mine, theirs in zip(self.samples, other.samples, strict=True)
             )
         )

@@ -17,7 +17,7 @@ def decode_rate(workload: Workload, prompt_length: int, concurrency: int = 1) ->
 
     def probe(subject: Subject, key: str) -> float:
         first, whole = workload.prompts(f"{key}/first", lengths), workload.prompts(f"{key}/whole", lengths)
-        return _rate_behind_first(workload, subject, first, whole)
+        return rate_behind_first(workload, subject, first, whole)
 
     return probe
 
@@ -28,12 +28,13 @@ def cached_decode_rate(workload: Workload, prompt_length: int) -> Probe:
     def probe(subject: Subject, key: str) -> float:
         prompts = [workload.prompt(key, prompt_length)]
         subject.generate(prompts, 1)
-        return _rate_behind_first(workload, subject, prompts, prompts)
+        return rate_behind_first(workload, subject, prompts, prompts)
 
     return probe
 
 
-def _rate_behind_first(workload: Workload, subject: Subject, first: list[TokenIds], whole: list[TokenIds]) -> float:
+def rate_behind_first(workload: Workload, subject: Subject, first: list[TokenIds], whole: list[TokenIds]) -> float:
+    """Tokens a second of `whole` behind the first, that of `first` taken off."""
     num_tokens = workload.num_output_tokens
     seconds_of_first = subject.generate(first, 1).seconds
     seconds = subject.generate(whole, num_tokens).seconds

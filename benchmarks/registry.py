@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from trierarch.benchmarks.report import Report
+from trierarch.builder.manifest import DType
 
 DEFAULT_SEED: Final = 20_261_121
 
@@ -21,6 +22,8 @@ class Options:
     rivals: tuple[str, ...] | None = None
     """Names of rivals to measure beside ours; None is all that are installed."""
     seed: int = DEFAULT_SEED
+    dtype: DType = DType.BFLOAT16
+    """Of our unquantised engines; rivals keep what their makers chose."""
     say: Callable[[str], None] = lambda message: None
     """Hears what is going on."""
 
@@ -48,6 +51,10 @@ BENCHMARKS: Final[dict[str, Benchmark]] = {
             "quantized", "the same with weights of 8 and 4 bits: decode, batches, TTFT, size, accuracy, beside rivals"
         ),
         Benchmark("scaling", "tokens a second against concurrency and context, beside the roofline, as a plot too"),
+        Benchmark(
+            "speculation",
+            "what guessing ahead is worth: copies, edits, prose, agents, against streams and draft lengths",
+        ),
         Benchmark("kv_waste", "KV slots allocated but unused under a mixed load of thousands of sequences"),
     )
 }

@@ -66,7 +66,9 @@ def run(options: Options) -> Iterator[Report]:
     sweep = Sweep.quick(options.seed) if options.is_quick else Sweep.whole(options.seed)
     rivals = chosen(options.rivals or (), UNQUANTIZED)
     options.say(f"building an engine for {sweep.max_batch_size} sequences of {sweep.max_seq_len} tokens")
-    engine, manifest = build_demo(max_batch_size=sweep.max_batch_size, max_seq_len=sweep.max_seq_len)
+    engine, manifest = build_demo(
+        max_batch_size=sweep.max_batch_size, max_seq_len=sweep.max_seq_len, dtype=options.dtype
+    )
     options.say("measuring what the machine gives")
     limits = Limits.measure()
     workload = sweep.workload

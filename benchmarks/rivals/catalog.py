@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from trierarch.benchmarks.rivals.llamacpp import LLAMACPP, LLAMACPP_Q4, LLAMACPP_Q8
-from trierarch.benchmarks.rivals.openvino import OPENVINO, OPENVINO_INT4, OPENVINO_INT8
+from trierarch.benchmarks.rivals.llamacpp import LLAMACPP, LLAMACPP_NGRAM, LLAMACPP_Q4, LLAMACPP_Q8
+from trierarch.benchmarks.rivals.openvino import OPENVINO, OPENVINO_INT4, OPENVINO_INT8, OPENVINO_LOOKUP
 from trierarch.benchmarks.rivals.rival import Rival
-from trierarch.benchmarks.rivals.transformers import TRANSFORMERS
-from trierarch.benchmarks.rivals.vllm import VLLM
+from trierarch.benchmarks.rivals.transformers import TRANSFORMERS, TRANSFORMERS_LOOKUP
+from trierarch.benchmarks.rivals.vllm import VLLM, VLLM_NGRAM
 from trierarch.builder.errors import ConfigError
 
 UNQUANTIZED: Final[dict[str, Rival]] = {rival.name: rival for rival in (OPENVINO, LLAMACPP, TRANSFORMERS, VLLM)}
 QUANTIZED: Final[dict[str, Rival]] = {
     rival.name: rival for rival in (OPENVINO_INT8, OPENVINO_INT4, LLAMACPP_Q8, LLAMACPP_Q4)
 }
-RIVALS: Final = UNQUANTIZED | QUANTIZED
+SPECULATING: Final[dict[str, Rival]] = {
+    rival.name: rival for rival in (OPENVINO_LOOKUP, LLAMACPP_NGRAM, TRANSFORMERS_LOOKUP, VLLM_NGRAM)
+}
+RIVALS: Final = UNQUANTIZED | QUANTIZED | SPECULATING
 
 
 def named(names: Sequence[str], among: Mapping[str, Rival] = RIVALS) -> list[Rival]:

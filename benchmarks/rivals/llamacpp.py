@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from trierarch.benchmarks.rivals.checkpoint import demo_gguf
-from trierarch.benchmarks.rivals.rival import Rival, Say, environment, home, python_of, run
+from trierarch.benchmarks.rivals.rival import Rival, Say, environment, home, python_of, run, with_options
 from trierarch.benchmarks.subjects.worker import Launch
 from trierarch.builder.errors import ResourceError
 
@@ -107,3 +107,7 @@ def _variant(name: str, bits: int, kind: str) -> Rival:
 
 LLAMACPP_Q8: Final = _variant(f"{NAME}-q8", 8, "Q8_0")
 LLAMACPP_Q4: Final = _variant(f"{NAME}-q4", 4, "Q4_0")
+
+LLAMACPP_NGRAM: Final = with_options(
+    LLAMACPP, "ngram", "llama.cpp's server over HTTP, BF16, speculating by n-grams (ngram-simple, 3 and 8)"
+)

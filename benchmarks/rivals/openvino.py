@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from trierarch.benchmarks.rivals.checkpoint import demo_directory
-from trierarch.benchmarks.rivals.rival import Rival, Say, environment, home, python_of, run
+from trierarch.benchmarks.rivals.rival import Rival, Say, environment, home, python_of, run, with_options
 from trierarch.benchmarks.subjects.worker import Launch
 
 NAME: Final = "openvino"
@@ -64,3 +64,7 @@ def _variant(bits: int, weight_format: str, *options: str) -> Rival:
 
 OPENVINO_INT8: Final = _variant(8, "int8")
 OPENVINO_INT4: Final = _variant(4, "int4", "--sym", "--group-size", "64", "--ratio", "1.0")
+
+OPENVINO_LOOKUP: Final = with_options(
+    OPENVINO, "lookup", "OpenVINO GenAI, continuous batching, bfloat16, speculating by prompt look-up"
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -32,7 +32,7 @@ class Rival:
     bits: int = 16
     """Of a weight, scales not counted."""
     base: Rival | None = None
-    """The rival of which this is a variant: only the form of the checkpoint differs, and lies beside the base's."""
+    """The rival of which this is a variant: another form of the checkpoint, which lies beside the base's, or other options."""
 
     @property
     def is_installed(self) -> bool:
@@ -57,6 +57,17 @@ class Rival:
     @property
     def _stamp(self) -> Path:
         return home(self.name) / STAMP if self.base is None else home(self.base.name) / f"{STAMP}-{self.name}"
+
+
+def with_options(base: Rival, suffix: str, summary: str) -> Rival:
+    """`base` by the worker `<its module>_<suffix>`, which sets other options; there is nothing to install."""
+    name = f"{base.name}-{suffix}"
+
+    def launch() -> Launch:
+        of_base = base.launch()
+        return replace(of_base, name=name, module=f"{of_base.module}_{suffix}")
+
+    return Rival(name=name, summary=summary, install=lambda say: None, launch=launch, base=base)
 
 
 def home(name: str) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from trierarch.benchmarks.rivals.checkpoint import DIRECTORY, demo_directory
-from trierarch.benchmarks.rivals.rival import Rival, Say
+from trierarch.benchmarks.rivals.rival import Rival, Say, with_options
 from trierarch.benchmarks.subjects.worker import Launch
 from trierarch.builder.errors import ResourceError
 
@@ -27,4 +27,8 @@ TRANSFORMERS: Final = Rival(
     summary="Hugging Face transformers, eager generate, bfloat16",
     install=_install,
     launch=lambda: Launch(name=NAME, python=Path(sys.executable), module=WORKER, model=DIRECTORY),
+)
+
+TRANSFORMERS_LOOKUP: Final = with_options(
+    TRANSFORMERS, "lookup", "Hugging Face transformers, eager generate, bfloat16, speculating by prompt look-up"
 )

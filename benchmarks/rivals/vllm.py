@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from trierarch.benchmarks.rivals.checkpoint import DIRECTORY, demo_directory
-from trierarch.benchmarks.rivals.rival import Rival, Say, environment, home, python_of, run
+from trierarch.benchmarks.rivals.rival import Rival, Say, environment, home, python_of, run, with_options
 from trierarch.benchmarks.subjects.worker import Launch
 from trierarch.benchmarks.workers.protocol import KV_CACHE_BYTES, NUM_THREADS
 
@@ -51,4 +51,8 @@ def _launch() -> Launch:
 
 VLLM: Final = Rival(
     name=NAME, summary="vLLM on the CPU, one process, compiled, bfloat16", install=_install, launch=_launch
+)
+
+VLLM_NGRAM: Final = with_options(
+    VLLM, "ngram", "vLLM on the CPU, one process, compiled, bfloat16, speculating by n-grams"
 )

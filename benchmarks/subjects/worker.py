@@ -10,14 +10,14 @@ import subprocess
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from trierarch.benchmarks.paths import IMPORT_PATH, OUT
 from trierarch.benchmarks.process_tree import peak_rss
 from trierarch.benchmarks.subjects.subject import SubjectFailed, Timing
-from trierarch.benchmarks.workers.protocol import Ready, TokenIds
+from trierarch.benchmarks.workers.protocol import Ready, Steering, TokenIds
 
 START_SECONDS: Final = 900.0
 """Some rivals compile for minutes when they first start."""
@@ -80,9 +80,15 @@ class WorkerSubject:
         self._ready = Ready(**self._receive(START_SECONDS))
         return self._ready
 
-    def generate(self, prompts: list[TokenIds], num_output_tokens: int) -> Timing:
-        """See Subject.generate."""
-        self._send({"prompts": prompts, "num_output_tokens": num_output_tokens})
+    @property
+    def ready(self) -> Ready | None:
+        """What the worker said when it was loaded; None while it does not run."""
+        return None if self._process is None else self._ready
+
+    def generate(self, prompts: list[TokenIds], num_output_tokens: int, steering: Steering | None = None) -> Timing:
+        """See Subject.generate. `steering` is heard by a worker that can be steered."""
+        message = {"prompts": prompts, "num_output_tokens": num_output_tokens}
+        self._send(message | ({} if steering is None else {"steering": asdict(steering)}))
         reply = self._receive(CALL_SECONDS)
         timing = Timing(reply["seconds"], tuple(reply["token_ids"]), reply.get("counters", {}))
         lengths = [len(token_ids) for token_ids in timing.token_ids]

@@ -7,10 +7,10 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from trierarch.benchmarks.workers.protocol import NUM_THREADS, Ready, TokenIds, serve
+from trierarch.benchmarks.workers.protocol import NUM_THREADS, Ready, Speculated, Steering, TokenIds, serve
 from trierarch.python_backend.executors.executor import Executor
 from trierarch.python_backend.executors.factory import open_executor
-from trierarch.python_backend.request import FinishReason, Request, SamplingParams, TokenDelta
+from trierarch.python_backend.request import FinishReason, Request, SamplingParams, SpeculationParams, TokenDelta, Usage
 
 
 class ExecutorWorker:
@@ -20,17 +20,25 @@ class ExecutorWorker:
         """Load `engine`."""
         self._executor: Executor = open_executor(engine)
         self._num_requests = 0
+        self._steering = Steering()
+        self._usages: list[Usage] = []
 
     @property
     def ready(self) -> Ready:
         """Our version; every limit is the engine's own."""
         return Ready(version("trierarch"), {"threads": NUM_THREADS})
 
+    def steer(self, steering: Steering) -> None:
+        """See Steered.steer."""
+        self._steering = steering
+
     def generate(self, prompts: list[TokenIds], num_output_tokens: int) -> list[TokenIds]:
         """Submit every prompt at once and wait for the last delta."""
         deltas: queue.SimpleQueue[TokenDelta] = queue.SimpleQueue()
         sampling = SamplingParams(max_tokens=num_output_tokens, temperature=0.0, end_ids=())
+        speculation = _speculation(self._steering.speculation)
         outputs: dict[str, TokenIds] = {}
+        self._usages = []
         for prompt in prompts:
             request_id = str(self._num_requests)
             self._num_requests += 1
@@ -39,6 +47,8 @@ class ExecutorWorker:
                 request_id=request_id,
                 prompt_token_ids=tuple(prompt),
                 sampling=sampling,
+                cache_salt=self._steering.tenant,
+                speculation=speculation,
                 arrival_time=time.monotonic(),
             )
             self._executor.submit(request, deltas.put)
@@ -50,11 +60,24 @@ class ExecutorWorker:
                 if delta.finish_reason is not FinishReason.LENGTH:
                     raise RuntimeError(f"request {delta.request_id} ended with {delta.finish_reason}: {delta.error}")
                 num_unfinished -= 1
+                if delta.usage is not None:
+                    self._usages.append(delta.usage)
         return list(outputs.values())
+
+    def counters(self) -> dict[str, float]:
+        """See Counting.counters."""
+        return {
+            "num_draft_tokens": sum(usage.num_draft_tokens for usage in self._usages),
+            "num_accepted_draft_tokens": sum(usage.num_accepted_draft_tokens for usage in self._usages),
+        }
 
     def close(self) -> None:
         """Stop the loop."""
         self._executor.close()
+
+
+def _speculation(speculated: Speculated) -> SpeculationParams:
+    return SpeculationParams(max_draft_tokens=None if isinstance(speculated, str) else speculated)
 
 
 if __name__ == "__main__":

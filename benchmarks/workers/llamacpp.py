@@ -8,9 +8,10 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from trierarch.benchmarks.workers.protocol import MAX_BATCH_SIZE, MAX_SEQ_LEN, NUM_THREADS, Ready, TokenIds, serve
 
@@ -35,11 +36,13 @@ OPTIONS: Final = {
 class LlamaCppWorker:
     """One llama-server process and a thread for each stream it may have."""
 
+    options: ClassVar[Mapping[str, str | None]] = OPTIONS
+
     def __init__(self, model: Path) -> None:
         """Start the server and wait until it has loaded `model`."""
         self._port = _free_port()
         command = [str(SERVER), "--model", str(model), "--host", HOST, "--port", str(self._port)]
-        command += [word for option, value in OPTIONS.items() for word in (option, value) if word is not None]
+        command += [word for option, value in self.options.items() for word in (option, value) if word is not None]
         self._started = time.monotonic()
         self._server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr)
         self._threads = ThreadPoolExecutor(MAX_BATCH_SIZE)
@@ -51,7 +54,7 @@ class LlamaCppWorker:
         build, _, _ = self._call("GET", "/props")["build_info"].partition(
             "-"
         )  # a commit follows, of the wrong repository
-        settings = {key.lstrip("-"): value for key, value in OPTIONS.items()}
+        settings = {key.lstrip("-"): value for key, value in self.options.items()}
         return Ready(build, settings, self._server.pid, self._started)
 
     def generate(self, prompts: list[TokenIds], num_output_tokens: int) -> list[TokenIds]:

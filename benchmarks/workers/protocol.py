@@ -2,6 +2,7 @@
 
     worker    {"version": ..., "settings": {...}, "pid": ..., "started": ...}      once, when the engine is loaded
     driver    {"prompts": [[id, ...], ...], "num_output_tokens": n}
+              and "steering": {"speculation": ..., "tenant": ...} to a worker that can be steered
     worker    {"seconds": s, "token_ids": [[id, ...], ...]}                        all prompts at once, to the last token;
               and "counters": {name: value, ...} of that call, where the worker counts
     driver    end of file: the worker closes its engine and ends
@@ -50,6 +51,20 @@ class Ready:
     """`time.monotonic()` when that process was started, where it is not the worker itself."""
 
 
+Speculated = str | int
+"""How far tokens are guessed ahead: ADAPTIVE, or always this many at most; 0 guesses nothing."""
+ADAPTIVE: Final = "adaptive"
+
+
+@dataclass(frozen=True, slots=True)
+class Steering:
+    """How a call is to be served, beside its prompts."""
+
+    speculation: Speculated = ADAPTIVE
+    tenant: str = ""
+    """Cached prefixes and the history of answers are shared within it."""
+
+
 class Worker(Protocol):
     """One engine: greedy, deaf to end tokens, all prompts of a call in flight together."""
 
@@ -76,6 +91,15 @@ class Counting(Protocol):
         ...
 
 
+@runtime_checkable
+class Steered(Protocol):
+    """A worker that can be steered."""
+
+    def steer(self, steering: Steering) -> None:
+        """Serve the next `generate` so."""
+        ...
+
+
 def serve(open_worker: Callable[[Path], Worker]) -> None:
     """Run the worker of the model named by the first argument until standard input ends."""
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
@@ -90,6 +114,8 @@ def serve(open_worker: Callable[[Path], Worker]) -> None:
             reply(asdict(worker.ready))
             for line in sys.stdin:
                 ask = json.loads(line)
+                if isinstance(worker, Steered):
+                    worker.steer(Steering(**ask.get("steering", {})))
                 started = time.perf_counter()
                 token_ids = worker.generate(ask["prompts"], ask["num_output_tokens"])
                 answer = {"seconds": time.perf_counter() - started, "token_ids": token_ids}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 import transformers
@@ -13,6 +15,9 @@ from trierarch.benchmarks.workers.protocol import NUM_THREADS, Ready, TokenIds, 
 class TransformersWorker:
     """One AutoModelForCausalLM."""
 
+    options: ClassVar[Mapping[str, Any]] = {}
+    """Of `generate`, beside what makes it greedy."""
+
     def __init__(self, model: Path) -> None:
         """Load the checkpoint `model`."""
         torch.set_num_threads(NUM_THREADS)
@@ -22,7 +27,7 @@ class TransformersWorker:
     @property
     def ready(self) -> Ready:
         """The release, and torch's."""
-        settings = {"threads": NUM_THREADS, "torch": torch.__version__}
+        settings = {"threads": NUM_THREADS, "torch": torch.__version__, **self.options}
         return Ready(transformers.__version__, settings)
 
     def generate(self, prompts: list[TokenIds], num_output_tokens: int) -> list[TokenIds]:
@@ -39,6 +44,7 @@ class TransformersWorker:
                 min_new_tokens=num_output_tokens,
                 do_sample=False,
                 pad_token_id=0,
+                **self.options,
             )
         result: list[TokenIds] = outputs[:, longest:].tolist()
         return result

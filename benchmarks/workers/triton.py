@@ -21,7 +21,7 @@ import numpy as np
 import tritonclient.grpc as triton
 from tritonclient.utils import np_to_triton_dtype
 
-from trierarch.benchmarks.workers.protocol import MAX_BATCH_SIZE, Ready, TokenIds, serve
+from trierarch.benchmarks.workers.protocol import MAX_BATCH_SIZE, Ready, Steering, TokenIds, serve
 
 MODEL: Final = "tensorrt_llm"
 COMMAND: Final = Path(sys.executable).with_name("trierarch")
@@ -49,6 +49,7 @@ class TritonWorker:
             raise RuntimeError(f"trierarch serve ended with status {self._server.wait()}")
         address = json.loads(announcement)["grpc"]
         self._responses: queue.SimpleQueue[tuple[int, Any, Any]] = queue.SimpleQueue()
+        self._steering = Steering()
         self._streams = [triton.InferenceServerClient(address) for _ in range(MAX_BATCH_SIZE)]
         for index, stream in enumerate(self._streams):
             stream.start_stream(partial(self._arrive, index))
@@ -58,6 +59,10 @@ class TritonWorker:
         """Our version and Triton's, and the server as the process that counts."""
         triton_version = self._streams[0].get_server_metadata(as_json=True)["version"]
         return Ready(version("trierarch"), {"triton": triton_version}, self._server.pid, self._started)
+
+    def steer(self, steering: Steering) -> None:
+        """See Steered.steer."""
+        self._steering = steering
 
     def generate(self, prompts: list[TokenIds], num_output_tokens: int) -> list[TokenIds]:
         """One stream a prompt, all at once."""
@@ -70,7 +75,10 @@ class TritonWorker:
                 "request_output_len": np.array([[num_output_tokens]], np.int32),
                 "end_id": np.array([[NO_END]], np.int32),
                 "streaming": np.array([[True]]),
+                "cache_salt": np.array([[self._steering.tenant.encode()]], np.object_),
             }
+            if not isinstance(self._steering.speculation, str):
+                inputs["max_draft_tokens"] = np.array([[self._steering.speculation]], np.int32)
             tensors = [_tensor(name, array) for name, array in inputs.items()]
             stream.async_stream_infer(MODEL, tensors, outputs=wanted, enable_empty_final_response=True)
         num_unfinished = len(prompts)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, ClassVar
 
 import vllm
 
@@ -11,6 +13,9 @@ from trierarch.benchmarks.workers.protocol import MAX_BATCH_SIZE, MAX_SEQ_LEN, N
 
 class VLLMWorker:
     """One LLM object."""
+
+    options: ClassVar[Mapping[str, Any]] = {}
+    """Of the LLM, beside its limits."""
 
     def __init__(self, model: Path) -> None:
         """Load and compile the checkpoint `model`."""
@@ -22,12 +27,14 @@ class VLLMWorker:
             enable_prefix_caching=True,
             distributed_executor_backend="uni",
             disable_log_stats=True,
+            **self.options,
         )
 
     @property
     def ready(self) -> Ready:
         """The release."""
-        return Ready(vllm.__version__, {"threads": NUM_THREADS, "distributed_executor_backend": "uni"})
+        settings = {"threads": NUM_THREADS, "distributed_executor_backend": "uni", **self.options}
+        return Ready(vllm.__version__, settings)
 
     def generate(self, prompts: list[TokenIds], num_output_tokens: int) -> list[TokenIds]:
         """Hand all prompts over in one call."""
