@@ -67,6 +67,16 @@ def launches(engine: Path, suffix: str = "") -> list[Launch]:
     return [_launch(f"{name}{suffix}", name, engine) for name in OURS]
 
 
+def server(engine: Path) -> Launch:
+    """Our executor behind Triton."""
+    return _launch(TRITON, TRITON, engine)
+
+
+def speculating(engine: Path, name: str) -> Launch:
+    """Our executor with its policy of speculation in the benchmark's hand."""
+    return _launch(name, "speculating", engine)
+
+
 def step_probe(engine: Path) -> Launch:
     """Our executor with the parts of its steps timed: slower by a hair, so it gives no other figure."""
     return _launch("step_probe", "step_probe", engine)

@@ -9,7 +9,7 @@ from typing import Self
 
 from trierarch.benchmarks import campaign
 from trierarch.benchmarks.chats import Chats
-from trierarch.benchmarks.engine import EXECUTOR, TRITON, build_demo, launches
+from trierarch.benchmarks.engine import EXECUTOR, TRITON, build_demo, server, speculating
 from trierarch.benchmarks.lineup import Lineup
 from trierarch.benchmarks.machine import Limits
 from trierarch.benchmarks.paths import OUT
@@ -81,15 +81,17 @@ def run(options: Options) -> Iterator[Report]:
 
 
 def ours(engine: Path, drafted: Path, plan: Plan) -> Iterator[Subject]:
-    """Our subjects: each engine asked in several ways."""
-    executor, server = (WorkerSubject(launch) for launch in launches(engine))
-    yield Variant(EXECUTOR, executor, ADAPTIVE)
-    yield from (Variant(name, executor, length) for name, length in plan.static_names().items())
-    yield Variant(TRITON, server, ADAPTIVE)
-    yield Variant(off(TRITON), server, 0)
-    with_draft = WorkerSubject(replace(launches(drafted)[0], name=DRAFTED))
-    yield Variant(DRAFTED, with_draft, ADAPTIVE)
-    yield Variant(off(DRAFTED), with_draft, 0)
+    """Our subjects: each engine asked in several ways.
+
+    Fixed lengths have a process of their own: what they learn of the cost of steps is not for the adaptive one to know.
+    """
+    workers = {EXECUTOR: engine, TRITON: engine, DRAFTED: drafted}
+    for name, model in workers.items():
+        worker = WorkerSubject(speculating(model, name) if name != TRITON else server(model))
+        yield Variant(name, worker, ADAPTIVE)
+        yield Variant(off(name), worker, 0)
+    fixed = WorkerSubject(speculating(engine, f"{EXECUTOR}-fixed"))
+    yield from (Variant(name, fixed, length) for name, length in plan.static_names().items() if length)
 
 
 def encoder(engine: Path, manifest: EngineManifest) -> ChatEncoder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -206,4 +207,4 @@ def _of_executor(values: Sequence[float]) -> dict[str, Measurement]:
 
 def _least_rise(values: Sequence[float]) -> list[float]:
     """Of a value over the one before it; nothing of fewer than two values."""
-    return [min(later - earlier for earlier, later in zip(values, values[1:], strict=False))] if len(values) > 1 else []
+    return [min(later - earlier for earlier, later in itertools.pairwise(values))] if len(values) > 1 else []

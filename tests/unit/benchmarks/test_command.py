@@ -4,6 +4,7 @@ import importlib
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from trierarch.benchmarks import __main__ as command
 from trierarch.benchmarks import kv_waste
 from trierarch.benchmarks.registry import BENCHMARKS, Benchmark, Options
 from trierarch.benchmarks.report import Report
-from trierarch.benchmarks.rivals.catalog import QUANTIZED, RIVALS, UNQUANTIZED, chosen, named
+from trierarch.benchmarks.rivals.catalog import QUANTIZED, RIVALS, SPECULATING, UNQUANTIZED, chosen, named
 from trierarch.benchmarks.rivals.rival import Rival, run
 from trierarch.benchmarks.subjects.worker import Launch
 from trierarch.builder.errors import ConfigError, ResourceError
@@ -154,6 +155,18 @@ def test_a_benchmark_takes_no_rivals_of_another() -> None:
         chosen(["openvino"], QUANTIZED)
     with pytest.raises(ConfigError, match="rival is 'llamacpp-q8'"):
         chosen(["llamacpp-q8"], UNQUANTIZED)
+    with pytest.raises(ConfigError, match="rival is 'llamacpp'"):
+        chosen(["llamacpp"], SPECULATING)
+
+
+def test_a_rival_that_guesses_is_its_base_by_another_worker() -> None:
+    for name, rival in SPECULATING.items():
+        assert rival.base is not None
+        base, launch = rival.base.launch(), rival.launch()
+        assert launch.module.startswith(f"{base.module}_")
+        assert find_spec(launch.module) is not None
+        assert replace(launch, name=base.name, module=base.module) == base
+        assert name == f"{base.name}-{launch.module.rpartition('_')[2]}"
 
 
 def test_rivals_are_known_by_their_own_names_and_files() -> None:

@@ -12,14 +12,16 @@ from support.eventually import eventually
 from trierarch.benchmarks.paths import IMPORT_PATH
 from trierarch.benchmarks.subjects import worker
 from trierarch.benchmarks.subjects.subject import SubjectFailed
+from trierarch.benchmarks.subjects.variant import Variant
 from trierarch.benchmarks.subjects.worker import Launch, WorkerSubject
+from trierarch.benchmarks.workers.protocol import Steering
 
 # A worker that repeats the prompt's first token, and misbehaves when that is asked for by token.
 ECHO = """
 import os, subprocess, sys, time
 from trierarch.benchmarks.workers.protocol import Ready, serve
 
-SHORT, FAIL, DIE, HANG = 1, 2, 3, 4
+SHORT, FAIL, DIE, HANG, STEERED = 1, 2, 3, 4, 5
 
 class Echo:
     def __init__(self, model):
@@ -29,9 +31,14 @@ class Echo:
         self.child = subprocess.Popen(["sleep", "600"])
         self.ready = Ready("7.0", {"model": model.name, "child": self.child.pid})
 
+    def steer(self, steering):
+        self.steering = steering
+
     def generate(self, prompts, num_output_tokens):
         print("more noise")
         first = prompts[0][0]
+        if first == STEERED:
+            return [[int(self.steering.speculation == "adaptive"), len(self.steering.tenant)]]
         if first == FAIL:
             raise ValueError("no such token")
         if first == DIE:
@@ -45,7 +52,7 @@ class Echo:
 
 serve(Echo)
 """
-SHORT, FAIL, DIE, HANG = 1, 2, 3, 4
+SHORT, FAIL, DIE, HANG, STEERED = 1, 2, 3, 4, 5
 
 
 def launch(folder: Path, model: str = "model") -> Launch:
@@ -80,6 +87,36 @@ def test_a_worker_answers_whatever_its_engine_prints(subject: WorkerSubject, tmp
     assert timing.num_tokens == 6
     assert timing.seconds >= 0
     assert "noise on standard output" in (tmp_path / "out" / "logs" / "echo.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("steering", "heard"), [(None, [1, 0]), (Steering("adaptive", "abc"), [1, 3]), (Steering(4, "ab"), [0, 2])]
+)
+def test_a_worker_is_steered_for_one_call(subject: WorkerSubject, steering: Steering | None, heard: list[int]) -> None:
+    subject.start()
+    subject.generate([[10]], 1, Steering(8, "another"))
+
+    assert subject.generate([[STEERED]], 2, steering).token_ids == (heard,)
+
+
+def test_variants_share_a_worker_but_no_tenant(subject: WorkerSubject, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[Steering] = []
+    generate = subject.generate
+    monkeypatch.setattr(subject, "generate", lambda *call: heard.append(call[2]) or generate(*call))
+    variants = [Variant("a", subject, "adaptive"), Variant("b", subject, 0)]
+
+    assert variants[0].start() == variants[1].start()
+    assert variants[0].pids == variants[1].pids != []
+    for variant in (*variants, variants[0]):
+        assert variant.generate([[10]], 1).token_ids == ([10],)
+    variants[0].generate([[11]], 1)
+
+    assert [steering.speculation for steering in heard] == ["adaptive", 0, "adaptive", "adaptive"]
+    of_a, of_b, again, of_other_prompt = (steering.tenant for steering in heard)
+    assert of_a == again
+    assert len({of_a, of_b, of_other_prompt}) == 3
+    variants[1].close()
+    assert variants[0].pids == []
 
 
 def test_its_memory_and_age_are_known(subject: WorkerSubject) -> None:
