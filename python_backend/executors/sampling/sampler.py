@@ -105,7 +105,8 @@ def temperature_of(sampling: SamplingParams) -> float:
 
 
 def _rows(logits: A, rows: list[int]) -> A:
-    return logits if len(rows) == len(logits) else logits[rows]
+    chosen: A = logits if len(rows) == len(logits) else logits[rows]
+    return chosen
 
 
 def _failure(is_sound: bool) -> SequenceOutput:
