@@ -102,7 +102,8 @@ def _draft_models(engine: Path, manifest: EngineManifest, uniforms: Uniforms, nu
     draft = manifest.load_draft(engine)
     if draft is None:
         return []
-    assert manifest.speculation is not None and manifest.speculation.draft_engine is not None
+    assert manifest.speculation is not None
+    assert manifest.speculation.draft_engine is not None
     runner = open_runner(engine / manifest.speculation.draft_engine, draft, uniforms, num_blocks)
     kv = KVCacheManager(num_blocks, draft.kv_cache.block_size, draft.kv_cache.enable_prefix_caching)
     return [DraftModel(runner, kv, draft.tokens.eos, draft.limits.max_num_tokens)]

@@ -1,0 +1,210 @@
+"""Whom the speculator asks, how far it follows, and what it learns; and that no answer depends on any of it."""
+
+from __future__ import annotations
+
+import logging
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from support.checking_runner import alone, next_token
+from support.drafters import ScriptedDrafter
+from support.ordeal import Ordeal
+from support.scheduling import World, make_request
+from trierarch.builder.manifest import DrafterKind, Speculation
+from trierarch.python_backend.request import SpeculationParams
+from trierarch.python_backend.speculation.allotment import FixedLength
+from trierarch.python_backend.speculation.drafter import Ask, Draft
+from trierarch.python_backend.speculation.prompt_lookup import PromptLookupDrafter
+from trierarch.python_backend.speculation.speculator import Speculator
+from trierarch.python_backend.speculation.suffix import SuffixDrafter
+
+VOCAB_SIZE = 1000
+SPECULATION = Speculation(drafters=(DrafterKind.SUFFIX, DrafterKind.PROMPT_LOOKUP), max_draft_tokens=4)
+
+
+def right(ask: Ask) -> Draft:
+    """What the model will say, as far as asked."""
+    known = list(ask.sequence.token_ids)
+    for _ in range(ask.max_tokens):
+        known.append(next_token(known, ask.sequence.index, VOCAB_SIZE))
+    return Draft(tuple(known[len(ask.sequence.token_ids) :]))
+
+
+def wrong(ask: Ask) -> Draft:
+    """Never what the model will say."""
+    return Draft(tuple((token + 1) % VOCAB_SIZE for token in right(ask).token_ids))
+
+
+def failing(ask: Ask) -> Draft:
+    raise ZeroDivisionError("on purpose")
+
+
+def make_world(speculator: Speculator, **settings: int) -> World:
+    return World(num_blocks=200, block_size=4, speculator=speculator, max_seq_len=400, **settings)
+
+
+def expected(name: str, prompt: int, max_tokens: int) -> list[int]:
+    return alone(make_request(name, prompt, max_tokens=max_tokens), 0, VOCAB_SIZE, ())[0]
+
+
+def test_a_drafter_that_is_always_right_saves_four_steps_of_five() -> None:
+    world = make_world(Speculator(SPECULATION, VOCAB_SIZE, [ScriptedDrafter(right)]))
+    world.add("a", prompt=5, max_tokens=51)
+    num_steps = world.run()
+    assert world.output("a") == expected("a", 5, 51)
+    assert num_steps < 51 / 3
+    assert world.usage("a").num_draft_tokens == world.usage("a").num_accepted_draft_tokens
+
+
+@pytest.mark.parametrize("guess", [wrong, failing])
+def test_a_drafter_that_is_always_wrong_or_raises_is_soon_not_followed(
+    guess: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL)
+    speculator = Speculator(SPECULATION, VOCAB_SIZE, [ScriptedDrafter(wrong if guess is wrong else failing)])
+    world = make_world(speculator)
+    world.add("a", prompt=5, max_tokens=80)
+    num_steps = world.run()
+    assert world.output("a") == expected("a", 5, 80)
+    assert num_steps == 81
+    assert world.usage("a").num_draft_tokens < 40
+
+
+def test_what_is_not_verified_is_learnt_from_all_the_same() -> None:
+    """A drafter that was wrong for long becomes right: it is followed again without ever being tried blindly."""
+    turns = {"right": False}
+    drafter = ScriptedDrafter(lambda ask: right(ask) if turns["right"] else wrong(ask))
+    world = make_world(Speculator(SPECULATION, VOCAB_SIZE, [drafter]))
+    world.add("a", prompt=5, max_tokens=300)
+    for _ in range(60):
+        world.step()
+    before = sum(len(item.draft_token_ids) for plan in world.plans[-20:] for item in plan.scheduled)
+    assert before == 0
+    turns["right"] = True
+    for _ in range(25):
+        world.step()
+    assert any(len(item.draft_token_ids) == 4 for item in world.plans[-1].scheduled)
+
+
+def test_the_likelier_of_two_guesses_is_verified() -> None:
+    bad = ScriptedDrafter(wrong, DrafterKind.PROMPT_LOOKUP)
+    speculator = Speculator(SPECULATION, VOCAB_SIZE, [bad, ScriptedDrafter(right)])
+    world = make_world(speculator)
+    world.add("a", prompt=5, max_tokens=60)
+    world.run()
+    by_kind = {drafter.kind: drafter for drafter in speculator.stats().drafters}
+    good = by_kind[DrafterKind.SUFFIX]
+    assert good.num_accepted_tokens == good.num_draft_tokens > 30
+    assert DrafterKind.PROMPT_LOOKUP not in by_kind or by_kind[DrafterKind.PROMPT_LOOKUP].num_draft_tokens < 12
+
+
+def test_a_model_is_asked_where_it_pays_and_only_probed_where_it_does_not() -> None:
+    def steps_with(cost: float) -> tuple[int, int]:
+        model = ScriptedDrafter(right, DrafterKind.DRAFT_MODEL, cost)
+        world = make_world(Speculator(SPECULATION, VOCAB_SIZE, models=[model]))
+        world.add("a", prompt=5, max_tokens=120)
+        num_steps = world.run()
+        assert world.output("a") == expected("a", 5, 120)
+        return num_steps, len(model.asked)
+
+    cheap, dear = steps_with(cost=0.0001), steps_with(cost=1.0)
+    assert cheap[0] < 50
+    assert dear[0] > 100
+    assert dear[1] < 10
+
+
+@pytest.mark.parametrize(
+    ("params", "num_asked"),
+    [
+        (SpeculationParams(), True),
+        (SpeculationParams(max_draft_tokens=0), False),
+        (SpeculationParams(drafters=(DrafterKind.PROMPT_LOOKUP,)), False),
+        (SpeculationParams(drafters=(DrafterKind.SUFFIX,)), True),
+    ],
+)
+def test_a_request_narrows_who_is_asked(params: SpeculationParams, num_asked: bool) -> None:
+    drafter = ScriptedDrafter(right)
+    world = make_world(Speculator(SPECULATION, VOCAB_SIZE, [drafter], allotment=FixedLength(4)))
+    world.add("a", prompt=5, max_tokens=9, speculation=params)
+    world.run()
+    assert bool(drafter.asked) == num_asked
+    assert world.output("a") == expected("a", 5, 9)
+
+
+def test_no_more_is_asked_for_than_request_and_engine_allow() -> None:
+    drafter = ScriptedDrafter(right)
+    world = make_world(Speculator(SPECULATION, VOCAB_SIZE, [drafter]))
+    world.add("a", prompt=5, max_tokens=7, speculation=SpeculationParams(max_draft_tokens=3))
+    world.add("b", prompt=5, max_tokens=100, speculation=SpeculationParams(max_draft_tokens=100))
+    world.step()
+    assert [ask.max_tokens for ask in drafter.asked] == [3, 4]
+    world.run()
+    left = [ask.max_tokens + 1 + ask.sequence.num_output_tokens for ask in drafter.asked]
+    assert all(1 <= ask.max_tokens <= 4 for ask in drafter.asked)
+    assert max(left) <= 100
+
+
+def test_the_callers_own_draft_is_verified_without_any_drafter() -> None:
+    answer = expected("a", 5, 12)
+    for draft in (tuple(answer[:3]), (*answer[:2], 999)):
+        world = make_world(Speculator(None, VOCAB_SIZE, allotment=FixedLength(16)))
+        world.add("a", prompt=5, max_tokens=12, speculation=SpeculationParams(draft_token_ids=draft))
+        world.step()
+        num_right = 3 if draft[2] == answer[2] else 2
+        assert world.output("a") == answer[: num_right + 1]
+        world.run()
+        assert world.output("a") == answer
+        assert world.usage("a").num_accepted_draft_tokens == num_right
+
+
+def test_what_a_drafter_says_is_not_trusted() -> None:
+    nonsense = ScriptedDrafter(lambda ask: Draft((*right(ask).token_ids[:1], -1, VOCAB_SIZE, *range(50)), evidence=99))
+    world = make_world(Speculator(SPECULATION, VOCAB_SIZE, [nonsense], allotment=FixedLength(50)))
+    world.add("a", prompt=5, max_tokens=9)
+    world.run()
+    assert world.output("a") == expected("a", 5, 9)
+    assert {len(item.draft_token_ids) for plan in world.plans for item in plan.scheduled} == {0, 1}
+
+
+def test_drafters_hear_who_has_gone_and_are_closed() -> None:
+    drafter = ScriptedDrafter(right)
+    speculator = Speculator(SPECULATION, VOCAB_SIZE, [drafter])
+    world = make_world(speculator)
+    world.add("a", prompt=5, max_tokens=4)
+    world.run()
+    assert drafter.forgotten == [world.sequences["a", 0].sequence_id]
+    speculator.close()
+    assert drafter.is_closed
+
+
+def test_figures_add_up() -> None:
+    speculator = Speculator(SPECULATION, VOCAB_SIZE, [ScriptedDrafter(right)])
+    world = make_world(speculator)
+    world.add("a", prompt=5, max_tokens=40)
+    world.add("b", prompt=6, max_tokens=40)
+    num_steps = world.run()
+    stats, usages = speculator.stats(), (world.usage("a"), world.usage("b"))
+    assert stats.num_steps == num_steps
+    assert 0 < stats.num_steps_speculated <= num_steps
+    assert sum(stats.drafted_by_position) == sum(usage.num_draft_tokens for usage in usages)
+    assert sum(stats.accepted_by_position) == sum(usage.num_accepted_draft_tokens for usage in usages)
+    assert sum(length * count for length, count in enumerate(stats.drafts_by_length)) == sum(stats.drafted_by_position)
+    assert sum(drafter.num_draft_tokens for drafter in stats.drafters) == sum(stats.drafted_by_position)
+
+
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 2**32), length=st.sampled_from([None, None, 1, 4]))
+def test_whatever_happens_answers_do_not_depend_on_text_drafters(seed: int, length: int | None) -> None:
+    """Arrivals, cancels, failures, preemption, chunks, prefix hits, siblings, stop words, tenants."""
+    random, ordeal = Random(seed), Ordeal(seed)
+    drafters = [SuffixDrafter(history_bytes=random.choice((0, 4000))), PromptLookupDrafter()]
+    allotment = None if length is None else FixedLength(length)
+    ordeal.world.speculator = Speculator(SPECULATION, ordeal.world.runner.vocab_size, drafters, allotment=allotment)
+    deeds = [ordeal.step] * 12 + [ordeal.arrive] * 6 + [ordeal.cancel, ordeal.fail, ordeal.cancel_during_a_step]
+    for _ in range(40):
+        random.choice(deeds)(random.randrange(2**32))
+        ordeal.check()
+    ordeal.finish()
