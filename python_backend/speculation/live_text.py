@@ -10,6 +10,8 @@ from trierarch.python_backend.speculation.suffix_index import MAX_DEPTH, Match, 
 from trierarch.python_backend.speculation.tenants import Tenant
 
 GRAMS: Final = (8, 2, 1)
+GUESSED_PER_MATCHED: Final = 4
+"""Tokens guessed for each token matched at most: SuffixDecoding's alpha."""
 _MAX_HEADS: Final = 1 << 16
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence as Rows
 from trierarch.builder.manifest import DrafterKind
 from trierarch.python_backend.speculation.drafter import NO_DRAFT, Ask, Draft
 from trierarch.python_backend.speculation.evidence import evidence_of
-from trierarch.python_backend.speculation.live_text import LiveText
+from trierarch.python_backend.speculation.live_text import GUESSED_PER_MATCHED, LiveText
 from trierarch.python_backend.speculation.suffix_index import Match
 from trierarch.python_backend.speculation.tenants import Tenant, token_ids_of
 
@@ -40,7 +40,8 @@ class PromptLookupDrafter:
         match = text.find(text.tail())
         if not match.length:
             return NO_DRAFT
-        stored, _ = text.follow(Match(match.length, match.ends[:1]), ask.max_tokens)
+        limit = min(ask.max_tokens, GUESSED_PER_MATCHED * match.length)
+        stored, _ = text.follow(Match(match.length, match.ends[:1]), limit)
         return Draft(token_ids_of(stored), evidence_of(match.length, is_own=True))
 
     def forget(self, sequence_ids: Iterable[int]) -> None:

@@ -16,12 +16,10 @@ from trierarch.python_backend.sequence import Sequence, SequenceStatus
 from trierarch.python_backend.speculation.drafter import NO_DRAFT, Ask, Draft
 from trierarch.python_backend.speculation.evidence import evidence_of
 from trierarch.python_backend.speculation.history import History
-from trierarch.python_backend.speculation.live_text import LiveText
+from trierarch.python_backend.speculation.live_text import GUESSED_PER_MATCHED, LiveText
 from trierarch.python_backend.speculation.suffix_index import MAX_DEPTH, NO_MATCH
 from trierarch.python_backend.speculation.tenants import Tenants, token_ids_of
 
-GUESSED_PER_MATCHED: Final = 2
-"""Tokens guessed for each token matched at most: the paper's alpha."""
 LEAST_PROBABILITY: Final = 0.3
 """A draft ends before its estimated probability falls below this."""
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 from support.drafting import draft, make_sequence
 from trierarch.builder.manifest import DrafterKind
 from trierarch.python_backend.speculation.drafter import NO_DRAFT, Ask
+from trierarch.python_backend.speculation.live_text import GUESSED_PER_MATCHED
 from trierarch.python_backend.speculation.prompt_lookup import PromptLookupDrafter
 
 
@@ -14,6 +15,16 @@ def test_goes_on_as_after_the_latest_occurrence() -> None:
 def test_a_longer_match_beats_a_later_one() -> None:
     sequence = make_sequence(0, [9, 1, 2, 3, 4, 5, 1, 2, 6, 7], [9, 1, 2])
     assert draft(PromptLookupDrafter(), sequence, 2).token_ids == (3, 4)
+
+
+def test_a_draft_is_as_long_as_its_match_allows() -> None:
+    text = list(range(100))
+    for length in (1, 3):
+        sequence = make_sequence(length, [*text, 200], text[10 - length : 10])
+        assert draft(PromptLookupDrafter(), sequence, 50).token_ids == tuple(
+            range(10, 10 + GUESSED_PER_MATCHED * length)
+        )
+        assert len(draft(PromptLookupDrafter(), sequence, 2).token_ids) == 2
 
 
 def test_a_longer_match_is_firmer_ground() -> None:

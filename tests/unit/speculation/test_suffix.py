@@ -7,7 +7,8 @@ from trierarch.builder.manifest import DrafterKind
 from trierarch.python_backend.request import FinishReason
 from trierarch.python_backend.sequence import SequenceStatus
 from trierarch.python_backend.speculation.drafter import NO_DRAFT
-from trierarch.python_backend.speculation.suffix import GUESSED_PER_MATCHED, SuffixDrafter
+from trierarch.python_backend.speculation.live_text import GUESSED_PER_MATCHED
+from trierarch.python_backend.speculation.suffix import SuffixDrafter
 
 HISTORY_BYTES = 1 << 20
 ANSWER = list(range(100, 140))
