@@ -10,6 +10,8 @@ from typing import Final
 from trierarch.builder.manifest import DType
 
 CPU_INFO: Final = Path("/proc/cpuinfo")
+_CUDA_DRIVER: Final = (Path("/dev/nvidiactl"), Path("/dev/nvidia0"), Path("/proc/driver/nvidia"), Path("/dev/dxg"))
+"""Any of these is there where a driver is; the last is Windows' subsystem for Linux."""
 _BFLOAT16_FLAGS: Final = frozenset({"avx512_bf16", "amx_bf16"})
 
 
@@ -30,6 +32,8 @@ def cpu_flags() -> frozenset[str]:
 @cache
 def cuda_architectures() -> tuple[str, ...]:
     """Architecture of each CUDA device, such as sm_90, by the driver's own word; empty where there is none."""
+    if not any(path.exists() for path in _CUDA_DRIVER):
+        return ()
     command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)

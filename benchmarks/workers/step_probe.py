@@ -16,10 +16,10 @@ from unittest import mock
 
 from trierarch.benchmarks.workers.executor import ExecutorWorker
 from trierarch.benchmarks.workers.protocol import TokenIds, serve
+from trierarch.python_backend.executors.cpu import model
 from trierarch.python_backend.executors.cpu.abi import open_library
+from trierarch.python_backend.executors.cpu.runner import CpuRunner
 from trierarch.python_backend.executors.sampling.sampler import Sampler
-from trierarch.python_backend.executors.torch import step_model
-from trierarch.python_backend.executors.torch.runner import TorchRunner
 from trierarch.python_backend.scheduling.plan import Plan, StepOutput
 
 KERNELS: Final = ("trierarch_decoder_hidden", "trierarch_decoder_logits")
@@ -105,17 +105,17 @@ class StepProbeWorker(ExecutorWorker):
 
 def _install(clock: StepClock) -> None:
     """Time every step of this process from now on."""
-    run, sample = TorchRunner.run, Sampler.sample
+    run, sample = CpuRunner.run, Sampler.sample
 
-    def timed_run(runner: TorchRunner, plan: Plan) -> StepOutput:
+    def timed_run(runner: CpuRunner, plan: Plan) -> StepOutput:
         clock.begin(plan)
         return run(runner, plan)
 
     def timed_sample(*arguments: Any) -> Any:
         return clock.time("sampling_seconds", sample, *arguments)
 
-    mock.patch.object(step_model, "open_library", lambda path: TimedLibrary(open_library(path), clock)).start()
-    mock.patch.object(TorchRunner, "run", timed_run).start()
+    mock.patch.object(model, "open_library", lambda path: TimedLibrary(open_library(path), clock)).start()
+    mock.patch.object(CpuRunner, "run", timed_run).start()
     mock.patch.object(Sampler, "sample", timed_sample).start()
 
 

@@ -6,17 +6,26 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trierarch.builder.errors import EngineError
-from trierarch.builder.manifest import EngineManifest, Target
+from trierarch.builder.machine import cuda_architectures
+from trierarch.builder.manifest import DrafterKind, EngineManifest, Speculation, Target
 from trierarch.builder.verify import verify
 from trierarch.python_backend.executors.collector import no_collections
+from trierarch.python_backend.executors.draft_model import DraftModel
 from trierarch.python_backend.executors.loop import StepExecutor
+from trierarch.python_backend.executors.runner import Runner
+from trierarch.python_backend.executors.sampling.uniforms import Uniforms
 from trierarch.python_backend.kv.manager import KVCacheManager
 from trierarch.python_backend.scheduling.config import SchedulerConfig
 from trierarch.python_backend.scheduling.scheduler import Scheduler
+from trierarch.python_backend.speculation.allotment import Allotment
+from trierarch.python_backend.speculation.drafter import Drafter, ModelDrafter
+from trierarch.python_backend.speculation.prompt_lookup import PromptLookupDrafter
+from trierarch.python_backend.speculation.speculator import Speculator
+from trierarch.python_backend.speculation.suffix import SuffixDrafter
 
 
-def open_executor(engine: Path) -> StepExecutor:
-    """Check an engine, load it and start its loop.
+def open_executor(engine: Path, allotment: Allotment | None = None) -> StepExecutor:
+    """Check an engine, load it and start its loop. `allotment` None adapts how far drafts are followed.
 
     Raises:
         EngineError: the engine is corrupt, or foreign to this version, machine or set of executors.
@@ -27,14 +36,42 @@ def open_executor(engine: Path) -> StepExecutor:
         raise EngineError(
             f"{engine.name}: no executor here runs target {manifest.target}; rebuild it with --target torch"
         )
-    return _OPENERS[manifest.target](engine, manifest)
+    return _OPENERS[manifest.target](engine, manifest, allotment)
 
 
-def _open_torch(engine: Path, manifest: EngineManifest) -> StepExecutor:
+def open_runner(
+    engine: Path, manifest: EngineManifest, uniforms: Uniforms | None = None, num_blocks: int | None = None
+) -> Runner:
+    """Load an engine that was verified: its compiled kernels, or torch where it has none or a CUDA device is to be used.
+
+    uniforms, num_blocks: as the runners take them.
+
+    Raises:
+        EngineError: the weights or the kernels are missing, corrupt or not what the manifest says.
+        ResourceError: the machine has no room for the weights or the KV cache.
+    """
     with no_collections():
+        if manifest.kernels is not None and not _takes_cuda(manifest):
+            from trierarch.python_backend.executors.cpu.runner import CpuRunner
+
+            return CpuRunner(engine, manifest, uniforms, num_blocks)
         from trierarch.python_backend.executors.torch.runner import TorchRunner  # imports torch: a second
 
-        runner = TorchRunner(engine, manifest)
+        return TorchRunner(engine, manifest, uniforms=uniforms, num_blocks=num_blocks)
+
+
+def _takes_cuda(manifest: EngineManifest) -> bool:
+    """Whether torch would find a CUDA device that the engine may use; torch is asked only if the driver has one."""
+    if manifest.requires.device == "cpu" or not cuda_architectures():
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _open_torch(engine: Path, manifest: EngineManifest, allotment: Allotment | None) -> StepExecutor:
+    uniforms = Uniforms()
+    runner = open_runner(engine, manifest, uniforms)
     limits, kv_cache = manifest.limits, manifest.kv_cache
     config = SchedulerConfig(
         max_batch_size=limits.max_batch_size,
@@ -44,7 +81,31 @@ def _open_torch(engine: Path, manifest: EngineManifest) -> StepExecutor:
     )
     kv = KVCacheManager(runner.num_blocks, kv_cache.block_size, kv_cache.enable_prefix_caching)
     scheduler = Scheduler(config, kv, manifest.tokens.eos)
-    return StepExecutor(scheduler, runner, manifest.architecture.vocab_size)
+    vocab_size = manifest.architecture.vocab_size
+    models = _draft_models(engine, manifest, uniforms, runner.num_blocks)
+    speculator = Speculator(manifest.speculation, vocab_size, _text_drafters(manifest.speculation), models, allotment)
+    return StepExecutor(scheduler, runner, vocab_size, speculator)
 
 
-_OPENERS: dict[Target, Callable[[Path, EngineManifest], StepExecutor]] = {Target.TORCH: _open_torch}
+def _text_drafters(speculation: Speculation | None) -> list[Drafter]:
+    kinds = () if speculation is None else speculation.drafters
+    drafters: list[Drafter] = []
+    if speculation is not None and DrafterKind.SUFFIX in kinds:
+        drafters.append(SuffixDrafter(speculation.history_bytes))
+    if DrafterKind.PROMPT_LOOKUP in kinds:
+        drafters.append(PromptLookupDrafter())
+    return drafters
+
+
+def _draft_models(engine: Path, manifest: EngineManifest, uniforms: Uniforms, num_blocks: int) -> list[ModelDrafter]:
+    """The engine's draft, if it has one, over as many blocks as the engine itself."""
+    draft = manifest.load_draft(engine)
+    if draft is None:
+        return []
+    assert manifest.speculation is not None and manifest.speculation.draft_engine is not None
+    runner = open_runner(engine / manifest.speculation.draft_engine, draft, uniforms, num_blocks)
+    kv = KVCacheManager(num_blocks, draft.kv_cache.block_size, draft.kv_cache.enable_prefix_caching)
+    return [DraftModel(runner, kv, draft.tokens.eos, draft.limits.max_num_tokens)]
+
+
+_OPENERS: dict[Target, Callable[[Path, EngineManifest, Allotment | None], StepExecutor]] = {Target.TORCH: _open_torch}

@@ -20,7 +20,8 @@ from trierarch.builder.config import BuildConfig
 from trierarch.builder.demo import find_demo
 from trierarch.builder.manifest import TOKENIZER_NAME, DType, EngineManifest
 from trierarch.builder.progress import NoProgress
-from trierarch.python_backend.executors.torch.runner import TorchRunner
+from trierarch.python_backend.executors.factory import open_runner
+from trierarch.python_backend.executors.runner import Runner
 
 GOLDEN = Path(__file__).parent / "demo_greedy.json"
 LEAST_LEAD = 1e-3  # Logits of two float32 implementations differ by about 1e-5.
@@ -100,8 +101,8 @@ def manifest(engine: Path) -> EngineManifest:
 
 
 @pytest.fixture(scope="module")
-def runner(engine: Path, manifest: EngineManifest) -> Iterator[TorchRunner]:
-    runner = TorchRunner(engine, manifest)
+def runner(engine: Path, manifest: EngineManifest) -> Iterator[Runner]:
+    runner = open_runner(engine, manifest)
     yield runner
     runner.close()
 
@@ -115,16 +116,14 @@ def test_golden_file_is_what_transformers_says(
         assert model.generate(prompts[index])[0] == outputs[index]
 
 
-def test_alone(
-    manifest: EngineManifest, runner: TorchRunner, prompts: list[list[int]], outputs: list[list[int]]
-) -> None:
+def test_alone(manifest: EngineManifest, runner: Runner, prompts: list[list[int]], outputs: list[list[int]]) -> None:
     stepper = Stepper.open(manifest, runner, enable_prefix_caching=False)
     for prompt, output in zip(prompts, outputs, strict=True):
         assert stepper.generate([prompt], max_tokens=NUM_TOKENS) == [output]
 
 
 def test_all_together(
-    manifest: EngineManifest, runner: TorchRunner, prompts: list[list[int]], outputs: list[list[int]]
+    manifest: EngineManifest, runner: Runner, prompts: list[list[int]], outputs: list[list[int]]
 ) -> None:
     stepper = Stepper.open(manifest, runner, enable_prefix_caching=False, max_num_tokens=4096)
     assert stepper.generate(prompts, max_tokens=NUM_TOKENS) == outputs
@@ -132,7 +131,7 @@ def test_all_together(
 
 
 def test_prompts_in_chunks(
-    manifest: EngineManifest, runner: TorchRunner, prompts: list[list[int]], outputs: list[list[int]]
+    manifest: EngineManifest, runner: Runner, prompts: list[list[int]], outputs: list[list[int]]
 ) -> None:
     """A budget so small that prompts are computed over many steps, beside the tokens of others."""
     stepper = Stepper.open(manifest, runner, enable_prefix_caching=False, max_num_tokens=29)
@@ -140,7 +139,7 @@ def test_prompts_in_chunks(
 
 
 def test_prefixes_found_in_the_cache(
-    manifest: EngineManifest, runner: TorchRunner, prompts: list[list[int]], outputs: list[list[int]]
+    manifest: EngineManifest, runner: Runner, prompts: list[list[int]], outputs: list[list[int]]
 ) -> None:
     stepper = Stepper.open(manifest, runner, enable_prefix_caching=True)
     stepper.generate(prompts, max_tokens=1)
@@ -152,7 +151,7 @@ def test_prefixes_found_in_the_cache(
 @pytest.mark.parametrize("enable_prefix_caching, num_prompts", [(False, len(QUESTIONS)), (True, 6)])
 def test_preempted(
     manifest: EngineManifest,
-    runner: TorchRunner,
+    runner: Runner,
     prompts: list[list[int]],
     outputs: list[list[int]],
     enable_prefix_caching: bool,

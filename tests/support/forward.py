@@ -8,9 +8,7 @@ from pathlib import Path
 import torch
 
 from trierarch.builder.manifest import EngineManifest
-from trierarch.python_backend.executors.torch.kv_arrays import KvArrays
-from trierarch.python_backend.executors.torch.step_model import EagerModel, StepModel, open_model
-from trierarch.python_backend.executors.torch.weights import load_weights
+from trierarch.python_backend.executors.torch.teacher_forcing import open_compiled, open_eager
 from trierarch.python_backend.request import Request, SamplingParams
 from trierarch.python_backend.scheduling.plan import Plan, ScheduledSequence
 from trierarch.python_backend.sequence import Sequence
@@ -26,23 +24,16 @@ def prompt_logits(engine: Path, prompt: list[int], chunks: Chunks[int], is_compi
     """
     assert sum(chunks) == len(prompt)
     manifest = EngineManifest.load(engine)
-    architecture, block_size = manifest.architecture, manifest.kv_cache.block_size
-    num_blocks = -(-len(prompt) // block_size)
-    model = open_model(engine, manifest, CPU) if is_compiled else eager_model(engine, manifest)
-    assert not is_compiled or manifest.kernels is not None
-    kv = KvArrays(num_blocks, architecture, manifest.kv_cache, CPU)
+    num_blocks = -(-len(prompt) // manifest.kv_cache.block_size)
+    compute, to_logits = (
+        open_compiled(engine, manifest, num_blocks) if is_compiled else open_eager(engine, manifest, num_blocks, CPU)
+    )
     request = Request(
         request_id="0", prompt_token_ids=tuple(prompt), sampling=SamplingParams(max_tokens=1), arrival_time=0.0
     )
     sequence = Sequence(0, request, 0, list(prompt), block_table=list(reversed(range(num_blocks))))
     logits, start = [], 0
     for chunk in chunks:
-        rows = model.compute(Plan((ScheduledSequence(sequence, start, chunk),)), kv)
-        logits.append(model.logits(rows.hidden))
+        logits.append(to_logits(compute(Plan((ScheduledSequence(sequence, start, chunk),)))))
         start += chunk
     return torch.cat(logits)
-
-
-def eager_model(engine: Path, manifest: EngineManifest) -> StepModel:
-    """The slow, obvious model of an engine, whether or not it has kernels."""
-    return EagerModel(manifest, load_weights(engine, manifest, CPU), CPU)

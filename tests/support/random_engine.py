@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from trierarch.builder.compile import best_instruction_set, compile_library
 from trierarch.builder.manifest import (
+    MANIFEST_NAME,
     WEIGHTS_NAME,
     Architecture,
     BuiltWith,
@@ -22,7 +24,8 @@ from trierarch.builder.manifest import (
     Target,
     Tokens,
 )
-from trierarch.python_backend.executors.torch.weights import TORCH_DTYPES, weight_shapes
+from trierarch.python_backend.executors.torch.weights import TORCH_DTYPES
+from trierarch.python_backend.executors.weight_table import weight_shapes
 
 
 def tiny_architecture(**changes: Any) -> Architecture:
@@ -50,9 +53,10 @@ def tiny_manifest(
     dtype: DType = DType.FLOAT32,
     num_blocks: int = 64,
     kv_dtype: KvType | None = None,
+    block_size: int = 4,
     **limits: int,
 ) -> EngineManifest:
-    """Blocks of 4 tokens, sequences of at most 64; keys and values of `dtype` unless said otherwise."""
+    """Blocks of `block_size` tokens, sequences of at most 64; keys and values of `dtype` unless said otherwise."""
     kv_dtype = kv_dtype or KvType(dtype)
     bytes_per_token = architecture.kv_bytes_per_token(kv_dtype)
     return EngineManifest(
@@ -64,7 +68,10 @@ def tiny_manifest(
         dtype=dtype,
         limits=Limits(**({"max_seq_len": 64, "max_batch_size": 8} | limits)),
         kv_cache=KvCache(
-            dtype=kv_dtype, block_size=4, num_bytes=num_blocks * 4 * bytes_per_token, bytes_per_token=bytes_per_token
+            dtype=kv_dtype,
+            block_size=block_size,
+            num_bytes=num_blocks * block_size * bytes_per_token,
+            bytes_per_token=bytes_per_token,
         ),
         tokens=Tokens(bos=None, eos=(1,), pad=0, add_bos=False),
         files={},
@@ -89,3 +96,19 @@ def random_weights(architecture: Architecture, dtype: DType = DType.FLOAT32, see
 def write_weights(engine: Path, weights: dict[str, torch.Tensor]) -> None:
     """Write what `load_weights` reads."""
     save_file(weights, engine / WEIGHTS_NAME)
+
+
+def write_engine(engine: Path, manifest: EngineManifest, weights: dict[str, torch.Tensor]) -> None:
+    """Write what `open_executor` opens."""
+    write_weights(engine, weights)
+    (engine / MANIFEST_NAME).write_text(manifest.to_json())
+
+
+def with_kernels(engine: Path, manifest: EngineManifest) -> EngineManifest:
+    """The manifest with this machine's best kernels, which are written into the engine.
+
+    Raises:
+        CompilerError: there is no compiler, or it failed.
+    """
+    (engine / "kernels.so").write_bytes(compile_library(best_instruction_set()))
+    return manifest.model_copy(update={"kernels": "kernels.so"})

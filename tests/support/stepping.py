@@ -1,4 +1,4 @@
-"""Scheduler and TorchRunner stepped on the calling thread, for tests that look at what each step did."""
+"""Scheduler and runner stepped on the calling thread, for tests that look at what each step did."""
 
 from __future__ import annotations
 

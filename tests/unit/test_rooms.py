@@ -15,7 +15,7 @@ CONTRACT = {"trierarch.builder.manifest", "trierarch.builder.errors", "trierarch
 # folder -> prefixes of ours it may import, besides its own
 ROOMS: dict[str, set[str]] = {
     "builder": set(),
-    "python_backend": CONTRACT,
+    "python_backend": CONTRACT | {"trierarch.builder.machine"},
     "ensembles": CONTRACT | {"trierarch.builder.staging", "trierarch.python_backend.triton.contract"},
     "orchestrator": {"trierarch"},
     "benchmarks": {"trierarch"},
@@ -39,9 +39,16 @@ FORBIDDEN: dict[str, set[str]] = {
 }
 
 
-def _imports(path: Path) -> set[str]:
+# What starts without torch, with all that it imports: a second of a start, and some 200 MB.
+LIGHT = ("python_backend/executors/cpu", "python_backend/executors/sampling", "python_backend/executors/drawing.py")
+HEAVY = {"torch", "transformers", "scipy", "trierarch.python_backend.executors.torch"}
+
+
+def _imports(path: Path, is_lazy_too: bool = True) -> set[str]:
+    """Modules that a file imports; those that it imports only when a function is called only if `is_lazy_too`."""
     modules: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree) if is_lazy_too else tree.body:
         if isinstance(node, ast.Import):
             modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module is not None:
@@ -55,6 +62,14 @@ def _sources(place: str) -> list[Path]:
         return [path]
     # Hidden folders hold what is not ours, such as the rivals' environments.
     return sorted(source for source in path.rglob("*.py") if not any(part[0] == "." for part in source.parts))
+
+
+def _files(module: str) -> list[Path]:
+    """The source of one of our modules, and of the packages it lies in."""
+    parts = module.split(".")[1:]
+    places = [ROOT.joinpath(*parts[:count]) for count in range(1, len(parts) + 1)]
+    files = [place / "__init__.py" for place in places] + [places[-1].with_suffix(".py")] if places else []
+    return [file for file in files if file.exists()]
 
 
 def _is_within(module: str, prefixes: set[str]) -> bool:
@@ -84,6 +99,20 @@ def test_deciding_computing_and_translating_never_reach_into_each_other(place: s
         if _is_within(module, FORBIDDEN[place])
     }
     assert not strays
+
+
+@pytest.mark.parametrize("place", LIGHT)
+def test_what_starts_light_reaches_nothing_heavy(place: str) -> None:
+    seen, paths = set[Path](), list(_sources(place))
+    while paths:
+        path = paths.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        imports = _imports(path, is_lazy_too=path in _sources(place))
+        assert not {module for module in imports if _is_within(module, HEAVY)}, f"{path.relative_to(ROOT)}, by {place}"
+        paths += [source for module in imports if _is_within(module, {"trierarch"}) for source in _files(module)]
+    assert len(seen) > len(_sources(place))
 
 
 def test_every_folder_of_the_package_is_linked() -> None:

@@ -72,7 +72,9 @@ class Decoder final : public AnyDecoder {
 
   Packed lm_head() const { return packed(model_.lm_head, model_.vocab, model_.hidden); }
 
-  Activations<T> normed(int64_t num_rows) { return activations_.template with<T>(normed_.begin(), num_rows, model_.hidden); }
+  Activations<T> normed(int64_t num_rows) {
+    return activations_.template with<T>(normed_.begin(), num_rows, model_.hidden);
+  }
 
   int64_t qkv_columns() const { return (model_.num_heads + 2 * model_.num_kv_heads) * model_.head_dim; }
 
@@ -163,8 +165,8 @@ class Decoder final : public AnyDecoder {
     if (Format{model_.kv_element} == Format::kInt8) attend<int8_t>(team, step, index);
     else attend<T>(team, step, index);
     const int64_t q_columns = model_.num_heads * model_.head_dim;
-    linear(team, activations_.template with<T>(attended_.begin(), rows, q_columns), packed(layer.o, model_.hidden, q_columns),
-           branch_.begin());
+    linear(team, activations_.template with<T>(attended_.begin(), rows, q_columns),
+           packed(layer.o, model_.hidden, q_columns), branch_.begin());
     add_residual(team, rows, layer.post_attn_norm, x, layer.mlp_norm);
     const Packed gate_up = packed(layer.gate_up, model_.intermediate, model_.hidden);
     if (model_.activation == 0) gated_linear(team, normed(rows), gate_up, gated_.begin(), Silu());

@@ -111,9 +111,11 @@ TRIERARCH_INLINE IntRegister add_pairs(IntRegister acc, WordRegister left, WordR
   IntRegister products;
   asm volatile("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+x"(acc), "=&x"(products) : "x"(left), "x"(right));
 #elif defined(__AVX512BW__)
-  acc += reinterpret_cast<IntRegister>(_mm512_madd_epi16(reinterpret_cast<__m512i>(left), reinterpret_cast<__m512i>(right)));
+  acc += reinterpret_cast<IntRegister>(
+      _mm512_madd_epi16(reinterpret_cast<__m512i>(left), reinterpret_cast<__m512i>(right)));
 #elif defined(__SSE2__)
-  acc += reinterpret_cast<IntRegister>(_mm_madd_epi16(reinterpret_cast<__m128i>(left), reinterpret_cast<__m128i>(right)));
+  acc += reinterpret_cast<IntRegister>(
+      _mm_madd_epi16(reinterpret_cast<__m128i>(left), reinterpret_cast<__m128i>(right)));
 #else
   const auto a = reinterpret_cast<IntRegister>(left), b = reinterpret_cast<IntRegister>(right);
   acc += (a << 16 >> 16) * (b << 16 >> 16) + (a >> 16) * (b >> 16);

@@ -88,8 +88,10 @@ __attribute__((noinline)) void quantised_tile(const Activations<T>& x, int64_t r
       unrolled<Codes::kRunQuads * Product::kFactors>([&](auto i) TRIERARCH_LAMBDA_INLINE {
         WordRegister factors[kRegisters];
         unrolled<kRegisters>([&](auto c) TRIERARCH_LAMBDA_INLINE {
+          const uint8_t* block = codes + c / kParts * block_stride;
+          if (i == 0 && c % kParts == 0) __builtin_prefetch(block + run * kLanes * kQuad + kAhead);
           WordRegister quads[Codes::kRunQuads];
-          Codes::load_run(codes + c / kParts * block_stride, run, c % kParts, quads);
+          Codes::load_run(block, run, c % kParts, quads);
           factors[c] = Product::factor(quads[i / Product::kFactors], i % Product::kFactors);
         });
         unrolled<Rows>([&](auto m) TRIERARCH_LAMBDA_INLINE {

@@ -42,6 +42,9 @@ TRIERARCH_INLINE void with_shape(int64_t rows, Use&& use) {
   else use(ShapeConstant<kWide>());
 }
 
+// Bytes, far enough that a line has come from memory when it is read; the hardware stops at each page.
+constexpr int64_t kAhead = 1024;
+
 // acc += one word of depth: `left` of each row times `right`.
 template <class T, int Rows, int Columns>
 TRIERARCH_INLINE void multiply_word(const Operand<T>* left, int64_t left_stride, const WordRegister (&right)[Columns],
@@ -61,13 +64,11 @@ TRIERARCH_INLINE void multiply_word(const Operand<T>* left, int64_t left_stride,
 template <class T, int Rows, int Columns, bool Prefetch = false>
 TRIERARCH_INLINE void multiply(const Operand<T>* left, int64_t left_stride, const uint32_t* right, int64_t block_stride,
                                int64_t depth, FloatRegister (&acc)[Rows][Columns]) {
-  // Far enough that a line has come from memory when it is read; the hardware stops at each page.
-  constexpr int64_t kAhead = 16 * kLanes;
   for (int64_t d = 0; d < depth; ++d) {
     WordRegister words[Columns];
     unrolled<Columns>([&](auto c) TRIERARCH_LAMBDA_INLINE {
       const uint32_t* line = right + c / kParts * block_stride + d * kLanes;
-      if (Prefetch && c % kParts == 0) __builtin_prefetch(line + kAhead);
+      if (Prefetch && c % kParts == 0) __builtin_prefetch(line + kAhead / 4);
       words[c] = load<WordRegister>(line + c % kParts * kRegisterLanes);
     });
     multiply_word<T>(left + d * kPerWord<T>, left_stride, words, acc);

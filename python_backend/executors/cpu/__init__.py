@@ -1,1 +1,1 @@
-"""Compiled decoders: what `builder/compile.py` stored in the engine, behind the interface of the eager `Decoder`."""
+"""The CPU executor: an engine's own compiled kernels, with nothing but numpy around them. Imports no torch."""

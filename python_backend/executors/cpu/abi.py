@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from trierarch.builder.errors import EngineError
+from trierarch.python_backend.executors.cpu.openmp import load_openmp
 
 ABI: Final = 2
 """Raised on both sides when a struct or a function changes."""
@@ -133,6 +134,7 @@ def open_library(path: Path) -> ctypes.CDLL:
     Raises:
         EngineError: it cannot be loaded, or was compiled for another version of this interface.
     """
+    load_openmp()
     remedy = "rebuild the engine with: trierarch build"
     try:
         library = ctypes.CDLL(str(path))

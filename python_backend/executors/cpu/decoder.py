@@ -6,7 +6,7 @@ import ctypes
 import weakref
 from typing import Final
 
-import torch
+import numpy as np
 
 from trierarch.builder.errors import ResourceError
 from trierarch.builder.manifest import Activation, Architecture, DType, KvType, Layer
@@ -17,9 +17,11 @@ from trierarch.python_backend.executors.cpu.abi import (
     RopeStruct,
     StepStruct,
 )
-from trierarch.python_backend.executors.cpu.packer import Packer, Release, Weights
+from trierarch.python_backend.executors.cpu.kv_arrays import KvArrays
+from trierarch.python_backend.executors.cpu.packer import Packer, Release
 from trierarch.python_backend.executors.cpu.paged_batch import PagedBatch
-from trierarch.python_backend.executors.torch.kv_arrays import KvArrays
+from trierarch.python_backend.executors.cpu.weights import Weights, to_bfloat16
+from trierarch.python_backend.executors.sampling.token_history import Floats
 
 _ELEMENTS: Final = {DType.FLOAT32: Format.FLOAT32, DType.BFLOAT16: Format.BFLOAT16}
 _KV_ELEMENTS: Final = {
@@ -27,7 +29,6 @@ _KV_ELEMENTS: Final = {
     KvType.BFLOAT16: Format.BFLOAT16,
     KvType.INT8: Format.INT8,
 }
-_TORCH_DTYPES: Final = {DType.FLOAT32: torch.float32, DType.BFLOAT16: torch.bfloat16}
 _ACTIVATIONS: Final = {Activation.SILU: 0, Activation.GELU_TANH: 1}
 _LINEARS: Final = ("qkv", "o", "gate_up", "down")
 
@@ -52,8 +53,8 @@ class CompiledDecoder:
         """
         self._library = library
         self._architecture = architecture
-        packer = Packer(library, _ELEMENTS[dtype], weights, num_threads, release)
-        model = _model_struct(architecture, dtype, kv_dtype, weights, packer)
+        packer = Packer(library, weights, num_threads, release)
+        model = _model_struct(architecture, dtype, kv_dtype, packer)
         self._kept = packer.kept
         handle = library.trierarch_decoder_new(ctypes.byref(model), num_threads)
         if not handle:
@@ -61,16 +62,15 @@ class CompiledDecoder:
         self._handle = handle
         self._free = weakref.finalize(self, library.trierarch_decoder_free, handle)
 
-    def hidden(self, batch: PagedBatch, kv: KvArrays) -> torch.Tensor:
+    def hidden(self, batch: PagedBatch, kv: KvArrays) -> Floats:
         """Run the layers, storing keys and values. Returns (num_tokens, hidden) float32, before the last norm."""
-        result = torch.empty(batch.num_tokens, self._architecture.hidden_size)
-        array = kv.array
-        assert array.shape[4] % 16 == 0, "the builder compiles for no other block size"
+        result = np.empty((batch.num_tokens, self._architecture.hidden_size), dtype=np.float32)
+        assert kv.block_size % 16 == 0, "the builder compiles for no other block size"
         step = StepStruct(
-            kv=array.data_ptr(),
-            kv_scales=None if kv.scales is None else kv.scales.data_ptr(),
-            num_blocks=array.shape[2],
-            block_size=array.shape[4],
+            kv=kv.array.ctypes.data,
+            kv_scales=None if kv.scales is None else kv.scales.ctypes.data,
+            num_blocks=kv.num_blocks,
+            block_size=kv.block_size,
             num_tokens=batch.num_tokens,
             token_ids=batch.token_ids.buffer_info()[0],
             num_sequences=len(batch.items),
@@ -79,14 +79,16 @@ class CompiledDecoder:
             table_offsets=batch.table_offsets.buffer_info()[0],
             block_ids=batch.block_ids.buffer_info()[0],
         )
-        self._check(self._library.trierarch_decoder_hidden(self._handle, ctypes.byref(step), result.data_ptr()))
+        self._check(self._library.trierarch_decoder_hidden(self._handle, ctypes.byref(step), result.ctypes.data))
         return result
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+    def logits(self, hidden: Floats) -> Floats:
         """hidden: (n, hidden) float32, rows of what `hidden` returned → (n, vocab) float32."""
-        rows = hidden.contiguous()
-        result = torch.empty(len(rows), self._architecture.vocab_size)
-        self._check(self._library.trierarch_decoder_logits(self._handle, rows.data_ptr(), len(rows), result.data_ptr()))
+        rows = np.ascontiguousarray(hidden)
+        result = np.empty((len(rows), self._architecture.vocab_size), dtype=np.float32)
+        self._check(
+            self._library.trierarch_decoder_logits(self._handle, rows.ctypes.data, len(rows), result.ctypes.data)
+        )
         return result
 
     def _check(self, status: int) -> None:
@@ -94,15 +96,13 @@ class CompiledDecoder:
             raise MemoryError("no room for the step's working memory")
 
 
-def _model_struct(
-    architecture: Architecture, dtype: DType, kv_dtype: KvType, weights: Weights, packer: Packer
-) -> ModelStruct:
+def _model_struct(architecture: Architecture, dtype: DType, kv_dtype: KvType, packer: Packer) -> ModelStruct:
     layers = [_layer_struct(layer, f"layers.{index}.", packer) for index, layer in enumerate(architecture.layers)]
     ropes = [
         RopeStruct(packer.floats(f"rope.{index}.inv_freq"), rope.rotary_dim, rope.attention_factor)
         for index, rope in enumerate(architecture.ropes)
     ]
-    is_tied = architecture.tie_embeddings
+    is_tied, scale = architecture.tie_embeddings, architecture.embedding_scale
     return ModelStruct(
         element=_ELEMENTS[dtype],
         kv_element=_KV_ELEMENTS[kv_dtype],
@@ -120,7 +120,7 @@ def _model_struct(
         attention_softcap=architecture.attention_softcap or 0.0,
         logit_softcap=architecture.logit_softcap or 0.0,
         # Rounded as the reference rounds it: in bfloat16, 576 ** 0.5 is 24.
-        embedding_scale=torch.tensor(architecture.embedding_scale, dtype=_TORCH_DTYPES[dtype]).item(),
+        embedding_scale=to_bfloat16(scale) if dtype is DType.BFLOAT16 else float(np.float32(scale)),
         layers=(LayerStruct * len(layers))(*layers),
         ropes=(RopeStruct * len(ropes))(*ropes),
         norm=packer.floats("norm.weight"),

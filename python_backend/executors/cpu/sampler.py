@@ -25,8 +25,8 @@ class CpuSampler(Sampler[Floats]):
     def probabilities(self, logits: Floats, sequences: Rows[Context]) -> Floats:
         """The distribution that `sample` draws from: (n, vocab) float32; a row of zeros where nothing can be drawn."""
         weights = self.weights(logits, sequences)
-        scaled: Floats = weights / np.maximum(weights.sum(1, keepdims=True), np.finfo(np.float32).tiny)
-        return scaled
+        weights /= np.maximum(weights.sum(1, keepdims=True), np.finfo(np.float32).tiny)
+        return weights
 
     def weights(self, logits: Floats, sequences: Rows[Context]) -> Floats:
         """Probabilities but for a factor a row, (n, vocab) float32 in [0, 1]."""

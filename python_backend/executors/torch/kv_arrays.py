@@ -5,7 +5,7 @@ Layout: (num_layers, 2, num_blocks + 1, num_kv_heads, block_size, head_dim), key
 head's keys ready for a batched matrix product, with no transposition. A block stays whole within a layer, so that one
 can be copied or offloaded, and the layout is the one TensorRT-LLM and FlashInfer's kernels expect. Int8 codes have their
 scales in a second array, (num_layers, 2, num_blocks + 1, num_kv_heads, block_size) of float32, one for each row of
-head_dim. Compiled kernels put the elements of a tile in an order of their own (builder/kernels/cpu/paged_kv.h).
+head_dim.
 
 Attention over a padded batch multiplies what it must not see by zero, and NaN times zero is NaN. Two invariants keep
 one sequence's overflow out of another's result: the last block belongs to nobody and is always zero (padding reads it),
@@ -14,19 +14,15 @@ and a block is zeroed when its first slot is written (its old owner's leavings a
 
 from __future__ import annotations
 
-import logging
 import math
 from typing import Final
 
 import numpy as np
 import torch
 
-from trierarch.builder.errors import ResourceError
-from trierarch.builder.manifest import Architecture, EngineManifest, KvCache, KvType, Limits
+from trierarch.builder.manifest import Architecture, KvCache, KvType
+from trierarch.python_backend.executors.kv_budget import no_room_for_kv
 from trierarch.python_backend.executors.torch.kv_rows import KvRows
-from trierarch.python_backend.executors.torch.machine import free_memory
-
-logger = logging.getLogger(__name__)
 
 _ELEMENTS: Final = {
     KvType.FLOAT32: torch.float32,
@@ -107,49 +103,6 @@ class KvArrays:
             self._scales.index_fill_(2, blocks, 0)
 
 
-def plan_num_blocks(manifest: EngineManifest, device: torch.device) -> int:
-    """How many blocks the engine's budget buys on this device; logged.
-
-    `kv_cache.num_bytes` is taken at its word. A fraction of free memory is only taken as far as a full batch of
-    longest sequences can use it.
-
-    Raises:
-        ResourceError: one sequence of `max_seq_len` tokens would not fit.
-    """
-    limits, kv_cache = manifest.limits, manifest.kv_cache
-    block_bytes = kv_cache.block_size * kv_cache.bytes_per_token
-    per_sequence = math.ceil(limits.max_seq_len / kv_cache.block_size)
-    if kv_cache.num_bytes is not None:
-        budget = kv_cache.num_bytes
-        num_blocks = budget // block_bytes
-    else:
-        budget = int(kv_cache.memory_fraction * free_memory(device))
-        num_blocks = min(budget // block_bytes - 1, limits.max_batch_size * per_sequence)  # 1 pads
-    if num_blocks < per_sequence:
-        raise ResourceError(_too_small(budget, per_sequence * block_bytes, limits, kv_cache))
-    logger.info(
-        "KV cache on %s: %d blocks of %d tokens, %d tokens, %.0f MiB",
-        device,
-        num_blocks,
-        kv_cache.block_size,
-        num_blocks * kv_cache.block_size,
-        num_blocks * block_bytes / 2**20,
-    )
-    return num_blocks
-
-
-def _too_small(budget: int, needed: int, limits: Limits, kv_cache: KvCache) -> str:
-    source = (
-        f"kv_cache.num_bytes is {budget}"
-        if kv_cache.num_bytes is not None
-        else f"kv_cache.memory_fraction {kv_cache.memory_fraction:g} of free memory is {budget} bytes"
-    )
-    return (
-        f"{source}, but one sequence of max_seq_len {limits.max_seq_len} needs {needed}: free some memory, or rebuild "
-        f"with --kv-cache-bytes {needed} or more, or with a smaller --max-seq-len"
-    )
-
-
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     try:
         if device.type != "cpu":
@@ -158,7 +111,4 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
         num_bytes = math.prod(shape) * dtype.itemsize
         return torch.from_numpy(np.zeros(num_bytes, dtype=np.uint8)).view(dtype).view(shape)
     except (MemoryError, torch.OutOfMemoryError) as error:
-        raise ResourceError(
-            f"no room on {device} for a KV cache of shape {shape}: free some memory, or rebuild the engine with a "
-            "smaller --kv-cache-bytes"
-        ) from error
+        raise no_room_for_kv(str(device), shape) from error

@@ -9,15 +9,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from support.random_engine import random_weights, tiny_architecture
 from trierarch.builder import compile as kernels
 from trierarch.builder.manifest import GROUP_SIZE, Activation, Architecture, DType, KvCache, KvType, Layer, Rope
+from trierarch.python_backend.executors.cpu import kv_arrays as cpu_kv_arrays
 from trierarch.python_backend.executors.cpu.abi import open_library
 from trierarch.python_backend.executors.cpu.decoder import CompiledDecoder
 from trierarch.python_backend.executors.cpu.paged_batch import PagedBatch
+from trierarch.python_backend.executors.cpu.weights import Weight
 from trierarch.python_backend.executors.torch.attention_tile import BlockShape
 from trierarch.python_backend.executors.torch.input_batch import InputBatch
 from trierarch.python_backend.executors.torch.kv_arrays import KvArrays
@@ -133,10 +136,9 @@ class Case:
             table = [blocks.pop() for _ in range(-(-length // BLOCK_SIZE))]
             self.sequences.append(Sequence(index, request, 0, tokens, block_table=table))
 
-    def kv(self, computed: DType | None = None) -> KvArrays:
+    def kv_cache(self, computed: DType | None = None) -> KvCache:
         dtype = self.kv_dtype or KvType(computed or self.dtype)
-        kv_cache = KvCache(dtype=dtype, block_size=BLOCK_SIZE, bytes_per_token=1)
-        return KvArrays(NUM_BLOCKS, self.architecture, kv_cache, CPU)
+        return KvCache(dtype=dtype, block_size=BLOCK_SIZE, bytes_per_token=1)
 
     def plans(self, seed: int | None) -> Iterator[Plan]:
         """Steps that compute everything: at once, or in random pieces of some of the sequences."""
@@ -160,7 +162,7 @@ def eager_logits(case: Case, dtype: DType | None = None) -> torch.Tensor:
     architecture = case.architecture
     computed = TORCH_DTYPES[dtype or case.dtype]
     weights = {name: plain(one, computed) if dtype or is_quantized(one) else one for name, one in case.weights.items()}
-    kv = case.kv(dtype)
+    kv = KvArrays(NUM_BLOCKS, architecture, case.kv_cache(dtype), CPU)
     model = Decoder(architecture, weights, computed)
     shape = BlockShape(BLOCK_SIZE, architecture.num_kv_heads, kv.padding_block)
     windows = {layer.window for layer in architecture.layers}
@@ -172,24 +174,31 @@ def eager_logits(case: Case, dtype: DType | None = None) -> torch.Tensor:
     return torch.cat(logits)
 
 
-@torch.inference_mode()
+def arrays(weight: torch.Tensor | QuantizedMatrix) -> Weight:
+    """As the kernels' own loader maps it."""
+    if isinstance(weight, QuantizedMatrix):
+        parts = (weight.codes, weight.scales, weight.offsets)
+        return Weight(*(part.numpy() for part in parts if part is not None))
+    return Weight((weight.view(torch.uint16) if weight.dtype is torch.bfloat16 else weight).numpy())
+
+
 def compiled_logits(library: ctypes.CDLL, case: Case, seed: int | None, num_threads: int = 2) -> torch.Tensor:
     """(sum of LENGTHS, vocab), computed as `case.plans(seed)` cuts it."""
-    kv_dtype = case.kv_dtype or KvType(case.dtype)
-    model = CompiledDecoder(library, case.architecture, case.dtype, kv_dtype, case.weights, num_threads)
-    kv = case.kv()
-    # What was not written must not be read.
-    if kv.scales is None:
-        kv.array.fill_(torch.nan)
-    else:
-        kv.array.fill_(127)
-        kv.scales.fill_(torch.nan)
+    kv_cache = case.kv_cache()
+    weights = {name: arrays(weight) for name, weight in case.weights.items()}
+    model = CompiledDecoder(library, case.architecture, case.dtype, kv_cache.dtype, weights, num_threads)
+    kv = cpu_kv_arrays.KvArrays(NUM_BLOCKS, case.architecture, kv_cache)
+    # What was not written must not be read: these bits are NaN, in bfloat16 and the scales too.
+    kv.array.view(np.uint8).fill(0xFF)
+    if kv.scales is not None:
+        kv.scales.fill(np.nan)
     rows: list[list[torch.Tensor]] = [[] for _ in LENGTHS]
     for plan in case.plans(seed):
         batch = PagedBatch.build(plan, BLOCK_SIZE)
         hidden = model.hidden(batch, kv)
         for item, first_row in zip(batch.items, batch.first_rows, strict=True):
-            rows[item.sequence.sequence_id].append(model.logits(hidden[first_row : first_row + item.num_tokens]))
+            logits = model.logits(hidden[first_row : first_row + item.num_tokens])
+            rows[item.sequence.sequence_id].append(torch.from_numpy(logits))
     return torch.cat([piece for pieces in rows for piece in pieces])
 
 

@@ -3,61 +3,22 @@ from __future__ import annotations
 import pytest
 import torch
 
-from support.random_engine import tiny_architecture, tiny_manifest
+from support.random_engine import tiny_architecture
 from trierarch.builder.errors import ResourceError
-from trierarch.builder.manifest import DType, EngineManifest, KvCache, KvType
-from trierarch.python_backend.executors.torch import kv_arrays
-from trierarch.python_backend.executors.torch.kv_arrays import KvArrays, plan_num_blocks
+from trierarch.builder.manifest import DType, KvCache, KvType
+from trierarch.python_backend.executors.cpu import kv_arrays as cpu_kv_arrays
+from trierarch.python_backend.executors.torch.kv_arrays import KvArrays
 from trierarch.python_backend.executors.torch.weights import TORCH_DTYPES
 
 CPU = torch.device("cpu")
-BLOCK_BYTES = 4 * tiny_architecture().kv_bytes_per_token(KvType.FLOAT32)  # blocks of 4 tokens
-
-
-def with_budget(**changes: object) -> EngineManifest:
-    manifest = tiny_manifest(tiny_architecture())
-    return manifest.model_copy(update={"kv_cache": manifest.kv_cache.model_copy(update=changes)})
-
-
-def test_a_byte_budget_is_taken_at_its_word(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("INFO"):
-        assert plan_num_blocks(with_budget(num_bytes=1000 * BLOCK_BYTES + 5), CPU) == 1000
-    assert "1000 blocks of 4 tokens" in caplog.text
-
-
-def test_a_fraction_of_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kv_arrays, "free_memory", lambda device: 200 * BLOCK_BYTES)
-    assert plan_num_blocks(with_budget(num_bytes=None, memory_fraction=0.5), CPU) == 99  # and one to pad
-
-
-def test_a_fraction_is_not_taken_beyond_what_a_full_batch_can_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kv_arrays, "free_memory", lambda device: 10**12)
-    assert plan_num_blocks(with_budget(num_bytes=None), CPU) == 8 * 16  # max_batch_size sequences of 64 tokens
-
-
-@pytest.mark.parametrize("changes", [{"num_bytes": 15 * BLOCK_BYTES}, {"num_bytes": None, "memory_fraction": 0.1}])
-def test_room_for_less_than_one_sequence_is_an_error_with_the_remedy(
-    changes: dict[str, object], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(kv_arrays, "free_memory", lambda device: 100 * BLOCK_BYTES)
-    with pytest.raises(ResourceError, match=rf"max_seq_len 64 needs {16 * BLOCK_BYTES}.*--kv-cache-bytes"):
-        plan_num_blocks(with_budget(**changes), CPU)
 
 
 def test_no_memory_is_a_resource_error() -> None:
     kv_cache = KvCache(dtype=KvType.FLOAT32, block_size=4, bytes_per_token=1)
     with pytest.raises(ResourceError, match="smaller --kv-cache-bytes"):
         KvArrays(2**48, tiny_architecture(), kv_cache, CPU)
-
-
-def test_int8_holds_nearly_twice_the_tokens_of_bfloat16() -> None:
-    architecture = tiny_architecture(head_dim=64)
-    num_blocks = {}
-    for kv_dtype in (KvType.BFLOAT16, KvType.INT8):
-        manifest = tiny_manifest(architecture, kv_dtype=kv_dtype)
-        kv_cache = manifest.kv_cache.model_copy(update={"num_bytes": 1 << 20})
-        num_blocks[kv_dtype] = plan_num_blocks(manifest.model_copy(update={"kv_cache": kv_cache}), CPU)
-    assert 1.85 < num_blocks[KvType.INT8] / num_blocks[KvType.BFLOAT16] < 2
+    with pytest.raises(ResourceError, match="smaller --kv-cache-bytes"):
+        cpu_kv_arrays.KvArrays(2**48, tiny_architecture(), kv_cache)
 
 
 @pytest.mark.parametrize("dtype", KvType)
@@ -66,6 +27,14 @@ def test_the_arrays_take_the_bytes_that_the_manifest_counts(dtype: KvType) -> No
     arrays = KvArrays(6, architecture, KvCache(dtype=dtype, block_size=4, bytes_per_token=1), CPU)
     num_bytes = arrays.array.nbytes + (0 if arrays.scales is None else arrays.scales.nbytes)
     assert num_bytes == (6 + 1) * 4 * architecture.kv_bytes_per_token(dtype)
+
+
+@pytest.mark.parametrize("dtype", [KvType.FLOAT32, KvType.BFLOAT16, KvType.INT8])
+def test_the_kernels_arrays_take_those_bytes_without_padding(dtype: KvType) -> None:
+    architecture = tiny_architecture()
+    arrays = cpu_kv_arrays.KvArrays(6, architecture, KvCache(dtype=dtype, block_size=4, bytes_per_token=1))
+    num_bytes = arrays.array.nbytes + (0 if arrays.scales is None else arrays.scales.nbytes)
+    assert num_bytes == 6 * 4 * architecture.kv_bytes_per_token(dtype)
 
 
 @pytest.mark.parametrize("dtype", KvType)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,7 +10,8 @@ import psutil
 import pytest
 import torch
 
-from trierarch.python_backend.executors.torch import machine
+from trierarch.python_backend.executors import machine
+from trierarch.python_backend.executors.torch import device
 
 
 @pytest.fixture
@@ -42,17 +45,30 @@ def test_memory_within_the_containers_limit(cgroup: Path, limit: str | None, use
     for name, value in (("memory.max", limit), ("memory.current", used)):
         if value is not None:
             (cgroup / name).write_text(value + "\n")
-    assert machine.free_memory(torch.device("cpu")) == free
+    assert machine.free_memory() == free
+    assert device.free_memory(torch.device("cpu")) == free
 
 
-def test_threads_never_exceed_what_torch_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchs_threads_never_exceed_what_it_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen: list[int] = []
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(torch, "set_num_threads", chosen.append)
     for cores in (1, 64):
         monkeypatch.setattr(machine, "num_cores", lambda cores=cores: cores)
-        machine.prepare_cpu()
+        device.prepare_cpu()
     assert chosen == [1, 2]
+
+
+@pytest.mark.parametrize("told, cores, threads", [("1", 64, 1), ("3", 64, 3), ("3", 2, 2)])
+def test_the_kernels_threads_never_exceed_what_openmp_was_told(told: str, cores: int, threads: int) -> None:
+    """In a process of its own: OpenMP reads its environment once."""
+    code = (
+        f"from trierarch.python_backend.executors import machine; machine.num_cores = lambda: {cores}\n"
+        "from trierarch.python_backend.executors.cpu.openmp import num_threads; print(num_threads())"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": told}, capture_output=True, check=True)
+    assert int(done.stdout) == threads
 
 
 def test_dropped_pages_come_back_from_the_file(tmp_path: Path) -> None:
@@ -60,5 +76,5 @@ def test_dropped_pages_come_back_from_the_file(tmp_path: Path) -> None:
     numbers.numpy().tofile(tmp_path / "numbers")
     mapped = torch.from_file(str(tmp_path / "numbers"), shared=False, size=len(numbers))
     assert torch.equal(mapped, numbers)
-    machine.drop_mapped_pages(mapped[3:])
+    machine.drop_mapped_pages(mapped[3:].data_ptr(), mapped[3:].nbytes)
     assert torch.equal(mapped, numbers)

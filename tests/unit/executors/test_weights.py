@@ -1,10 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from support.random_engine import random_weights, tiny_architecture, tiny_manifest, write_weights
 from trierarch.builder.errors import EngineError
@@ -17,22 +20,56 @@ from trierarch.builder.manifest import (
     Quantization,
     WeightType,
 )
+from trierarch.python_backend.executors.cpu import weights as cpu_weights
+from trierarch.python_backend.executors.cpu.abi import Format
 from trierarch.python_backend.executors.torch.quantized_matrix import QuantizedMatrix
-from trierarch.python_backend.executors.torch.weights import load_weights, weight_shapes
+from trierarch.python_backend.executors.torch.weights import load_weights
+from trierarch.python_backend.executors.weight_table import weight_shapes
 
 CPU = torch.device("cpu")
 Weights = dict[str, torch.Tensor]
+Load = Callable[[Path, EngineManifest], Mapping[str, list[torch.Tensor]]]
+
+
+def load_tensors(engine: Path, manifest: EngineManifest) -> dict[str, list[torch.Tensor]]:
+    """What torch's loader gives, each weight as the tensors that it is made of."""
+    return {
+        name: [tensor for tensor in (weight.codes, weight.scales, weight.offsets) if tensor is not None]
+        if isinstance(weight, QuantizedMatrix)
+        else [weight]
+        for name, weight in load_weights(engine, manifest, CPU).items()
+    }
+
+
+def load_arrays(engine: Path, manifest: EngineManifest) -> dict[str, list[torch.Tensor]]:
+    """What numpy's loader gives, likewise."""
+    return {
+        name: [_tensor(array) for array in weight.arrays]
+        for name, weight in cpu_weights.load_weights(engine, manifest).items()
+    }
+
+
+def _tensor(array: cpu_weights.Array) -> torch.Tensor:
+    tensor = torch.from_numpy(array.copy())
+    return tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor
+
+
+@pytest.fixture(params=[load_tensors, load_arrays])
+def load(request: pytest.FixtureRequest) -> Load:
+    """Every test here holds both loaders."""
+    loader: Load = request.param
+    return loader
 
 
 @pytest.mark.parametrize("dtype", [DType.FLOAT32, DType.BFLOAT16])
-def test_loads_what_was_written(tmp_path: Path, dtype: DType) -> None:
+def test_loads_what_was_written(load: Load, tmp_path: Path, dtype: DType) -> None:
     architecture = tiny_architecture()
     weights = random_weights(architecture, dtype)
     write_weights(tmp_path, weights)
-    loaded = load_weights(tmp_path, tiny_manifest(architecture, dtype), CPU)
+    loaded = load(tmp_path, tiny_manifest(architecture, dtype))
     assert loaded.keys() == weights.keys()
-    for name, weight in loaded.items():
-        assert isinstance(weight, torch.Tensor)
+    for name, (weight,) in loaded.items():
+        assert weight.dtype is weights[name].dtype
         assert torch.equal(weight, weights[name])
 
 
@@ -61,28 +98,28 @@ def _retype(weights: Weights) -> None:
         (_retype, r"norm.weight is F16 \(32,\), the manifest says F32"),
     ],
 )
-def test_a_foreign_tensor_is_named(tmp_path: Path, spoil: Callable[[Weights], None], message: str) -> None:
+def test_a_foreign_tensor_is_named(load: Load, tmp_path: Path, spoil: Callable[[Weights], None], message: str) -> None:
     weights = random_weights(tiny_architecture())
     spoil(weights)
     write_weights(tmp_path, weights)
     with pytest.raises(EngineError, match=f"{message}.*rebuild"):
-        load_weights(tmp_path, tiny_manifest(tiny_architecture()), CPU)
+        load(tmp_path, tiny_manifest(tiny_architecture()))
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\xff" * 100])
-def test_no_weights_or_garbage(tmp_path: Path, content: bytes | None) -> None:
+def test_no_weights_or_garbage(load: Load, tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / WEIGHTS_NAME).write_bytes(content)
     with pytest.raises(EngineError, match=r"weights\.safetensors cannot be read.*rebuild"):
-        load_weights(tmp_path, tiny_manifest(tiny_architecture()), CPU)
+        load(tmp_path, tiny_manifest(tiny_architecture()))
 
 
-def test_truncated(tmp_path: Path) -> None:
+def test_truncated(load: Load, tmp_path: Path) -> None:
     write_weights(tmp_path, random_weights(tiny_architecture()))
     path = tmp_path / WEIGHTS_NAME
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(EngineError, match="cannot be read"):
-        load_weights(tmp_path, tiny_manifest(tiny_architecture()), CPU)
+        load(tmp_path, tiny_manifest(tiny_architecture()))
 
 
 def test_every_flag_brings_its_tensors() -> None:
@@ -121,25 +158,43 @@ def quantized_manifest() -> EngineManifest:
     return tiny_manifest(tiny_architecture()).model_copy(update={"quantization": quantization})
 
 
-def test_codes_come_as_one_matrix_under_the_weight_s_own_name(tmp_path: Path) -> None:
+def test_codes_come_as_one_matrix_under_the_weight_s_own_name(load: Load, tmp_path: Path) -> None:
     weights = quantized_weights()
     write_weights(tmp_path, weights)
-    loaded = load_weights(tmp_path, quantized_manifest(), CPU)
+    loaded = load(tmp_path, quantized_manifest())
     assert loaded.keys() == weight_shapes(tiny_architecture()).keys()
-    for name, bits in (("layers.0.o", 4), ("layers.1.qkv", 8)):
-        matrix = loaded[f"{name}.weight"]
+    for name, parts in (("layers.0.o", ("codes", "scales", "offsets")), ("layers.1.qkv", ("codes", "scales"))):
+        for tensor, part in zip(loaded[f"{name}.weight"], parts, strict=True):
+            assert tensor.dtype is weights[f"{name}.{part}"].dtype
+            assert torch.equal(tensor, weights[f"{name}.{part}"])
+
+
+def test_a_matrix_knows_its_shape_and_its_bits(tmp_path: Path) -> None:
+    write_weights(tmp_path, quantized_weights())
+    by_torch = load_weights(tmp_path, quantized_manifest(), CPU)
+    by_numpy = cpu_weights.load_weights(tmp_path, quantized_manifest())
+    for name, bits, number_format in (("layers.0.o", 4, Format.INT4), ("layers.1.qkv", 8, Format.INT8)):
+        matrix = by_torch[f"{name}.weight"]
         assert isinstance(matrix, QuantizedMatrix)
         assert matrix.bits == bits
-        assert matrix.shape == weight_shapes(tiny_architecture())[f"{name}.weight"]
-        assert torch.equal(matrix.codes, weights[f"{name}.codes"])
-        assert torch.equal(matrix.scales, weights[f"{name}.scales"])
-    assert isinstance(loaded["layers.0.qkv.weight"], torch.Tensor)
+        assert by_numpy[f"{name}.weight"].format is number_format
+        assert matrix.shape == by_numpy[f"{name}.weight"].shape == weight_shapes(tiny_architecture())[f"{name}.weight"]
+    assert isinstance(by_torch["layers.0.qkv.weight"], torch.Tensor)
+    assert by_numpy["layers.0.qkv.weight"].format is Format.FLOAT32
 
 
-def test_codes_without_a_word_in_the_manifest_are_refused(tmp_path: Path) -> None:
+@given(st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=20))
+def test_bfloat16_is_rounded_and_read_as_torch_does(numbers: list[float]) -> None:
+    for number in numbers:
+        rounded = torch.tensor(number).bfloat16()
+        assert cpu_weights.to_bfloat16(number) == float(rounded)
+        assert cpu_weights.from_bfloat16(rounded[None].view(torch.uint16).numpy())[0] == float(rounded)
+
+
+def test_codes_without_a_word_in_the_manifest_are_refused(load: Load, tmp_path: Path) -> None:
     write_weights(tmp_path, quantized_weights())
     with pytest.raises(EngineError, match=r"lacks layers.0.o.weight .*rebuild"):
-        load_weights(tmp_path, tiny_manifest(tiny_architecture()), CPU)
+        load(tmp_path, tiny_manifest(tiny_architecture()))
 
 
 @pytest.mark.parametrize(
@@ -158,8 +213,10 @@ def test_codes_without_a_word_in_the_manifest_are_refused(tmp_path: Path) -> Non
         ),
     ],
 )
-def test_foreign_codes_are_named(tmp_path: Path, spoiled: dict[str, torch.Tensor | None], message: str) -> None:
+def test_foreign_codes_are_named(
+    load: Load, tmp_path: Path, spoiled: dict[str, torch.Tensor | None], message: str
+) -> None:
     merged = quantized_weights() | spoiled
     write_weights(tmp_path, {name: weight for name, weight in merged.items() if weight is not None})
     with pytest.raises(EngineError, match=f"{message}.*rebuild"):
-        load_weights(tmp_path, quantized_manifest(), CPU)
+        load(tmp_path, quantized_manifest())

@@ -1,46 +1,59 @@
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
 import torch
 
 from support.forward import prompt_logits
-from support.random_engine import random_weights, tiny_architecture, tiny_manifest, write_weights
+from support.random_engine import random_weights, tiny_architecture, tiny_manifest, with_kernels, write_engine
 from support.stepping import Stepper
-from trierarch.builder.manifest import Architecture, EngineManifest, KvType
+from trierarch.builder.compile import find_compiler
+from trierarch.builder.manifest import Architecture, EngineManifest, KvType, Rope
+from trierarch.python_backend.executors.cpu.runner import CpuRunner
+from trierarch.python_backend.executors.runner import Runner
 from trierarch.python_backend.executors.torch.runner import TorchRunner
 from trierarch.python_backend.request import FinishReason
 from trierarch.python_backend.scheduling.plan import Plan
 
 CPU = torch.device("cpu")
-BLOCK_SIZE = 4
 POISON = 49
 """Token whose embedding is NaN."""
 
 Engine = tuple[Path, EngineManifest]
 
 
-@pytest.fixture(params=[KvType.FLOAT32, KvType.INT8])
+@pytest.fixture(params=itertools.product((TorchRunner, CpuRunner), (KvType.FLOAT32, KvType.INT8)), ids=str)
 def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Engine:
-    return make_engine(tmp_path, tiny_architecture(), request.param)
+    runner, kv_dtype = request.param
+    if runner is TorchRunner:
+        return make_engine(tmp_path, tiny_architecture(), kv_dtype)
+    if find_compiler() is None:
+        pytest.skip("no C++ compiler")
+    # What kernels want: heads and blocks of whole vectors.
+    path, manifest = make_engine(tmp_path, tiny_architecture(head_dim=16, ropes=(Rope(rotary_dim=16),)), kv_dtype, 16)
+    return path, with_kernels(path, manifest)
 
 
-def make_engine(directory: Path, architecture: Architecture, kv_dtype: KvType, num_blocks: int = 128) -> Engine:
+def make_engine(directory: Path, architecture: Architecture, kv_dtype: KvType, block_size: int = 4) -> Engine:
     weights = random_weights(architecture)
     weights["embed.weight"][POISON] = torch.nan
     # A tied head would carry the NaN into every token's logits.
     weights["lm_head.weight"] = random_weights(architecture, seed=1)["embed.weight"]
     weights["lm_head.weight"][POISON] = 0  # never the best: only prompts have it
     untied = architecture.model_copy(update={"tie_embeddings": False})
-    manifest = tiny_manifest(untied, num_blocks=num_blocks, kv_dtype=kv_dtype)
-    write_weights(directory, weights)
-    (directory / "engine.json").write_text(manifest.to_json())
+    manifest = tiny_manifest(untied, num_blocks=128, kv_dtype=kv_dtype, block_size=block_size)
+    write_engine(directory, manifest, weights)
     return directory, manifest
 
 
+def open_runner(engine: Engine) -> Runner:
+    return TorchRunner(*engine, CPU) if engine[1].kernels is None else CpuRunner(*engine)
+
+
 def open_stepper(engine: Engine, **settings: object) -> Stepper:
-    return Stepper.open(engine[1], TorchRunner(*engine, CPU), **settings)
+    return Stepper.open(engine[1], open_runner(engine), **settings)
 
 
 def prompts(count: int) -> list[list[int]]:
@@ -58,14 +71,16 @@ def test_draws_the_best_token_of_the_decoders_logits(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("max_num_tokens", [5, 512])
-@pytest.mark.parametrize("num_blocks", [20, 128])
-def test_batching_chunking_and_preemption_change_nothing(engine: Engine, num_blocks: int, max_num_tokens: int) -> None:
+@pytest.mark.parametrize("num_tokens", [80, 512])
+def test_batching_chunking_and_preemption_change_nothing(engine: Engine, num_tokens: int, max_num_tokens: int) -> None:
     alone = open_stepper(engine, enable_prefix_caching=False)
     expected = [alone.generate([prompt])[0] for prompt in prompts(8)]
-    stepper = open_stepper(engine, num_blocks=num_blocks, max_num_tokens=max_num_tokens)
+    stepper = open_stepper(
+        engine, num_blocks=num_tokens // engine[1].kv_cache.block_size, max_num_tokens=max_num_tokens
+    )
     assert stepper.generate(prompts(8)) == expected
     num_preemptions = sum(usage.num_preemptions for usage in stepper.usages())
-    assert (num_preemptions > 0) == (num_blocks == 20)
+    assert (num_preemptions > 0) == (num_tokens == 80)
 
 
 @pytest.mark.parametrize("sampling", [{}, {"temperature": 1.3, "top_k": 0, "seed": 3, "logprobs": 1}])
@@ -128,7 +143,7 @@ def test_nan_of_one_sequence_harms_no_other_then_or_later(engine: Engine, max_nu
 
 
 def test_running_a_plan_again_gives_the_same(engine: Engine) -> None:
-    runner = TorchRunner(*engine, CPU)
+    runner = open_runner(engine)
     stepper = Stepper.open(engine[1], runner)
     stepper.add(prompts(1)[0])
     plan = stepper.scheduler.schedule()
@@ -136,14 +151,15 @@ def test_running_a_plan_again_gives_the_same(engine: Engine) -> None:
 
 
 def test_an_empty_plan_is_nothing(engine: Engine) -> None:
-    assert TorchRunner(*engine, CPU).run(Plan((), finished_sequence_ids=(3,))).outputs == {}
+    assert open_runner(engine).run(Plan((), finished_sequence_ids=(3,))).outputs == {}
 
 
 def test_a_block_table_that_is_too_short_is_refused(engine: Engine) -> None:
-    runner = TorchRunner(*engine, CPU)
+    runner = open_runner(engine)
     stepper = Stepper.open(engine[1], runner)
-    stepper.add([1, 2, 3, 4, 5])
+    num_tokens = engine[1].kv_cache.block_size + 1
+    stepper.add([1] * num_tokens)
     (item,) = stepper.scheduler.schedule().scheduled
     item.sequence.block_table.pop()
-    with pytest.raises(ValueError, match="1 blocks for 5 tokens"):
+    with pytest.raises((ValueError, IndexError), match=rf"1 blocks(, needs 2| for {num_tokens} tokens)"):
         runner.run(Plan((item,)))

@@ -1,0 +1,56 @@
+"""CompiledModel: the engine's compiled kernels over its packed weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trierarch.builder.manifest import EngineManifest
+from trierarch.python_backend.executors import machine
+from trierarch.python_backend.executors.cpu.abi import open_library
+from trierarch.python_backend.executors.cpu.decoder import CompiledDecoder
+from trierarch.python_backend.executors.cpu.kv_arrays import KvArrays
+from trierarch.python_backend.executors.cpu.openmp import num_threads
+from trierarch.python_backend.executors.cpu.paged_batch import PagedBatch
+from trierarch.python_backend.executors.cpu.weights import Array, load_weights
+from trierarch.python_backend.executors.drawing import StepRows
+from trierarch.python_backend.executors.sampling.token_history import Floats
+from trierarch.python_backend.scheduling.plan import Plan
+
+
+class CompiledModel:
+    """Computes a step's tokens."""
+
+    def __init__(self, engine: Path, manifest: EngineManifest) -> None:
+        """Load an engine that has kernels. Its packed weights take the place of the mapped ones in memory.
+
+        Raises:
+            EngineError: the weights or the kernels are missing, corrupt or not what the manifest says.
+            ResourceError: there is no room.
+        """
+        assert manifest.kernels is not None
+        machine.keep_freed_memory()
+        library = open_library(engine / manifest.kernels)
+        self.num_threads = num_threads()
+        self._block_size = manifest.kv_cache.block_size
+        self._decoder = CompiledDecoder(
+            library,
+            manifest.architecture,
+            manifest.dtype,
+            manifest.kv_cache.dtype,
+            load_weights(engine, manifest),
+            self.num_threads,
+            _drop,
+        )
+
+    def compute(self, plan: Plan, kv: KvArrays) -> StepRows[Floats]:
+        """Run the layers over the plan's tokens, drafts included, storing their keys and values."""
+        batch = PagedBatch.build(plan, self._block_size)
+        return StepRows(batch.items, batch.first_rows, self._decoder.hidden(batch, kv))
+
+    def logits(self, hidden: Floats) -> Floats:
+        """hidden: (n, hidden), rows of `StepRows.hidden` → (n, vocab) float32."""
+        return self._decoder.logits(hidden)
+
+
+def _drop(mapped: Array) -> None:
+    machine.drop_mapped_pages(mapped.ctypes.data, mapped.nbytes)

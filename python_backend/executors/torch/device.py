@@ -1,0 +1,26 @@
+"""The device that torch computes on."""
+
+from __future__ import annotations
+
+import torch
+
+from trierarch.python_backend.executors import machine
+
+
+def default_device(required: str) -> torch.device:
+    """The first CUDA device, or the CPU where there is none or the engine `required` it."""
+    return torch.device("cuda" if required != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def prepare_cpu() -> None:
+    """Set the number of threads torch computes with, and keep freed memory for the next step.
+
+    torch's own count is the ceiling, since it obeys OMP_NUM_THREADS and the process's affinity.
+    """
+    torch.set_num_threads(min(torch.get_num_threads(), machine.num_cores()))
+    machine.keep_freed_memory()
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can still be allocated on the device; on the CPU, within the container's limit."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else machine.free_memory()

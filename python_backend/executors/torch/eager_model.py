@@ -1,0 +1,39 @@
+"""EagerModel: the decoder by torch's own operators, on any device; slow and obvious."""
+
+from __future__ import annotations
+
+import torch
+
+from trierarch.builder.manifest import EngineManifest
+from trierarch.python_backend.executors.drawing import StepRows
+from trierarch.python_backend.executors.torch.attention_tile import BlockShape
+from trierarch.python_backend.executors.torch.input_batch import InputBatch
+from trierarch.python_backend.executors.torch.kv_arrays import KvArrays
+from trierarch.python_backend.executors.torch.model import Decoder
+from trierarch.python_backend.executors.torch.weights import TORCH_DTYPES, Weights
+from trierarch.python_backend.scheduling.plan import Plan
+
+
+class EagerModel:
+    """Computes a step's tokens."""
+
+    def __init__(self, manifest: EngineManifest, weights: Weights, device: torch.device) -> None:
+        """weights: as `load_weights` maps them."""
+        self._architecture = manifest.architecture
+        self._block_size = manifest.kv_cache.block_size
+        self._windows = frozenset(layer.window for layer in manifest.architecture.layers)
+        self._dtype = TORCH_DTYPES[manifest.dtype]
+        self._device = device
+        self._decoder = Decoder(manifest.architecture, weights, self._dtype)
+
+    def compute(self, plan: Plan, kv: KvArrays) -> StepRows[torch.Tensor]:
+        """Run the layers over the plan's tokens, drafts included, storing their keys and values."""
+        shape = BlockShape(self._block_size, self._architecture.num_kv_heads, kv.padding_block)
+        batch = InputBatch.build(plan, self._windows, shape, self._dtype, self._device)
+        if len(batch.fresh_blocks):
+            kv.clear(batch.fresh_blocks)
+        return StepRows(batch.items, batch.first_rows, self._decoder.hidden(batch, kv))
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """hidden: (n, hidden), rows of `StepRows.hidden` → (n, vocab) float32."""
+        return self._decoder.logits(hidden)
