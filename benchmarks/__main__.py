@@ -52,8 +52,9 @@ def install(
 
     for rival in named(names or []):
         rival.ensure(say)
+    width = max(map(len, RIVALS))
     for rival in RIVALS.values():
-        out.print(f"[bold]{rival.name:13}[/]  {'installed' if rival.is_installed else '–':9}  {rival.summary}")
+        out.print(f"[bold]{rival.name:{width}}[/]  {'installed' if rival.is_installed else '–':9}  {rival.summary}")
 
 
 def _command(benchmark: Benchmark) -> None:

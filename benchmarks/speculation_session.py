@@ -186,7 +186,9 @@ class SpeculationSession(Session):
 
 
 def _contests(rivals: Sequence[str], plan: Plan) -> Contests:
-    return {EXECUTOR: (*plan.static_names(), *rivals), TRITON: tuple(rivals), DRAFTED: ()}
+    variants = [*plan.static_names(), off(TRITON), off(DRAFTED)]
+    ours = {EXECUTOR: (*plan.static_names(), *rivals), TRITON: tuple(rivals), DRAFTED: ()}
+    return ours | dict.fromkeys(variants, ())
 
 
 def _only(measured: Mapping[str, Measurement], names: Iterable[str]) -> dict[str, Measurement]:

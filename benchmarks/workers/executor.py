@@ -11,14 +11,15 @@ from trierarch.benchmarks.workers.protocol import NUM_THREADS, Ready, Speculated
 from trierarch.python_backend.executors.executor import Executor
 from trierarch.python_backend.executors.factory import open_executor
 from trierarch.python_backend.request import FinishReason, Request, SamplingParams, SpeculationParams, TokenDelta, Usage
+from trierarch.python_backend.speculation.allotment import Allotment
 
 
 class ExecutorWorker:
     """Submits to an Executor and collects its deltas."""
 
-    def __init__(self, engine: Path) -> None:
-        """Load `engine`."""
-        self._executor: Executor = open_executor(engine)
+    def __init__(self, engine: Path, allotment: Allotment | None = None) -> None:
+        """Load `engine`; see open_executor."""
+        self._executor: Executor = open_executor(engine, allotment)
         self._num_requests = 0
         self._steering = Steering()
         self._usages: list[Usage] = []

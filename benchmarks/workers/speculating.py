@@ -1,17 +1,12 @@
-"""Our embedded executor with speculation in the benchmark's hand: adaptive as it is served, or of a length that never changes.
-
-The policy is replaced from outside, as the executor is built: nothing in it knows of being measured.
-"""
+"""Our embedded executor with speculation in the benchmark's hand: adaptive as it is served, or of a fixed length."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from unittest import mock
 
 from trierarch.benchmarks.workers.executor import ExecutorWorker
 from trierarch.benchmarks.workers.protocol import Speculated, Steering, serve
-from trierarch.python_backend.speculation import speculator
 from trierarch.python_backend.speculation.allotment import Allotment, BestRate, Chances, FixedLength, Share
 
 
@@ -42,8 +37,7 @@ class SpeculatingWorker(ExecutorWorker):
     def __init__(self, engine: Path) -> None:
         """Load `engine`."""
         self._allotment = SteeredAllotment()
-        with mock.patch.object(speculator, "BestRate", return_value=self._allotment):
-            super().__init__(engine)
+        super().__init__(engine, self._allotment)
 
     def steer(self, steering: Steering) -> None:
         """See Steered.steer."""
