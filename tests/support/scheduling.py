@@ -77,10 +77,10 @@ class World:
         return self.scheduler.with_drafts(plan, drafts)
 
     def run_plan(self, plan: Plan) -> StepOutput:
-        """What the step draws; the speculator hears of it. A step takes a hundredth of a second."""
+        """What the step draws; the speculator hears of it. A step takes ten milliseconds and one for each token."""
         output = self.runner.run(plan)
         if self.speculator is not None:
-            self.speculator.observe(plan, output, 0.01)
+            self.speculator.observe(plan, output, 0.010 + 0.001 * plan.num_tokens)
         return output
 
     def note(self, plan: Plan) -> None:

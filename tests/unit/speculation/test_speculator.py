@@ -135,16 +135,20 @@ def test_a_request_narrows_who_is_asked(params: SpeculationParams, num_asked: bo
 
 
 def test_no_more_is_asked_for_than_request_and_engine_allow() -> None:
-    drafter = ScriptedDrafter(right)
-    world = make_world(Speculator(SPECULATION, VOCAB_SIZE, [drafter]))
+    asked: list[tuple[int, int, int]] = []
+
+    def guess(ask: Ask) -> Draft:
+        sampling = ask.sequence.request.sampling
+        asked.append((sampling.max_tokens, ask.max_tokens, ask.sequence.num_output_tokens))
+        return right(ask)
+
+    world = make_world(Speculator(SPECULATION, VOCAB_SIZE, [ScriptedDrafter(guess)]))
     world.add("a", prompt=5, max_tokens=7, speculation=SpeculationParams(max_draft_tokens=3))
     world.add("b", prompt=5, max_tokens=100, speculation=SpeculationParams(max_draft_tokens=100))
     world.step()
-    assert [ask.max_tokens for ask in drafter.asked] == [3, 4]
+    assert asked == [(7, 3, 0), (100, 4, 0)]
     world.run()
-    left = [ask.max_tokens + 1 + ask.sequence.num_output_tokens for ask in drafter.asked]
-    assert all(1 <= ask.max_tokens <= 4 for ask in drafter.asked)
-    assert max(left) <= 100
+    assert all(1 <= wanted <= max_tokens - num_output_tokens - 1 for max_tokens, wanted, num_output_tokens in asked)
 
 
 def test_the_callers_own_draft_is_verified_without_any_drafter() -> None:
