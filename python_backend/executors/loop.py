@@ -96,8 +96,12 @@ class StepExecutor:
     def _run(self) -> None:
         while (plan := self._next_plan()) is not None:
             self._deliver()
-            if plan.scheduled:
+            try:
                 self._step(plan)
+            except Exception:  # A bug of ours: everybody hears of it, and whoever comes next is served.
+                logger.exception("a step failed outside of the runner")
+                with self._lock:
+                    self._scheduler.fail(ExecutorFailed("the step failed; see the server's log"))
             self._deliver()
         with self._lock:
             for request_id in self._sinks:

@@ -122,6 +122,8 @@ class Speculator:
 
     def observe(self, plan: Plan, output: StepOutput, seconds: float) -> None:
         """Learn from a plan that ran: what was drawn, and how long it all took, `propose` included."""
+        if not plan.scheduled:
+            return
         for guess in self._round.all:
             drawn = output.outputs.get(guess.ask.sequence.sequence_id)
             if drawn is None or not drawn.token_ids:
@@ -132,7 +134,7 @@ class Speculator:
             sequence_id = guess.ask.sequence.sequence_id
             self._acceptance.observe(sequence_id, guess.kind, guess.draft.evidence, num_known, num_right)
         self._count(plan, output)
-        if plan.num_context_tokens == 0 and plan.scheduled:
+        if plan.num_context_tokens == 0:
             self._cost.observe(len(plan.scheduled), plan.num_tokens, seconds - self._round.seconds)
 
     def stats(self) -> SpeculationStats:

@@ -12,6 +12,8 @@ _SLOPE: Final = 0.05
 """Until it is known better, each further token costs this share of a step of one token."""
 _MOST: Final = 4.0
 """A step that takes this many times what was expected was disturbed, and counts as if it had taken just that."""
+_LEAST: Final = 0.1
+"""A step of fewer tokens than were ever measured takes this share of the smallest measured one at least."""
 _FIRST_STEPS: Final = 3
 """Measurements of a size that are averaged evenly: the very first may be far off."""
 
@@ -75,7 +77,10 @@ class _Curve:
             share = (num_tokens - low) / (high - low)
             return self._seconds[low] + share * (self._seconds[high] - self._seconds[low])
         nearest = self._tokens[0] if place == 0 else self._tokens[-1]
-        return max(0.0, self._seconds[nearest] + self._difference(nearest, num_tokens, fallback))
+        difference = self._difference(nearest, num_tokens, fallback)
+        # Measurements are noisy, but no step gets shorter by computing more, nor takes no time at all.
+        least = self._seconds[nearest] * (1.0 if num_tokens > nearest else _LEAST)
+        return max(least, self._seconds[nearest] + difference)
 
     def _difference(self, measured: int, num_tokens: int, fallback: _Curve | None) -> float:
         """Seconds that `num_tokens` take beyond those of a `measured` number."""

@@ -132,7 +132,9 @@ def test_only_kernels_are_timed(clock: StepClock, time: Time) -> None:
 def worker(tmp_path: Path) -> Iterator[StepProbeWorker]:
     engine = tmp_path / "engine"
     checkpoint = random_checkpoint("llama", tmp_path / "checkpoint")
-    build(BuildConfig(model=str(checkpoint), output=engine, dtype=DType.FLOAT32, kv_cache_bytes=1 << 20))
+    build(
+        BuildConfig(model=str(checkpoint), output=engine, dtype=DType.FLOAT32, kv_cache_bytes=1 << 20, speculation=())
+    )
     worker = StepProbeWorker(engine)
     yield worker
     worker.close()

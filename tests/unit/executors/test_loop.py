@@ -18,6 +18,7 @@ from trierarch.python_backend.request import FinishReason, Request, SamplingPara
 from trierarch.python_backend.scheduling.config import SchedulerConfig
 from trierarch.python_backend.scheduling.plan import Plan, SequenceOutput, StepOutput
 from trierarch.python_backend.scheduling.scheduler import Scheduler
+from trierarch.python_backend.speculation.speculator import Speculator
 
 VOCAB = 97
 BLOCK_SIZE = 4
@@ -68,10 +69,10 @@ class GatedRunner(FakeRunner):
         self.is_closed = True
 
 
-def make_executor(runner: FakeRunner, max_queue_size: int = 8) -> StepExecutor:
+def make_executor(runner: FakeRunner, max_queue_size: int = 8, speculator: Speculator | None = None) -> StepExecutor:
     config = SchedulerConfig(max_batch_size=4, max_seq_len=64, max_num_tokens=16, max_queue_size=max_queue_size)
     kv = KVCacheManager(runner.num_blocks, BLOCK_SIZE, True)
-    return StepExecutor(Scheduler(config, kv, ()), runner, VOCAB)
+    return StepExecutor(Scheduler(config, kv, ()), runner, VOCAB, speculator)
 
 
 def make_request(request_id: str, prompt: list[int], max_tokens: int = 8, n: int = 1) -> Request:
@@ -176,6 +177,30 @@ def test_only_the_culprit_of_a_failed_step_ends(executor: StepExecutor, runner: 
     assert last.finish_reason is FinishReason.ERROR
     assert isinstance(last.error, ExecutorFailed)
     assert good.finish()[0] == expected([3, 4], 8)
+
+
+class BrokenSpeculator(Speculator):
+    """Has a bug, once."""
+
+    is_broken = True
+
+    def propose(self, plan: Plan) -> dict[int, tuple[int, ...]]:
+        if self.is_broken:
+            self.is_broken = False
+            raise ZeroDivisionError("on purpose")
+        return super().propose(plan)
+
+
+def test_a_bug_of_ours_ends_those_it_concerns_and_the_loop_goes_on(runner: GatedRunner) -> None:
+    executor = make_executor(runner, speculator=BrokenSpeculator(None, VOCAB))
+    first, second = Stream(), Stream()
+    executor.submit(make_request("first", [1, 2, 3]), first)
+    _, last = first.finish()
+    assert (last.finish_reason, type(last.error)) == (FinishReason.ERROR, ExecutorFailed)
+    executor.submit(make_request("second", [1, 2, 3]), second)
+    _, last = second.finish()
+    assert last.finish_reason is FinishReason.LENGTH
+    executor.close()
 
 
 def test_a_sequence_that_cannot_be_drawn_from_ends_alone(executor: StepExecutor, runner: GatedRunner) -> None:

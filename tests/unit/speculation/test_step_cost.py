@@ -60,10 +60,17 @@ def test_a_lasting_change_is_followed() -> None:
     steps=st.lists(st.tuples(SIZES, SIZES, st.floats(1e-6, 10.0)), min_size=1, max_size=40),
     asked=st.tuples(SIZES, SIZES),
 )
-def test_expectations_are_never_negative_and_never_beyond_all_reason(
+def test_expectations_are_never_nothing_and_never_beyond_all_reason(
     steps: list[tuple[int, int, float]], asked: tuple[int, int]
 ) -> None:
     cost = StepCost()
     for num_sequences, num_tokens, seconds in steps:
         cost.observe(num_sequences, num_tokens, seconds)
-    assert 0.0 <= cost.seconds(*asked) < float("inf")
+    assert 0.0 < cost.seconds(*asked) < float("inf")
+
+
+def test_noise_makes_no_step_free() -> None:
+    cost = measured((1, 1, 0.030), (1, 9, 0.001), (4, 4, 0.010))
+    assert cost.seconds(4, 4) == pytest.approx(0.010)
+    assert cost.seconds(4, 100) >= 0.010
+    assert cost.seconds(4, 1) > 0.0
