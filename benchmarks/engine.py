@@ -30,12 +30,14 @@ def build_demo(
     max_batch_size: int = MAX_BATCH_SIZE,
     max_seq_len: int = MAX_SEQ_LEN,
     dtype: DType = DType.BFLOAT16,
+    speculation: tuple[DrafterKind, ...] | None = (),
     draft: WeightType | None = None,
 ) -> tuple[Path, EngineManifest]:
     """Build it afresh, since it must be of the code that is measured.
 
-    What quantization costs is measured, and whatever it is the engine is kept: the report has a goal for it. The `draft`
-    is an engine of the same checkpoint with such weights; it alone guesses ahead then, else whoever the build chooses.
+    What quantization costs is measured, and whatever it is the engine is kept: the report has a goal for it. Nobody
+    guesses ahead unless `speculation` says who (None: whoever a build chooses), or a `draft` is named, an engine of the same
+    checkpoint with such weights, which then guesses alone.
 
     Raises:
         ResourceError: the demo checkpoint is not here and cannot be downloaded.
@@ -54,7 +56,7 @@ def build_demo(
         max_batch_size=max_batch_size,
         max_seq_len=max_seq_len,
         kv_cache_bytes=KV_CACHE_BYTES,
-        speculation=None if draft is None else (DrafterKind.DRAFT_MODEL,),
+        speculation=speculation if draft is None else (DrafterKind.DRAFT_MODEL,),
         draft=draft,
         max_perplexity_increase=ANY_INCREASE,
         overwrite=True,

@@ -62,7 +62,9 @@ def run(options: Options) -> Iterator[Report]:
     rivals = chosen(options.rivals, SPECULATING)
     max_batch_size = max(workload.concurrencies)
     options.say("building the engine")
-    engine, manifest = build_demo(max_batch_size=max_batch_size, max_seq_len=MAX_SEQ_LEN, dtype=options.dtype)
+    engine, manifest = build_demo(
+        max_batch_size=max_batch_size, max_seq_len=MAX_SEQ_LEN, dtype=options.dtype, speculation=None
+    )
     options.say("building the engine with a draft model")
     drafted, _ = build_demo(draft=WeightType.INT4, max_batch_size=1, max_seq_len=MAX_SEQ_LEN, dtype=options.dtype)
     options.say("measuring what the machine gives")
