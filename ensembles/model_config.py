@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from google.protobuf import text_format
 from google.protobuf.message import Message
-from tritonclient.grpc import model_config_pb2
 
+from trierarch.ensembles.triton_messages import model_config_pb2
 from trierarch.python_backend.triton.contract import Contract, Tensor
 
 BACKEND: Final = "trierarch"

@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 
-import httpx
 from rich.table import Table
 
 from trierarch.builder.errors import ResourceError
+from trierarch.orchestrator.fetch import fetch
 from trierarch.orchestrator.metrics import Metrics
 from trierarch.orchestrator.triton_server import TritonServer
 
@@ -48,7 +48,7 @@ def endpoints_json(server: TritonServer) -> str:
 
 def models(server: TritonServer) -> list[str]:
     """Names of the repository's models that are ready."""
-    index = httpx.post(f"{server.endpoints.http}/v2/repository/index", json={"ready": True}, trust_env=False).json()
+    index = json.loads(fetch(f"{server.endpoints.http}/v2/repository/index", json.dumps({"ready": True})))
     return sorted(model["name"] for model in index)
 
 

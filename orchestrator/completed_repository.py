@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2
 
 from trierarch.builder.errors import ConfigError
 from trierarch.ensembles.compose import CONFIG_NAME
 from trierarch.ensembles.model_config import BACKEND
+from trierarch.ensembles.triton_messages import model_config_pb2
 from trierarch.python_backend.triton.auto_complete import complete
 
 COMPLETE_PLATFORMS: Final = frozenset({"ensemble"})

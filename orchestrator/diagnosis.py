@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -13,12 +14,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final, Literal
 
-import httpx
 import psutil
 
 from trierarch.builder import machine
 from trierarch.builder.compile import best_instruction_set, find_compiler
 from trierarch.builder.errors import TrierarchError
+from trierarch.orchestrator.fetch import fetch
 from trierarch.orchestrator.ports import Ports
 from trierarch.orchestrator.run_directory import SHARED_MEMORY, RunDirectory
 from trierarch.orchestrator.server_config import ServerConfig
@@ -116,7 +117,7 @@ def _run_triton(install: TritonInstall) -> str:
     try:
         with tempfile.TemporaryDirectory() as empty, TritonServer(install.binary, Path(empty), run, config) as server:
             server.start()
-            return str(httpx.get(f"{server.endpoints.http}/v2", trust_env=False).json()["version"])
+            return str(json.loads(fetch(f"{server.endpoints.http}/v2"))["version"])
     finally:
         run.remove()
 

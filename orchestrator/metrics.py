@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from trierarch.builder.errors import ResourceError
+from trierarch.orchestrator.fetch import FetchFailed, fetch
 
 Labels = frozenset[tuple[str, str]]
 
@@ -26,10 +26,9 @@ class Metrics:
             ResourceError: nothing answers there.
         """
         try:
-            page = httpx.get(url, timeout=10.0, trust_env=False).raise_for_status().text
-        except httpx.HTTPError as error:
+            return cls.parse(fetch(url))
+        except FetchFailed as error:
             raise ResourceError(f"no metrics at {url} ({error}); is the server running?") from error
-        return cls.parse(page)
 
     @classmethod
     def parse(cls, page: str) -> Metrics:

@@ -13,11 +13,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, NoReturn, Self
 
-import httpx
 import psutil
 
 from trierarch.builder.errors import ResourceError
 from trierarch.orchestrator import guardian
+from trierarch.orchestrator.fetch import FetchFailed, fetch
 from trierarch.orchestrator.run_directory import RunDirectory
 from trierarch.orchestrator.server_config import Endpoints, ServerConfig
 from trierarch.orchestrator.server_log import failure, tail
@@ -132,17 +132,14 @@ class TritonServer:
         """
         started = time.monotonic()
         url = f"{self.endpoints.http}/v2/health/ready"
-        with httpx.Client(timeout=5.0, trust_env=False) as client:
-            while (waited := time.monotonic() - started) < self.config.ready_timeout:
-                if not self.is_running:
-                    self._raise_ended()
-                try:
-                    if client.get(url).status_code == httpx.codes.OK:
-                        return
-                except httpx.TransportError:
-                    pass  # not listening yet
-                on_wait(waited)
-                time.sleep(POLL_SECONDS)
+        while (waited := time.monotonic() - started) < self.config.ready_timeout:
+            if not self.is_running:
+                self._raise_ended()
+            with contextlib.suppress(FetchFailed):  # not listening yet, or not ready
+                fetch(url, timeout=5.0)
+                return
+            on_wait(waited)
+            time.sleep(POLL_SECONDS)
         raise ResourceError(
             f"the models were not ready after {self.config.ready_timeout:g} s; the log's last lines:\n{tail(self.log)}"
         )

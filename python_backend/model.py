@@ -11,12 +11,14 @@ import gc
 import json
 import logging
 import sys
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from trierarch.python_backend.triton.auto_complete import complete, is_decoupled
 from trierarch.python_backend.triton.contract import Role
+from trierarch.python_backend.triton.lazy_role import LazyRole
 from trierarch.python_backend.triton.model_context import ModelContext, RoleModel
 from trierarch.python_backend.triton.parameters import Parameters, role_of
 
@@ -26,6 +28,11 @@ _ROLES = {
     Role.POSTPROCESSING: ("trierarch.python_backend.triton.roles.postprocessing", "Postprocessing"),
     Role.TENSORRT_LLM_BLS: ("trierarch.python_backend.triton.roles.tensorrt_llm_bls", "TensorrtLlmBls"),
 }
+
+
+_ON_DEMAND = frozenset({Role.PREPROCESSING, Role.POSTPROCESSING})
+"""Roles of clients that call them by hand: most servers never need what they load, 50 MB each and a part of the start.
+An engine that cannot be served fails `tensorrt_llm`, which reads the same files."""
 
 
 class TritonPythonModel:
@@ -48,8 +55,8 @@ class TritonPythonModel:
             parameters=Parameters.from_config(config),
             is_decoupled=is_decoupled(config),
         )
-        module, name = _ROLES[role_of(config)]
-        self._role: RoleModel = getattr(import_module(module), name)(context)
+        role = role_of(config)
+        self._role: RoleModel = LazyRole(partial(_open, role, context)) if role in _ON_DEMAND else _open(role, context)
         gc.freeze()  # what is loaded stays: looking through it would stop every stream for a seventh of a second
 
     def execute(self, requests: list[Any]) -> list[Any] | None:
@@ -62,3 +69,9 @@ class TritonPythonModel:
         # Triton's objects must not outlive its queues: one left to the interpreter's end crashes the process.
         del self._role
         gc.collect()
+
+
+def _open(role: Role, context: ModelContext) -> RoleModel:
+    module, name = _ROLES[role]
+    opened: RoleModel = getattr(import_module(module), name)(context)
+    return opened

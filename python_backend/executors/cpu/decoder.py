@@ -97,12 +97,14 @@ class CompiledDecoder:
 
 
 def _model_struct(architecture: Architecture, dtype: DType, kv_dtype: KvType, packer: Packer) -> ModelStruct:
+    is_tied, scale = architecture.tie_embeddings, architecture.embedding_scale
+    # The largest matrix first: while it is packed it is in memory twice, and nothing else is yet.
+    lm_head = packer.linear("embed" if is_tied else "lm_head")
     layers = [_layer_struct(layer, f"layers.{index}.", packer) for index, layer in enumerate(architecture.layers)]
     ropes = [
         RopeStruct(packer.floats(f"rope.{index}.inv_freq"), rope.rotary_dim, rope.attention_factor)
         for index, rope in enumerate(architecture.ropes)
     ]
-    is_tied, scale = architecture.tie_embeddings, architecture.embedding_scale
     return ModelStruct(
         element=_ELEMENTS[dtype],
         kv_element=_KV_ELEMENTS[kv_dtype],
@@ -125,7 +127,7 @@ def _model_struct(architecture: Architecture, dtype: DType, kv_dtype: KvType, pa
         ropes=(RopeStruct * len(ropes))(*ropes),
         norm=packer.floats("norm.weight"),
         embedding=None if is_tied else packer.address("embed.weight"),
-        lm_head=packer.linear("embed" if is_tied else "lm_head"),
+        lm_head=lm_head,
     )
 
 

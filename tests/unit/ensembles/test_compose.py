@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -127,3 +129,14 @@ def test_a_full_disk_leaves_nothing(engine: Path, tmp_path: Path, monkeypatch: p
     with pytest.raises(ResourceError, match=r"disk of .* is full"):
         compose(engine, tmp_path / "repository", ComposeOptions(copy=True))
     assert {path.name for path in tmp_path.iterdir()} == {"engine"}
+
+
+def test_triton_s_messages_come_without_its_client() -> None:
+    """And are the client's own once somebody imports that."""
+    code = (
+        "import sys; from trierarch.ensembles.triton_messages import model_config_pb2 as ours\n"
+        "assert 'grpc' not in sys.modules and 'numpy' not in sys.modules\n"
+        "from tritonclient.grpc import model_config_pb2 as theirs; assert ours.ModelConfig is theirs.ModelConfig"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
