@@ -19,7 +19,7 @@ class Kind(StrEnum):
     """What a message asks for."""
 
     COPY = "copy"
-    """A text again: word for word, or summarised in quotes."""
+    """A text again word for word, or one time of three its most important sentences."""
     EDIT = "edit"
     """Code again, a name in it changed."""
     PROSE = "prose"
@@ -46,7 +46,7 @@ def messages(kind: Kind, key: str, count: int) -> list[str]:
     made: dict[str, None] = {}
     index = 0
     while len(made) < count:
-        made[_MAKERS[kind](random.Random(f"{key}/{kind}/{index}"))] = None
+        made[_MAKERS[kind](random.Random(f"{key}/{kind}/{index}"), index)] = None
         index += 1
     return list(made)
 
@@ -85,15 +85,10 @@ _SENTENCES: Final = (
 )
 
 
-def _copy(draw: random.Random) -> str:
+def _copy(draw: random.Random, index: int) -> str:
     text = " ".join(_sentence(draw, pattern) for pattern in draw.sample(_SENTENCES, 11))
-    task = draw.choice(
-        (
-            "Repeat this text word for word:",
-            "Summarize the following text. Quote the most important sentences exactly.",
-        )
-    )
-    return f"{task}\n\n{text}"
+    task = "Quote the most important sentences of this text" if index % 3 == 2 else "Repeat this text"
+    return f"{task} word for word:\n\n{text}"
 
 
 def _sentence(draw: random.Random, pattern: str) -> str:
@@ -119,27 +114,19 @@ _SIDES: Final = _list("north,south,east,west,upper,lower,inner,outer,left,right"
 _VALUES: Final = _list("pressure,temperature,speed,volume,weight,voltage,position,humidity,delay,flow")
 
 
-def _edit(draw: random.Random) -> str:
+def _edit(draw: random.Random, index: int) -> str:
     part = draw.choice(_PARTS)
     old, new = (f"{side} {part}" for side in draw.sample(_SIDES, 2))
-    first, *values = draw.sample(_VALUES, 5)
-    low = draw.randint(1, 40)
-    lines = [
-        f"class {draw.choice(_MACHINES)}:",
-        f"    max_{first} = {low + draw.randint(10, 900)}",
-        f"    min_{first} = {low}",
-        f'    {part}_name = "{old}"',
-        "",
-    ]
+    lines = [f"class {draw.choice(_MACHINES)}:"]
     for verb, state in (("open", "True"), ("close", "False")):
         past = f"{verb}ed" if verb == "open" else f"{verb}d"
         lines += [f"    def {verb}_{part}(self):", f"        self.is_open = {state}"]
         lines += [f'        self.log("{old} {past}")', ""]
-    for value in values:
+    for value in draw.sample(_VALUES, 6):
         lines += [f"    def set_{value}(self, value):", f"        self.{value} = value"]
         lines += [f'        self.log("{value} set")', ""]
     code = "\n".join(lines)
-    return f'Proofread this code and write it out again in full, with "{old}" changed to "{new}":\n\n{code}'
+    return f'Repeat this code word for word, but write "{new}" in place of "{old}":\n\n{code}'
 
 
 _HEROES: Final = _list(
@@ -157,7 +144,7 @@ _ENDS: Final = _list(
 )
 
 
-def _prose(draw: random.Random) -> str:
+def _prose(draw: random.Random, index: int) -> str:
     return f"Write a long story about {draw.choice(_HEROES)} who {draw.choice(_TROUBLES)}. {draw.choice(_ENDS)}"
 
 
@@ -174,7 +161,7 @@ _ASKED: Final = _list(
 )
 
 
-def _agentic(draw: random.Random) -> str:
+def _agentic(draw: random.Random, index: int) -> str:
     goal = draw.choice(_GOALS).format(host=draw.choice(_HOSTS))
     return (
         f"You are an agent that looks after servers. Your goal: {goal}. "
@@ -182,7 +169,7 @@ def _agentic(draw: random.Random) -> str:
     )
 
 
-_MAKERS: Final[dict[Kind, Callable[[random.Random], str]]] = {
+_MAKERS: Final[dict[Kind, Callable[[random.Random, int], str]]] = {
     Kind.COPY: _copy,
     Kind.EDIT: _edit,
     Kind.PROSE: _prose,

@@ -47,7 +47,10 @@ class Sweep:
     def quick(cls, seed: int) -> Self:
         """Just enough to see every path run."""
         workload = replace(Workload.quick(seed), concurrencies=(1, 2))
-        return cls(workload, Plan(static_lengths=(0, 4), num_distinct=2, num_agentic_repeats=2, num_sweep_repeats=1))
+        return cls(
+            workload,
+            Plan(static_lengths=(0, 4), num_distinct=2, num_single=1, num_agentic_repeats=2, num_sweep_repeats=1),
+        )
 
 
 def run(options: Options) -> Iterator[Report]:

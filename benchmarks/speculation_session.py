@@ -17,6 +17,7 @@ from trierarch.benchmarks.measurement import Measurement
 from trierarch.benchmarks.report import Better, Figure, Goal, Of
 from trierarch.benchmarks.session import Contests, Session, Stage, Taken
 from trierarch.benchmarks.subjects.subject import Subject
+from trierarch.benchmarks.workers.protocol import TokenIds
 from trierarch.benchmarks.workload import Workload
 
 DRAFTED: Final = "executor-draft"
@@ -44,6 +45,8 @@ class Plan:
     static_lengths: tuple[int, ...] = (0, 2, 4, 8, 16)
     num_distinct: int = 8
     """Prompts of one call; more streams send them several times, so that prompts take no longer than their answers."""
+    num_single: int = 3
+    """Prompts of one rate of one stream, one behind the other: how well a single one is guessed says little."""
     num_agentic_repeats: int = 6
     num_sweep_repeats: int = 2
     """Of more than eight streams, which take long."""
@@ -167,17 +170,23 @@ class SpeculationSession(Session):
 
     def _rates(self, kind: Kind, count: int, among: set[str], key: str = "") -> dict[str, Measurement]:
         """Tokens a second behind the first, of prompts that are computed already: speculation is about the rest."""
-        has_history = kind is Kind.AGENTIC
+        num_before = self.workload.num_output_tokens if kind is Kind.AGENTIC else 1
 
         def probe(subject: Subject, attempt: str) -> float:
-            prompts = self._prompts(kind, attempt, count)
-            subject.generate(prompts, self.workload.num_output_tokens if has_history else 1)
-            return probes.rate_behind_first(self.workload, subject, prompts, prompts)
+            if count > 1:
+                return self._rate(subject, self._prompts(kind, attempt, count), num_before)
+            prompts = self._chats.prompts(kind, attempt, self._plan.num_single)
+            return statistics.harmonic_mean([self._rate(subject, [prompt], num_before) for prompt in prompts])
 
         num_repeats = self.workload.num_repeats if count <= 8 else self._plan.num_sweep_repeats
         return self.lineup.measure(f"{key}{kind}_c{count}", probe, num_repeats=num_repeats, among=among)
 
-    def _prompts(self, kind: Kind, key: str, count: int) -> list[list[int]]:
+    def _rate(self, subject: Subject, prompts: list[TokenIds], num_before: int) -> float:
+        """Of all prompts together, when each was answered before with `num_before` tokens."""
+        subject.generate(prompts, num_before)
+        return probes.rate_behind_first(self.workload, subject, prompts, prompts)
+
+    def _prompts(self, kind: Kind, key: str, count: int) -> list[TokenIds]:
         distinct = self._chats.prompts(kind, key, min(count, self._plan.num_distinct))
         return [distinct[index % len(distinct)] for index in range(count)]
 

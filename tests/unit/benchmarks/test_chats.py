@@ -32,9 +32,9 @@ def test_no_slot_is_left_open() -> None:
 
 def test_an_edit_asks_for_a_name_that_is_there() -> None:
     for text in messages(Kind.EDIT, "key", 20):
-        _, old, _, new, _ = text.partition("\n\n")[0].split('"')
+        _, new, _, old, _ = text.partition("\n\n")[0].split('"')
         code = text.partition("\n\n")[2]
-        assert code.count(f'"{old}') == 3
+        assert code.count(f'"{old} ') == 2
         assert old != new
         compile(code, "edit", "exec")
 

@@ -123,6 +123,15 @@ def test_many_streams_are_of_few_prompts_and_few_repeats(
     assert most == PLAN.num_distinct
 
 
+def test_a_rate_of_one_stream_is_of_several_prompts_by_themselves(
+    grouped: dict[tuple[str, str], list[Row]], executor: Guessing
+) -> None:
+    single = {
+        str(prompts) for prompts, n in zip(executor.asked, executor.lengths, strict=True) if len(prompts) == n == 1
+    }
+    assert len(single) == PLAN.num_single * WORKLOAD.num_repeats * len(Kind)
+
+
 def test_only_agentic_prompts_were_answered_before(
     grouped: dict[tuple[str, str], list[Row]], executor: Guessing
 ) -> None:
