@@ -71,7 +71,7 @@ class Stepper:
         done = sequence.num_output_tokens
         right = self.answers.get(sequence.sequence_id, [])[done : done + 4]
         num_right = {"right": len(right), "wrong": 0, "mixed": done % 3}[self.rightness]
-        return tuple(token if place < num_right else token ^ 1 for place, token in enumerate(right))
+        return tuple(token if place < num_right else (token or 2) - 1 for place, token in enumerate(right))
 
     def finish(self) -> None:
         """Step until nothing is left."""

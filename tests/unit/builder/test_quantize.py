@@ -118,5 +118,5 @@ def test_values_beyond_the_scales_are_refused(bits: int, largest: float) -> None
     values[0, 0] = -largest
     assert restored(values, bits)[0, 0] == pytest.approx(-largest, rel=1e-3)
     values[0, 0] *= 1.01
-    with pytest.raises(ConfigError, match=rf"quantization is int{bits}: o_proj holds .*; build without --quantization"):
+    with pytest.raises(ConfigError, match=rf"quantization is int{bits}: o_proj holds .*; leave the model unquantised"):
         quantize("o_proj", values, bits)

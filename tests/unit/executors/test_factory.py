@@ -82,7 +82,7 @@ def test_cuda_wins_over_kernels_and_kernels_over_torch(
 ) -> None:
     for module in ("cpu.runner.CpuRunner", "torch.runner.TorchRunner"):
         name = module.rpartition(".")[2]
-        monkeypatch.setattr(f"trierarch.python_backend.executors.{module}", lambda *given, name=name: name)
+        monkeypatch.setattr(f"trierarch.python_backend.executors.{module}", lambda *given, name=name, **settings: name)
     monkeypatch.setattr(factory, "cuda_architectures", lambda: driver)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: torch_has_cuda)
     manifest = tiny_manifest(tiny_architecture()).model_copy(

@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -14,7 +14,7 @@ from trierarch.python_backend.errors import Cancelled, ExecutorFailed, InvalidRe
 from trierarch.python_backend.executors.fake import FakeRunner, next_token
 from trierarch.python_backend.executors.loop import StepExecutor
 from trierarch.python_backend.kv.manager import KVCacheManager
-from trierarch.python_backend.request import FinishReason, Request, SamplingParams, TokenDelta
+from trierarch.python_backend.request import FinishReason, Request, SamplingParams, SpeculationParams, TokenDelta
 from trierarch.python_backend.scheduling.config import SchedulerConfig
 from trierarch.python_backend.scheduling.plan import Plan, SequenceOutput, StepOutput
 from trierarch.python_backend.scheduling.scheduler import Scheduler
@@ -233,6 +233,9 @@ def test_a_bad_request_is_refused_and_leaves_nothing_behind(executor: StepExecut
         executor.submit(make_request("empty", []), Stream())
     with pytest.raises(InvalidRequest):
         executor.submit(make_request("foreign", [VOCAB]), Stream())
+    draft = SpeculationParams(draft_token_ids=(1, VOCAB))
+    with pytest.raises(InvalidRequest, match="draft_token_ids"):
+        executor.submit(replace(make_request("guess", [1]), speculation=draft), Stream())
     assert executor.drain(timeout=0.0)
 
 
