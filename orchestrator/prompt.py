@@ -91,6 +91,8 @@ class Figures:
     num_input_tokens: int
     num_output_tokens: int
     """Over all answers."""
+    num_first_tokens: int
+    """Of these, those that came with the first text: more than one where they were guessed ahead."""
     ttft: float
     """From sending the prompt to the first text."""
     seconds: float
@@ -98,9 +100,11 @@ class Figures:
 
     @property
     def tokens_per_second(self) -> float:
-        """Rate of the tokens after the first; 0 where there is none."""
-        decoding = self.seconds - self.ttft
-        return (self.num_output_tokens - 1) / decoding if self.num_output_tokens > 1 and decoding > 0 else 0.0
+        """Rate of the tokens behind the first text, or of all where all came with it; 0 where there is none."""
+        num_tokens, seconds = self.num_output_tokens - self.num_first_tokens, self.seconds - self.ttft
+        if num_tokens == 0:
+            num_tokens, seconds = self.num_output_tokens, self.seconds
+        return num_tokens / seconds if seconds > 0 else 0.0
 
 
 def join(chunks: Iterable[Chunk]) -> list[Completion]:
@@ -123,10 +127,12 @@ def join(chunks: Iterable[Chunk]) -> list[Completion]:
 def measure(started: float, chunks: list[Chunk]) -> Figures:
     """Figures of an exchange that was sent at `started` (`time.monotonic()`) and gave `chunks`."""
     answers = join(chunks)
-    times = [chunk.received for chunk in chunks if chunk.text or chunk.token_ids] or [started]
+    told = [chunk for chunk in chunks if chunk.text or chunk.token_ids]
+    times = [chunk.received for chunk in told] or [started]
     return Figures(
         num_input_tokens=max((answer.num_input_tokens for answer in answers), default=0),
         num_output_tokens=sum(answer.num_output_tokens for answer in answers),
+        num_first_tokens=told[0].num_output_tokens if told else 0,
         ttft=times[0] - started,
         seconds=times[-1] - started,
     )
