@@ -102,6 +102,7 @@ class Speculator:
         if not asks:
             return {}
         num_drawing = sum(item.samples for item in plan.scheduled)
+        asks = [ask for ask in asks if not self._takes_the_callers(ask)]
         self._guess_from_text(asks)
 
         num_sequences, num_tokens = len(plan.scheduled), plan.num_tokens
@@ -156,10 +157,13 @@ class Speculator:
         )
         return Ask(item.sequence, most) if most > 0 else None
 
+    def _takes_the_callers(self, ask: Ask) -> bool:
+        """Whether the request's own guess still holds; nobody else is asked then."""
+        tokens = client_draft(ask.sequence, ask.max_tokens)
+        self._add(ask, None, Draft(tokens))
+        return bool(tokens)
+
     def _guess_from_text(self, asks: Rows[Ask]) -> None:
-        for ask in asks:
-            if tokens := client_draft(ask.sequence, ask.max_tokens):
-                self._add(ask, None, Draft(tokens))
         for drafter in self._texts:
             allowed = [ask for ask in asks if _allows(ask.sequence.request.speculation, drafter.kind)]
             for ask, draft in zip(allowed, drafter.propose(allowed), strict=True):

@@ -164,6 +164,15 @@ def test_the_callers_own_draft_is_verified_without_any_drafter() -> None:
         assert world.usage("a").num_accepted_draft_tokens == num_right
 
 
+def test_nobody_else_is_asked_while_the_callers_own_draft_holds() -> None:
+    answer, drafter = expected("a", 5, 12), ScriptedDrafter(right)
+    world = make_world(Speculator(SPECULATION, VOCAB_SIZE, [drafter], allotment=FixedLength(4)))
+    world.add("a", prompt=5, max_tokens=12, speculation=SpeculationParams(draft_token_ids=tuple(answer[:8])))
+    world.run()
+    assert world.output("a") == answer
+    assert len(drafter.asked) == 1, "two steps of the caller's own, then one of the drafter's"
+
+
 def test_what_a_drafter_says_is_not_trusted() -> None:
     nonsense = ScriptedDrafter(lambda ask: Draft((*right(ask).token_ids[:1], -1, VOCAB_SIZE, *range(50)), evidence=99))
     world = make_world(Speculator(SPECULATION, VOCAB_SIZE, [nonsense], allotment=FixedLength(50)))
