@@ -9,6 +9,8 @@ MAX_DEPTH: Final = 64
 """Tokens that a match is followed back at most."""
 MAX_OCCURRENCES: Final = 8
 """Latest links of a chain that are looked at: bounds the time of a query, and lets counts favour what is recent."""
+_MAX_LINKS: Final = 8 * MAX_OCCURRENCES
+"""Of a chain that are followed at most, strangers included."""
 GAP: Final = -1
 """Stands for no token: no match and no continuation crosses it."""
 
@@ -104,7 +106,7 @@ class SuffixIndex:
             least = max(size, beyond + 1)
             if len(tail) >= least:
                 slot = heads[hash(tuple(tail[-size:])) & mask]
-                ends, length = self._longest(tail, least, previous, slot)
+                ends, length = self._longest(tail, size, least, previous, slot)
                 if ends:
                     return Match(length, tuple(ends))
             if size <= beyond + 1:
@@ -115,18 +117,24 @@ class SuffixIndex:
         """The same for a `tail` that stands in the last slots, where it does not count."""
         for size, previous, _ in self._chains:
             if len(tail) >= size:
-                ends, length = self._longest(tail, size, previous, previous[-1])
+                ends, length = self._longest(tail, size, size, previous, previous[-1])
                 if ends:
                     return Match(length, tuple(ends))
         return NO_MATCH
 
-    def _longest(self, tail: array[int], least: int, previous: array[int], slot: int) -> tuple[list[int], int]:
-        """Ends, latest first, and length of the longest matches of `least` or more along the chain from `slot` on."""
+    def _longest(
+        self, tail: array[int], size: int, least: int, previous: array[int], slot: int
+    ) -> tuple[list[int], int]:
+        """Ends, latest first, and length of the longest matches of `least` or more along the chain of n-grams of `size`.
+
+        Strangers whose hash is the same do not count as occurrences: other tenants' texts take nobody's place.
+        """
         tokens, oldest = self.tokens, self.oldest
         num_slots = age = len(tokens)
-        depth, length, wanted = len(tail), least, tail[-least:]
+        depth, length, wanted, gram = len(tail), least, tail[-least:], tail[-size:]
         ends: list[int] = []
-        for _ in range(MAX_OCCURRENCES):
+        num_left = MAX_OCCURRENCES
+        for _ in range(_MAX_LINKS):
             # Ranks count from the slot written longest ago; a link that does not go down leads to what was written since.
             if slot == _NOWHERE or (rank := (slot - oldest) % num_slots) >= age:
                 break
@@ -139,6 +147,11 @@ class SuffixIndex:
                     length, wanted = longer, tail[-longer:]
                     ends = []
                 ends.append(slot)
+                num_left -= 1
+            elif tokens[slot + 1 - size : slot + 1] == gram:
+                num_left -= 1
+            if num_left == 0:
+                break
             slot = previous[slot]
         return ends, length
 
