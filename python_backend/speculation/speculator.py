@@ -104,7 +104,6 @@ class Speculator:
         num_drawing = sum(item.samples for item in plan.scheduled)
         asks = [ask for ask in asks if not self._takes_the_callers(ask)]
         self._guess_from_text(asks)
-
         num_sequences, num_tokens = len(plan.scheduled), plan.num_tokens
 
         def seconds(num_drafts: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from random import Random
 
 import pytest
@@ -61,10 +62,10 @@ def test_a_drafter_that_is_always_right_saves_four_steps_of_five() -> None:
 
 @pytest.mark.parametrize("guess", [wrong, failing])
 def test_a_drafter_that_is_always_wrong_or_raises_is_soon_not_followed(
-    guess: object, caplog: pytest.LogCaptureFixture
+    guess: Callable[[Ask], Draft], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL)
-    speculator = Speculator(SPECULATION, VOCAB_SIZE, [ScriptedDrafter(wrong if guess is wrong else failing)])
+    speculator = Speculator(SPECULATION, VOCAB_SIZE, [ScriptedDrafter(guess)])
     world = make_world(speculator)
     world.add("a", prompt=5, max_tokens=80)
     num_steps = world.run()
