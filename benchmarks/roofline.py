@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import torch
@@ -16,10 +17,13 @@ import torch
 READ_BYTES: Final = 1 << 30
 """Far beyond any cache."""
 NUM_READS: Final = 12
-GEMM_SIZE: Final = 2048
+GEMM_SIZES: Final = (256, 512, 1024, 2048)
+"""The largest is what is asked for; a slow type never gets there."""
 NUM_GEMMS: Final = 12
 PATIENCE_SECONDS: Final = 10.0
-"""For one limit. A processor without bfloat16 takes that long for one product in it."""
+"""For one limit."""
+SLOW_SECONDS: Final = 0.05
+"""Of one product: eight times the work is not tried then. A processor without bfloat16 takes a minute for the largest."""
 
 
 def read_bandwidth() -> float:
@@ -29,9 +33,15 @@ def read_bandwidth() -> float:
 
 
 def gemm_rate(dtype: torch.dtype) -> float:
-    """GFLOP/s of a square product, the best of several."""
-    left, right = (torch.randn(GEMM_SIZE, GEMM_SIZE).to(dtype) for _ in range(2))
-    return 2 * GEMM_SIZE**3 / _best_seconds(lambda: torch.mm(left, right), NUM_GEMMS) / 1e9
+    """GFLOP/s of a square product, the best of several; a large one, unless that takes too long."""
+    rate = 0.0
+    for size in GEMM_SIZES:
+        left, right = (torch.randn(size, size).to(dtype) for _ in range(2))
+        seconds = _best_seconds(partial(torch.mm, left, right), NUM_GEMMS)
+        rate = 2 * size**3 / seconds / 1e9
+        if seconds > SLOW_SECONDS:
+            break
+    return rate
 
 
 def _best_seconds(action: Callable[[], object], count: int) -> float:

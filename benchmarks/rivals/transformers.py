@@ -24,11 +24,11 @@ def _install(say: Say) -> None:
 
 TRANSFORMERS: Final = Rival(
     name=NAME,
-    summary="Hugging Face transformers, eager generate, bfloat16",
+    summary="Hugging Face transformers, eager generate",
     install=_install,
     launch=lambda: Launch(name=NAME, python=Path(sys.executable), module=WORKER, model=DIRECTORY),
 )
 
 TRANSFORMERS_LOOKUP: Final = with_options(
-    TRANSFORMERS, "lookup", "Hugging Face transformers, eager generate, bfloat16, speculating by prompt look-up"
+    TRANSFORMERS, "lookup", "Hugging Face transformers, eager generate, speculating by prompt look-up"
 )

@@ -50,9 +50,9 @@ def _launch() -> Launch:
 
 
 VLLM: Final = Rival(
-    name=NAME, summary="vLLM on the CPU, one process, compiled, bfloat16", install=_install, launch=_launch
+    name=NAME, summary="vLLM on the CPU, one process, compiled", install=_install, launch=_launch
 )
 
 VLLM_NGRAM: Final = with_options(
-    VLLM, "ngram", "vLLM on the CPU, one process, compiled, bfloat16, speculating by n-grams"
+    VLLM, "ngram", "vLLM on the CPU, one process, compiled, speculating by n-grams"
 )

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 import transformers
 
-from trierarch.benchmarks.workers.protocol import NUM_THREADS, Ready, TokenIds, serve
+from trierarch.benchmarks.workers.protocol import NUM_THREADS, TORCH_DTYPE, Ready, TokenIds, serve
 
 
 class TransformersWorker:
@@ -21,13 +21,13 @@ class TransformersWorker:
     def __init__(self, model: Path) -> None:
         """Load the checkpoint `model`."""
         torch.set_num_threads(NUM_THREADS)
-        self._model = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16).eval()
+        self._model = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, TORCH_DTYPE)).eval()
         self._model.generation_config.eos_token_id = None
 
     @property
     def ready(self) -> Ready:
         """The release, and torch's."""
-        settings = {"threads": NUM_THREADS, "torch": torch.__version__, **self.options}
+        settings = {"threads": NUM_THREADS, "torch": torch.__version__, "dtype": TORCH_DTYPE, **self.options}
         return Ready(transformers.__version__, settings)
 
     def generate(self, prompts: list[TokenIds], num_output_tokens: int) -> list[TokenIds]:

@@ -8,7 +8,15 @@ from typing import Any, ClassVar
 
 import vllm
 
-from trierarch.benchmarks.workers.protocol import MAX_BATCH_SIZE, MAX_SEQ_LEN, NUM_THREADS, Ready, TokenIds, serve
+from trierarch.benchmarks.workers.protocol import (
+    MAX_BATCH_SIZE,
+    MAX_SEQ_LEN,
+    NUM_THREADS,
+    TORCH_DTYPE,
+    Ready,
+    TokenIds,
+    serve,
+)
 
 
 class VLLMWorker:
@@ -21,7 +29,7 @@ class VLLMWorker:
         """Load and compile the checkpoint `model`."""
         self._llm = vllm.LLM(
             str(model),
-            dtype="bfloat16",
+            dtype=TORCH_DTYPE,
             max_model_len=MAX_SEQ_LEN,
             max_num_seqs=MAX_BATCH_SIZE,
             enable_prefix_caching=True,
@@ -33,7 +41,7 @@ class VLLMWorker:
     @property
     def ready(self) -> Ready:
         """The release."""
-        settings = {"threads": NUM_THREADS, "distributed_executor_backend": "uni", **self.options}
+        settings = {"threads": NUM_THREADS, "distributed_executor_backend": "uni", "dtype": TORCH_DTYPE, **self.options}
         return Ready(vllm.__version__, settings)
 
     def generate(self, prompts: list[TokenIds], num_output_tokens: int) -> list[TokenIds]:
