@@ -49,10 +49,6 @@ def _launch() -> Launch:
     return Launch(name=NAME, python=python_of(NAME), module=WORKER, model=DIRECTORY, environment=settings)
 
 
-VLLM: Final = Rival(
-    name=NAME, summary="vLLM on the CPU, one process, compiled", install=_install, launch=_launch
-)
+VLLM: Final = Rival(name=NAME, summary="vLLM on the CPU, one process, compiled", install=_install, launch=_launch)
 
-VLLM_NGRAM: Final = with_options(
-    VLLM, "ngram", "vLLM on the CPU, one process, compiled, speculating by n-grams"
-)
+VLLM_NGRAM: Final = with_options(VLLM, "ngram", "vLLM on the CPU, one process, compiled, speculating by n-grams")
