@@ -69,11 +69,23 @@ def _command(benchmark: Benchmark) -> None:
             DType,
             typer.Option(help="Of our unquantised engines; a machine without bfloat16 is at its best in float32."),
         ] = DType.BFLOAT16,
+        streams: Annotated[
+            str | None,
+            typer.Option(metavar="N,M", help="Numbers of concurrent streams in place of the benchmark's own."),
+        ] = None,
         json: Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")] = False,
     ) -> None:
         from trierarch.benchmarks.table import show
 
-        report = _grow(benchmark, Options(is_quick=quick, rivals=rival_names(rivals), seed=seed, dtype=dtype, say=say))
+        options = Options(
+            is_quick=quick,
+            rivals=rival_names(rivals),
+            seed=seed,
+            streams=stream_counts(streams),
+            dtype=dtype,
+            say=say,
+        )
+        report = _grow(benchmark, options)
         if report is None:
             raise typer.Exit(INTERRUPTED)
         if json:
@@ -101,6 +113,21 @@ def rival_names(value: str | None) -> tuple[str, ...] | None:
     if value is None:
         return None
     return tuple(name for name in (part.strip() for part in value.split(",")) if name and name != "none")
+
+
+def stream_counts(value: str | None) -> tuple[int, ...]:
+    """The numbers in a comma-separated list, ascending; None is none.
+
+    Raises:
+        BadParameter: one is no positive number.
+    """
+    try:
+        counts = sorted({int(part) for part in value.split(",")}) if value else []
+    except ValueError:
+        counts = [0]
+    if counts and counts[0] < 1:
+        raise typer.BadParameter(f"--streams is {value!r}: give positive numbers, such as 1,8,64")
+    return tuple(counts)
 
 
 for _benchmark in registry.BENCHMARKS.values():

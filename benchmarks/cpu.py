@@ -24,7 +24,8 @@ def run(options: Options) -> Iterator[Report]:
         ConfigError: a rival is unknown or not installed.
         ResourceError: the demo checkpoint is not here and cannot be downloaded.
     """
-    workload = Workload.quick(options.seed) if options.is_quick else Workload(seed=options.seed)
+    whole = Workload.quick(options.seed) if options.is_quick else Workload(seed=options.seed)
+    workload = whole.with_streams(options.streams)
     rivals = chosen(options.rivals, UNQUANTIZED)
     options.say("building the engine")
     engine, manifest = build_demo(dtype=options.dtype)

@@ -54,6 +54,11 @@ class Limits:
     bf16_gflop_per_s: float
     f32_gflop_per_s: float
 
+    @property
+    def gflop_per_s(self) -> float:
+        """What weights in bfloat16 may be multiplied at: a processor without instructions for it widens them."""
+        return max(self.bf16_gflop_per_s, self.f32_gflop_per_s)
+
     @classmethod
     def measure(cls) -> Limits:
         """Measure all of them, in a process of their own: neither torch nor its threads stay with us."""

@@ -29,7 +29,8 @@ def run(options: Options) -> Iterator[Report]:
         ConfigError: a rival is unknown or not installed.
         ResourceError: the demo checkpoint is not here and cannot be downloaded.
     """
-    workload = Workload.quick(options.seed) if options.is_quick else Workload(seed=options.seed)
+    whole = Workload.quick(options.seed) if options.is_quick else Workload(seed=options.seed)
+    workload = whole.with_streams(options.streams)
     rivals = chosen(options.rivals, QUANTIZED)
     started: list[Launch] = []
     contests: dict[str, tuple[str, ...]] = {}

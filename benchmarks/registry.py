@@ -22,6 +22,8 @@ class Options:
     rivals: tuple[str, ...] | None = None
     """Names of rivals to measure beside ours; None is all that are installed."""
     seed: int = DEFAULT_SEED
+    streams: tuple[int, ...] = ()
+    """Numbers of concurrent streams in place of the benchmark's own; none keeps those."""
     dtype: DType = DType.BFLOAT16
     """Of our unquantised engines; rivals keep what their makers chose."""
     say: Callable[[str], None] = lambda message: None

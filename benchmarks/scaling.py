@@ -64,6 +64,7 @@ def run(options: Options) -> Iterator[Report]:
         ResourceError: the demo checkpoint is not here and cannot be downloaded.
     """
     sweep = Sweep.quick(options.seed) if options.is_quick else Sweep.whole(options.seed)
+    sweep = replace(sweep, workload=sweep.workload.with_streams(options.streams))
     rivals = chosen(options.rivals or (), UNQUANTIZED)
     options.say(f"building an engine for {sweep.max_batch_size} sequences of {sweep.max_seq_len} tokens")
     engine, manifest = build_demo(
@@ -78,7 +79,7 @@ def run(options: Options) -> Iterator[Report]:
     started += [_widened(rival.launch(), sweep) for rival in rivals]
     contests = {EXECUTOR: tuple(rival.name for rival in rivals)}
     with Lineup(map(WorkerSubject, started), workload.num_repeats, workload.num_attempts, options.say) as lineup:
-        ceiling, gflop_per_s = Ceiling.of(manifest), limits.bf16_gflop_per_s
+        ceiling, gflop_per_s = Ceiling.of(manifest), limits.gflop_per_s
         session = ScalingSession(
             lineup, workload, contests, sweep.contexts, ceiling, gflop_per_s, Limits.read_bandwidth
         )

@@ -61,7 +61,7 @@ def run(options: Options) -> Iterator[Report]:
         ResourceError: the demo checkpoint is not here and cannot be downloaded.
     """
     sweep = Sweep.quick(options.seed) if options.is_quick else Sweep.whole(options.seed)
-    workload, plan = sweep.workload, sweep.plan
+    workload, plan = sweep.workload.with_streams(options.streams), sweep.plan
     rivals = chosen(options.rivals, SPECULATING)
     max_batch_size = max(workload.concurrencies)
     options.say("building the engine")

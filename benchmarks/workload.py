@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from trierarch.benchmarks.workers.protocol import TokenIds
@@ -46,6 +46,10 @@ class Workload:
             num_attempts=1,
             num_ttft_calls=1,
         )
+
+    def with_streams(self, concurrencies: tuple[int, ...]) -> Workload:
+        """The same with other numbers of concurrent streams; with its own where none are given."""
+        return replace(self, concurrencies=concurrencies) if concurrencies else self
 
     def prompt(self, key: str, length: int) -> TokenIds:
         """`length` token ids of `key`."""

@@ -173,7 +173,7 @@ class EngineMetrics:
     ) -> None:
         """Declare every family, so that all are on the port before the first request.
 
-        speculation: what the engine was built with; None has no counters of it.
+        speculation: what the engine was built with; None verifies the drafts that come with requests, and no others.
         """
         labels = {"model": model, "version": version}
         self._gauges = [
@@ -189,7 +189,7 @@ class EngineMetrics:
         self._inter_token = registry.histogram(
             INTER_TOKEN_LATENCY, "Between two output tokens of a sequence", labels, SECONDS_BUCKETS
         )
-        self._speculation = SpeculationMetrics(registry, labels, speculation) if speculation else None
+        self._speculation = SpeculationMetrics(registry, labels, speculation)
         # Triton drops a family that nobody holds, and its metrics with it. Last here, so that it goes after them.
         self._registry = registry
 
@@ -200,7 +200,7 @@ class EngineMetrics:
             if value != self._shown[index]:
                 gauge.set(value)
                 self._shown[index] = value
-        if self._speculation is not None and stats.speculation is not None:
+        if stats.speculation is not None:
             self._speculation.publish(stats.speculation)
 
     def observe_sequence(self, usage: Usage) -> None:

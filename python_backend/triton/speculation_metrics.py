@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from trierarch.builder.manifest import DrafterKind, Speculation
+from trierarch.builder.manifest import DEFAULT_MAX_DRAFT_TOKENS, DrafterKind, Speculation
 from trierarch.python_backend.speculation.stats import DrafterStats, SpeculationStats
 
 MAX_LABELS: Final = 16
@@ -49,13 +49,16 @@ class CounterFamily:
 
 
 class SpeculationMetrics:
-    """The counters of one model whose engine guesses."""
+    """The counters of one model."""
 
-    def __init__(self, registry: CounterRegistry, labels: Mapping[str, str], built: Speculation) -> None:
-        """Declare every counter that the engine, `built` so, can have; `labels` go to each."""
+    def __init__(self, registry: CounterRegistry, labels: Mapping[str, str], built: Speculation | None) -> None:
+        """Declare every counter that the engine, `built` so, can have; `labels` go to each.
+
+        One that guesses nothing by itself still verifies the drafts that come with requests.
+        """
         self._counters = [
             (registry.counter(family.name, family.description, {**labels, family.label: value}), read)
-            for family in families(built)
+            for family in families(*_shape(built))
             for value, read in family.values.items()
         ]
         self._shown = [0] * len(self._counters)
@@ -69,44 +72,48 @@ class SpeculationMetrics:
                 self._shown[index] = count
 
 
-def families(built: Speculation) -> tuple[CounterFamily, ...]:
-    """The counters of an engine."""
+def _shape(built: Speculation | None) -> tuple[tuple[DrafterKind, ...], int]:
+    return ((), DEFAULT_MAX_DRAFT_TOKENS) if built is None else (built.drafters, built.max_draft_tokens)
+
+
+def families(kinds: tuple[DrafterKind, ...], max_draft_tokens: int) -> tuple[CounterFamily, ...]:
+    """The counters of an engine that has drafters of these kinds and follows them so far."""
     return (
         CounterFamily(
             "trierarch_drafts_total",
             "Drafts verified",
             "drafter",
-            dict(_by_drafter(built, lambda drafter: drafter.num_drafts)),
+            dict(_by_drafter(kinds, lambda drafter: drafter.num_drafts)),
         ),
         CounterFamily(
             "trierarch_draft_tokens_total",
             "Draft tokens verified",
             "drafter",
-            dict(_by_drafter(built, lambda drafter: drafter.num_draft_tokens)),
+            dict(_by_drafter(kinds, lambda drafter: drafter.num_draft_tokens)),
         ),
         CounterFamily(
             "trierarch_accepted_draft_tokens_total",
             "Draft tokens that the model drew too",
             "drafter",
-            dict(_by_drafter(built, lambda drafter: drafter.num_accepted_tokens)),
+            dict(_by_drafter(kinds, lambda drafter: drafter.num_accepted_tokens)),
         ),
         CounterFamily(
             "trierarch_draft_tokens_by_position_total",
             f"Draft tokens verified, by their place in the draft; {MAX_LABELS - 1} is that place and all behind it",
             "position",
-            dict(_by_index(range(built.max_draft_tokens), lambda stats: stats.drafted_by_position)),
+            dict(_by_index(range(max_draft_tokens), lambda stats: stats.drafted_by_position)),
         ),
         CounterFamily(
             "trierarch_accepted_draft_tokens_by_position_total",
             f"Draft tokens that the model drew too, by their place in the draft; {MAX_LABELS - 1} is that place and all behind",
             "position",
-            dict(_by_index(range(built.max_draft_tokens), lambda stats: stats.accepted_by_position)),
+            dict(_by_index(range(max_draft_tokens), lambda stats: stats.accepted_by_position)),
         ),
         CounterFamily(
             "trierarch_drafts_by_length_total",
             f"Sequences of steps that decode, by the draft tokens verified; 0 is without a draft, {MAX_LABELS} that and more",
             "length",
-            dict(_by_index(range(built.max_draft_tokens + 1), lambda stats: stats.drafts_by_length, MAX_LABELS + 1)),
+            dict(_by_index(range(max_draft_tokens + 1), lambda stats: stats.drafts_by_length, MAX_LABELS + 1)),
         ),
         CounterFamily(
             "trierarch_steps_total",
@@ -120,11 +127,11 @@ def families(built: Speculation) -> tuple[CounterFamily, ...]:
     )
 
 
-def _by_drafter(built: Speculation, count: Callable[[DrafterStats], int]) -> Iterator[tuple[str, Read]]:
+def _by_drafter(kinds: tuple[DrafterKind, ...], count: Callable[[DrafterStats], int]) -> Iterator[tuple[str, Read]]:
     def read_of(kind: DrafterKind | None) -> Read:
         return lambda stats: sum(count(drafter) for drafter in stats.drafters if drafter.kind is kind)
 
-    yield from ((kind.value, read_of(kind)) for kind in built.drafters)
+    yield from ((kind.value, read_of(kind)) for kind in kinds)
     yield CLIENT, read_of(None)
 
 

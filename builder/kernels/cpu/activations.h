@@ -95,7 +95,6 @@ TRIERARCH_INLINE void prepare_group(const Activations<T>& x, int64_t row, int64_
   x.sums[table] = sum(values[0] + values[1]);
   if constexpr (kIsInteger<T>) {
     constexpr float kLargest = 127 * 256 + 127;
-    const auto magnitude = [](Floats v) __attribute__((always_inline)) { return v < 0.0f ? -v : v; };
     const float most = largest(maximum(magnitude(values[0]), magnitude(values[1])));
     const float inverse = most > 0 ? kLargest / most : 0.0f;
     Ints total = {};

@@ -210,50 +210,66 @@ class Attention {
     for (int64_t t = 0; t < chunk.num_tiles; ++t)
       keys[t] = keys_of(chunk.tiles[t], scratch.keys.begin() + t * depth * kTileTokens);
     over_tiles(rows, chunk.num_tiles, [&](int64_t row, auto height, int64_t first, auto blocks) {
-      constexpr int kRows = decltype(height)::value, kRegisters = kColumns<decltype(blocks)::value>;
-      FloatRegister acc[kRows][kRegisters] = {};
-      multiply<T>(scratch.queries.begin() + row * shape_.head_dim, shape_.head_dim, keys + first, depth, acc);
-      float* scores = scratch.scores.begin() + row * kChunk + first * kLanes;
-      for (int m = 0; m < kRows; ++m)
-        for (int c = 0; c < kRegisters; ++c) store(scores + m * kChunk + c * kRegisterLanes, acc[m][c]);
+      score_tile<decltype(height)::value, kColumns<decltype(blocks)::value>>(
+          scratch.queries.begin() + row * shape_.head_dim, shape_.head_dim, keys + first, depth,
+          scratch.scores.begin() + row * kChunk + first * kLanes);
+    });
+  }
+
+  // Tiles are functions of their own, so that they have all registers.
+  template <int Rows, int Registers>
+  static __attribute__((noinline)) void score_tile(const Operand<T>* queries, int64_t head_dim, const uint32_t* const* keys,
+                                                   int64_t depth, float* scores) {
+    FloatRegister acc[Rows][Registers] = {};
+    multiply<T>(queries, head_dim, keys, depth, acc);
+    unrolled<Rows>([&](auto m) TRIERARCH_LAMBDA_INLINE {
+      unrolled<Registers>([&](auto c) TRIERARCH_LAMBDA_INLINE {
+        store(scores + m * kChunk + c * kRegisterLanes, acc[m][c]);
+      });
     });
   }
 
   // Scores of one row become weights; `sums` takes in their largest and total.
   void weigh(int64_t row, int64_t position, int64_t chunk, int64_t num_tiles, const Partial& sums,
              AttentionScratch<T>& scratch) const {
-    static constexpr Ints kIota = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    using V = FloatRegister;
     float* scores = scratch.scores.begin() + row * kChunk;
     Operand<T>* weights = scratch.weights.begin() + row * kChunk;
     const int64_t first = first_visible(position) - chunk, last = position - chunk;
-    Floats values[kChunk / kLanes];
-    Floats most = splat(kNothing);
-    for (int64_t n = 0; n < num_tiles; ++n) {
-      Floats value = load<Floats>(scores + n * kLanes) * shape_.scale;
-      if constexpr (kHasScales) value *= load<Floats>(scratch.key_scales.begin() + n * kLanes);
+    V values[kColumns<kChunkTiles>];
+    Parts<V> most;
+    for (V& part : most.at) part = splat<V>(kNothing);
+    const auto over_registers = [&](auto&& use) TRIERARCH_LAMBDA_INLINE {
+      for (int64_t n = 0; n < num_tiles; ++n)
+        unrolled<kParts>([&](auto p) TRIERARCH_LAMBDA_INLINE { use(n * kParts + p, p); });
+    };
+    over_registers([&](int64_t n, auto p) TRIERARCH_LAMBDA_INLINE {
+      const int64_t place = n * kRegisterLanes;
+      V value = load<V>(scores + place) * shape_.scale;
+      if constexpr (kHasScales) value *= load<V>(scratch.key_scales.begin() + place);
       if (shape_.softcap != 0) value = hyperbolic_tangent(value / shape_.softcap) * shape_.softcap;
-      const Ints column = kIota + static_cast<int32_t>(n * kLanes);
-      if (last < (n + 1) * kLanes - 1) value = column > static_cast<int32_t>(last) ? splat(kNothing) : value;
-      if (first > n * kLanes) value = column < static_cast<int32_t>(first) ? splat(kNothing) : value;
+      const IntRegister column = lane_numbers() + static_cast<int32_t>(place);
+      if (last < place + kRegisterLanes - 1) value = column > static_cast<int32_t>(last) ? splat<V>(kNothing) : value;
+      if (first > place) value = column < static_cast<int32_t>(first) ? splat<V>(kNothing) : value;
       values[n] = value;
-      most = maximum(most, value);
-    }
-    const float before = sums.largest[row], now = std::fmax(before, largest(most));
+      most.at[p] = larger(most.at[p], value);
+    });
+    const float before = sums.largest[row], now = std::fmax(before, largest(most.template whole<Floats>()));
     if (now == kNothing) {  // the row sees none of these keys
       scratch.scale[row] = 1;
       std::memset(weights, 0, num_tiles * kLanes * sizeof(*weights));
       return;
     }
-    Floats total = {};
-    for (int64_t n = 0; n < num_tiles; ++n) {
-      Floats weight = exponential(values[n] - now);
-      total += weight;
-      if constexpr (kHasScales) weight *= load<Floats>(scratch.value_scales.begin() + n * kLanes);
-      store_elements(weights + n * kLanes, weight);
-    }
+    Parts<V> total = {};
+    over_registers([&](int64_t n, auto p) TRIERARCH_LAMBDA_INLINE {
+      V weight = exponential(values[n] - now);
+      total.at[p] += weight;
+      if constexpr (kHasScales) weight *= load<V>(scratch.value_scales.begin() + n * kRegisterLanes);
+      store_elements(weights + n * kRegisterLanes, weight);
+    });
     scratch.scale[row] = before == now ? 1.0f : std::exp(before - now);
     sums.largest[row] = now;
-    sums.total[row] = sums.total[row] * scratch.scale[row] + sum(total);
+    sums.total[row] = sums.total[row] * scratch.scale[row] + sum(total.template whole<Floats>());
   }
 
   // sums.values = sums.values * scale + weights · values.
@@ -264,18 +280,28 @@ class Attention {
     for (int64_t t = 0; t < chunk.num_tiles; ++t)
       values[t] = values_of(chunk, t, scratch.values.begin() + t * width * kDepth * kLanes);
     over_tiles(rows, width, [&](int64_t row, auto height, int64_t first, auto blocks) {
-      constexpr int kRows = decltype(height)::value, kRegisters = kColumns<decltype(blocks)::value>;
-      const auto place = [&](int m, int c) __attribute__((always_inline)) {
-        return sums.values + (row + m) * shape_.head_dim + first * kLanes + c * kRegisterLanes;
-      };
-      FloatRegister acc[kRows][kRegisters];
-      for (int m = 0; m < kRows; ++m)
-        for (int c = 0; c < kRegisters; ++c) acc[m][c] = load<FloatRegister>(place(m, c)) * scratch.scale[row + m];
-      for (int64_t t = 0; t < chunk.num_tiles; ++t)
-        multiply<T>(scratch.weights.begin() + row * kChunk + t * kTileTokens, kChunk, values[t] + first * kDepth * kLanes,
-                    kDepth * kLanes, kDepth, acc);
-      for (int m = 0; m < kRows; ++m)
-        for (int c = 0; c < kRegisters; ++c) store(place(m, c), acc[m][c]);
+      mix_tile<decltype(height)::value, kColumns<decltype(blocks)::value>>(
+          scratch.weights.begin() + row * kChunk, values, first * kDepth * kLanes, chunk.num_tiles,
+          scratch.scale.begin() + row, sums.values + row * shape_.head_dim + first * kLanes, shape_.head_dim);
+    });
+  }
+
+  template <int Rows, int Registers>
+  static __attribute__((noinline)) void mix_tile(const Operand<T>* weights, const uint32_t* const* values, int64_t offset,
+                                                 int64_t num_tiles, const float* scale, float* sums, int64_t head_dim) {
+    constexpr int64_t kDepth = kTileTokens / kPerWord<T>;
+    FloatRegister acc[Rows][Registers];
+    unrolled<Rows>([&](auto m) TRIERARCH_LAMBDA_INLINE {
+      unrolled<Registers>([&](auto c) TRIERARCH_LAMBDA_INLINE {
+        acc[m][c] = load<FloatRegister>(sums + m * head_dim + c * kRegisterLanes) * scale[m];
+      });
+    });
+    for (int64_t t = 0; t < num_tiles; ++t)
+      multiply<T>(weights + t * kTileTokens, kChunk, values[t] + offset, kDepth * kLanes, kDepth, acc);
+    unrolled<Rows>([&](auto m) TRIERARCH_LAMBDA_INLINE {
+      unrolled<Registers>([&](auto c) TRIERARCH_LAMBDA_INLINE {
+        store(sums + m * head_dim + c * kRegisterLanes, acc[m][c]);
+      });
     });
   }
 

@@ -41,10 +41,14 @@ TRIERARCH_INLINE Halves to_halves(Floats value) {
 #if defined(__AVX512BF16__)
   return reinterpret_cast<Halves>(_mm512_cvtneps_pbh(value));
 #else
-  const Words words = as_words(value);
-  const Words rounded = (words + 0x7fffu + ((words >> 16) & 1u)) >> 16;
-  const Words result = value == value ? rounded : splat_word(0x7fc0u);
-  return __builtin_convertvector(result, Halves);
+  auto parts = Parts<WordRegister>::of(value);
+  unrolled<kParts>([&](auto p) TRIERARCH_LAMBDA_INLINE {
+    const WordRegister words = parts.at[p], nan = WordRegister{} + 0x7fc0u;
+    const auto floats = reinterpret_cast<FloatRegister>(words);
+    const WordRegister rounded = (words + 0x7fffu + ((words >> 16) & 1u)) >> 16;
+    parts.at[p] = floats == floats ? rounded : nan;
+  });
+  return __builtin_convertvector(parts.template whole<Words>(), Halves);
 #endif
 }
 
@@ -57,14 +61,18 @@ TRIERARCH_INLINE float to_float(BFloat16 value) {
 
 TRIERARCH_INLINE float to_float(float value) { return value; }
 
-TRIERARCH_INLINE void store_elements(float* target, Floats value) { store(target, value); }
+template <class V>
+TRIERARCH_INLINE void store_elements(float* target, V value) {
+  store(target, value);
+}
 TRIERARCH_INLINE void store_elements(BFloat16* target, Floats value) { store(target, to_halves(value)); }
 
 // The first `count` of the lanes.
-template <class T>
-TRIERARCH_INLINE void store_some(T* target, Floats value, int64_t count) {
-  if (count >= kLanes) return store_elements(target, value);
-  T lanes[kLanes];
+template <class T, class V>
+TRIERARCH_INLINE void store_some(T* target, V value, int64_t count) {
+  constexpr int64_t kCount = sizeof(V) / sizeof(float);
+  if (count >= kCount) return store_elements(target, value);
+  T lanes[kCount];
   store_elements(lanes, value);
   std::memcpy(target, lanes, count * sizeof(T));
 }

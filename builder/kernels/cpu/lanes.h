@@ -59,39 +59,83 @@ TRIERARCH_INLINE void store(void* target, V value) {
   std::memcpy(target, &value, sizeof value);
 }
 
-TRIERARCH_INLINE Floats splat(float value) { return Floats{} + value; }
-TRIERARCH_INLINE Words splat_word(uint32_t value) { return Words{} + value; }
+template <class V = Floats>
+TRIERARCH_INLINE V splat(float value) {
+  return V{} + value;
+}
 TRIERARCH_INLINE Floats as_floats(Words words) { return reinterpret_cast<Floats>(words); }
 TRIERARCH_INLINE Words as_words(Floats floats) { return reinterpret_cast<Words>(floats); }
-TRIERARCH_INLINE Floats maximum(Floats a, Floats b) { return a > b ? a : b; }
 
-template <int Step, class Op, int... I>
-TRIERARCH_INLINE Floats fold_step(Floats value, Op op, std::integer_sequence<int, I...>) {
+// The registers of a sixteen, apart. Comparisons and choices must be made of them: the compiler makes those of wider
+// vectors lane by lane, which takes twenty times as long.
+template <class Register>
+struct Parts {
+  Register at[kParts];
+
+  template <class V>
+  static TRIERARCH_INLINE Parts of(const V& value) {
+    static_assert(sizeof(V) == sizeof(Parts));
+    return load<Parts>(&value);
+  }
+
+  template <class V>
+  TRIERARCH_INLINE V whole() const {
+    static_assert(sizeof(V) == sizeof(Parts));
+    return load<V>(at);
+  }
+};
+
+TRIERARCH_INLINE FloatRegister larger(FloatRegister a, FloatRegister b) { return a > b ? a : b; }
+
+TRIERARCH_INLINE Floats maximum(Floats a, Floats b) {
+  auto parts = Parts<FloatRegister>::of(a);
+  const auto others = Parts<FloatRegister>::of(b);
+  unrolled<kParts>([&](auto p) TRIERARCH_LAMBDA_INLINE { parts.at[p] = larger(parts.at[p], others.at[p]); });
+  return parts.template whole<Floats>();
+}
+
+TRIERARCH_INLINE Floats magnitude(Floats value) { return as_floats(as_words(value) & 0x7fffffffu); }
+
+template <int Step, class Op, class Register, int... I>
+TRIERARCH_INLINE Register fold_step(Register value, Op op, std::integer_sequence<int, I...>) {
   return op(value, __builtin_shufflevector(value, value, (I ^ Step)...));
 }
 
-template <class Op>
-TRIERARCH_INLINE float fold(Floats value, Op op) {
-  constexpr auto lanes = std::make_integer_sequence<int, kLanes>();
-  value = fold_step<8>(value, op, lanes);
-  value = fold_step<4>(value, op, lanes);
-  value = fold_step<2>(value, op, lanes);
-  return fold_step<1>(value, op, lanes)[0];
+template <int Step, class Op, class Register>
+TRIERARCH_INLINE Register fold_register(Register value, Op op) {
+  if constexpr (Step == 0) return value;
+  else return fold_register<Step / 2>(fold_step<Step>(value, op, std::make_integer_sequence<int, kRegisterLanes>()), op);
+}
+
+// Lane i meets i ^ 8, then i ^ 4, i ^ 2 and i ^ 1, in whatever registers they are.
+template <class Op, class Register>
+TRIERARCH_INLINE auto fold(Parts<Register> parts, Op op) {
+  for (int half = kParts / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) parts.at[i] = op(parts.at[i], parts.at[i + half]);
+  return fold_register<kRegisterLanes / 2>(parts.at[0], op)[0];
 }
 
 TRIERARCH_INLINE float sum(Floats value) {
-  return fold(value, [](Floats a, Floats b) __attribute__((always_inline)) { return a + b; });
+  return fold(Parts<FloatRegister>::of(value),
+              [](FloatRegister a, FloatRegister b) __attribute__((always_inline)) { return a + b; });
 }
 
 TRIERARCH_INLINE float largest(Floats value) {
-  return fold(value, [](Floats a, Floats b) __attribute__((always_inline)) { return maximum(a, b); });
+  return fold(Parts<FloatRegister>::of(value),
+              [](FloatRegister a, FloatRegister b) __attribute__((always_inline)) { return larger(a, b); });
 }
 
 TRIERARCH_INLINE int32_t sum_of(Ints value) {
-  int32_t total = 0;
-  for (int i = 0; i < kLanes; ++i) total += value[i];
-  return total;
+  return fold(Parts<IntRegister>::of(value),
+              [](IntRegister a, IntRegister b) __attribute__((always_inline)) { return a + b; });
 }
+
+// 0, 1, ... of a register.
+template <int... I>
+TRIERARCH_INLINE IntRegister lane_numbers(std::integer_sequence<int, I...>) {
+  return IntRegister{I...};
+}
+TRIERARCH_INLINE IntRegister lane_numbers() { return lane_numbers(std::make_integer_sequence<int, kRegisterLanes>()); }
 
 // Integers of at most eight bits.
 TRIERARCH_INLINE void store_bytes(int8_t* target, Ints value) {
@@ -101,28 +145,29 @@ TRIERARCH_INLINE void store_bytes(int8_t* target, Ints value) {
 }
 
 // e^x to within 2 units in the last place; below -87 it is 0, as softmax wants of a masked score.
-TRIERARCH_INLINE Floats exponential(Floats x) {
-  const Floats rounder = splat(12582912.0f);  // 1.5 * 2^23: adding it leaves an integer in the low mantissa bits
-  const Floats bounded = x > 88.0f ? splat(88.0f) : (x < -87.0f ? splat(-87.0f) : x);
-  const Floats shifted = bounded * 1.44269504f + rounder;
-  const Floats n = shifted - rounder;
-  const Floats r = (bounded - n * 0.693359375f) + n * 2.12194440e-4f;  // Cody and Waite's two-part ln 2
-  Floats p = splat(1.9875691500e-4f);                                  // Cephes' expf
+TRIERARCH_INLINE FloatRegister exponential(FloatRegister x) {
+  using V = FloatRegister;
+  const V rounder = splat<V>(12582912.0f);  // 1.5 * 2^23: adding it leaves an integer in the low mantissa bits
+  const V bounded = x > 88.0f ? splat<V>(88.0f) : (x < -87.0f ? splat<V>(-87.0f) : x);
+  const V shifted = bounded * 1.44269504f + rounder;
+  const V n = shifted - rounder;
+  const V r = (bounded - n * 0.693359375f) + n * 2.12194440e-4f;  // Cody and Waite's two-part ln 2
+  V p = splat<V>(1.9875691500e-4f);                               // Cephes' expf
   p = p * r + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;
   p = p * r + 4.1665795894e-2f;
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
-  const Words power = (as_words(shifted) - as_words(rounder)) << 23;
-  const Floats result = as_floats(as_words(p) + power);
-  return x < -87.0f ? Floats{} : result;
+  const WordRegister power = (reinterpret_cast<WordRegister>(shifted) - reinterpret_cast<WordRegister>(rounder)) << 23;
+  const V result = reinterpret_cast<V>(reinterpret_cast<WordRegister>(p) + power);
+  return x < -87.0f ? V{} : result;
 }
 
-TRIERARCH_INLINE Floats hyperbolic_tangent(Floats x) {
-  const Floats magnitude = x < 0.0f ? -x : x;
-  const Floats e = exponential(magnitude * -2.0f);
-  const Floats t = (1.0f - e) / (1.0f + e);
+TRIERARCH_INLINE FloatRegister hyperbolic_tangent(FloatRegister x) {
+  const FloatRegister size = x < 0.0f ? -x : x;
+  const FloatRegister e = exponential(size * -2.0f);
+  const FloatRegister t = (1.0f - e) / (1.0f + e);
   return x < 0.0f ? -t : t;
 }
 

@@ -16,9 +16,11 @@ TRIERARCH_INLINE void over_panels(Team& team, int64_t rows, int64_t units, int64
     return;
   }
   const int64_t chunks = (rows + kRowChunk - 1) / kRowChunk, panels = (units + width - 1) / width;
+  // Nearly equal, of whole tiles but for the last.
+  const int64_t height = ((rows + chunks - 1) / chunks + kTall.rows - 1) / kTall.rows * kTall.rows;
   team.share(panels * chunks, 1, [&](int64_t item, int64_t) {
-    const int64_t first = item / chunks * width, chunk = item % chunks;
-    use(first, std::min(width, units - first), rows * chunk / chunks, rows * (chunk + 1) / chunks);
+    const int64_t first = item / chunks * width, row = item % chunks * height;
+    use(first, std::min(width, units - first), row, std::min(row + height, rows));
   });
 }
 
@@ -28,14 +30,22 @@ bool has_byte_product(const Packed& weight) {
   return kHasByteProduct<T> && weight.is_quantised();
 }
 
-TRIERARCH_INLINE Floats load_bias(const float* bias, int64_t column, int64_t count) {
-  Floats value = {};
-  if (bias != nullptr) std::memcpy(&value, bias + column, (count < kLanes ? count : kLanes) * sizeof(float));
+TRIERARCH_INLINE FloatRegister load_bias(const float* bias, int64_t column, int64_t count) {
+  FloatRegister value = {};
+  if (bias != nullptr) std::memcpy(&value, bias + column, std::min<int64_t>(count, kRegisterLanes) * sizeof(float));
   return value;
 }
 
-// Block n of a row's totals.
-TRIERARCH_INLINE Floats block_of(const FloatRegister* totals, int64_t n) { return load<Floats>(totals + n * kParts); }
+// Calls use(block, register of it, its first column, columns from there on) for the registers of `count` blocks that have
+// columns.
+template <class Use>
+TRIERARCH_INLINE void over_registers(int64_t block, int64_t count, int64_t columns, Use&& use) {
+  for (int64_t n = 0; n < count; ++n)
+    for (int64_t p = 0; p < kParts; ++p) {
+      const int64_t column = (block + n) * kLanes + p * kRegisterLanes;
+      if (column < columns) use(n, p, column, columns - column);
+    }
+}
 
 // Calls finish(first unit, units, first row, rows, totals) for every panel of x · weightᵀ; a unit is `unit_blocks` blocks.
 template <class T, TileShape Shape, class Finish>
@@ -55,11 +65,10 @@ void linear(Team& team, const Activations<T>& x, const Packed& weight, float* y)
   if (weight.is_quantised()) prepare(team, x);
   const auto finish = [&](int64_t block, int64_t count, int64_t first, int64_t rows, const FloatRegister* totals) {
     for (int64_t m = 0; m < rows; ++m)
-      for (int64_t n = 0; n < count; ++n) {
-        const int64_t column = (block + n) * kLanes, left = weight.columns - column;
-        const Floats value = block_of(totals + m * kPanelRegisters, n) + load_bias(weight.bias, column, left);
+      over_registers(block, count, weight.columns, [&](int64_t n, int64_t p, int64_t column, int64_t left) {
+        const FloatRegister value = totals[m * kPanelRegisters + n * kParts + p] + load_bias(weight.bias, column, left);
         store_some(y + (first + m) * weight.columns + column, value, left);
-      }
+      });
   };
   if (is_tall(x.num_rows) && !has_byte_product<T>(weight)) over_products<T, kTall>(team, x, weight, 1, finish);
   else over_products<T, kWide>(team, x, weight, 1, finish);
@@ -72,12 +81,12 @@ void gated_linear(Team& team, const Activations<T>& x, const Packed& weight, Ope
   const float* up_bias = weight.bias == nullptr ? nullptr : weight.bias + weight.columns;
   const auto finish = [&](int64_t unit, int64_t count, int64_t first, int64_t rows, const FloatRegister* totals) {
     for (int64_t m = 0; m < rows; ++m)
-      for (int64_t n = 0; n < count; ++n) {
-        const int64_t column = (unit + n) * kLanes, left = weight.columns - column;
-        const Floats gate = block_of(totals + m * kPanelRegisters, 2 * n) + load_bias(weight.bias, column, left);
-        const Floats up = block_of(totals + m * kPanelRegisters, 2 * n + 1) + load_bias(up_bias, column, left);
+      over_registers(unit, count, weight.columns, [&](int64_t n, int64_t p, int64_t column, int64_t left) {
+        const FloatRegister* pair = totals + m * kPanelRegisters + 2 * n * kParts + p;
+        const FloatRegister gate = pair[0] + load_bias(weight.bias, column, left);
+        const FloatRegister up = pair[kParts] + load_bias(up_bias, column, left);
         store_some(y + (first + m) * weight.columns + column, activation(gate) * up, left);
-      }
+      });
   };
   // Where a tall tile holds one pair of blocks only, it is worth it if it saves the second of two passes, from memory.
   const bool has_pairs = kTall.panel_blocks % 2 == 0 || x.num_rows <= kTall.rows;

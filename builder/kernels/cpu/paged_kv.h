@@ -102,7 +102,7 @@ class PagedKv {
     Floats most = {}, poison = {};
     for (int64_t d = 0; d < head_dim_; d += kLanes) {
       const Floats value = load<Floats>(row + d);
-      most = maximum(most, value < 0.0f ? -value : value);
+      most = maximum(most, magnitude(value));
       poison += value * 0.0f;
     }
     return largest(most) / 127.0f + sum(poison);

@@ -92,6 +92,19 @@ def test_rivals_are_named_with_commas(value: str | None, names: tuple[str, ...] 
     assert command.rival_names(value) == names
 
 
+@pytest.mark.parametrize(("value", "counts"), [(None, ()), ("8", (8,)), ("64, 1,8", (1, 8, 64))])
+def test_numbers_of_streams_are_given_with_commas(value: str | None, counts: tuple[int, ...]) -> None:
+    assert command.stream_counts(value) == counts
+
+
+@pytest.mark.parametrize("value", ["0", "many", "8,-1", "8,,9"])
+def test_what_is_no_number_of_streams_is_refused_by_name(value: str) -> None:
+    refused = runner.invoke(command.app, ["kv_waste", "--streams", value])
+
+    assert refused.exit_code == 2
+    assert f"--streams is {value!r}" in refused.output
+
+
 def test_an_unknown_rival_is_told_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"rival is 'tgi': known are openvino, llamacpp, transformers, vllm"):
         named(["tgi"])

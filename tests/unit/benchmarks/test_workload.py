@@ -38,6 +38,14 @@ def test_lengths_spread_evenly_from_short_to_long() -> None:
     assert WORKLOAD.spread(1) == [32]
 
 
+def test_other_numbers_of_streams_leave_the_rest_as_it_is() -> None:
+    narrow = WORKLOAD.with_streams((1, 4))
+
+    assert narrow.concurrencies == (1, 4)
+    assert narrow.with_streams(WORKLOAD.concurrencies) == WORKLOAD
+    assert WORKLOAD.with_streams(()) == WORKLOAD
+
+
 def test_a_trial_is_small_and_keeps_the_seed() -> None:
     quick = Workload.quick(7)
 

@@ -75,9 +75,11 @@ def test_every_counter_is_there_before_the_first_draft() -> None:
     assert all({"model", "version"} <= dict(labels).keys() for _, labels in registry.cells)
 
 
-def test_an_engine_that_does_not_guess_has_none_of_them() -> None:
-    registry = published(STATS, None, built=None)
-    assert not [name for name, _ in registry.cells if "draft" in name or "steps" in name]
+def test_an_engine_that_does_not_guess_counts_the_drafts_of_its_clients() -> None:
+    registry = published(STATS, built=None)
+    assert values(registry, "drafts_total", "drafter") == {"client": [1]}
+    assert values(registry, "draft_tokens_by_position_total", "position")["0"] == [6]
+    assert values(registry, "steps_total", "step_type") == {"speculated": [6], "plain": [14]}
 
 
 def test_counters_follow_the_executors_counts() -> None:
