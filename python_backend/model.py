@@ -16,11 +16,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from trierarch.python_backend.triton.auto_complete import complete, is_decoupled
 from trierarch.python_backend.triton.contract import Role
 from trierarch.python_backend.triton.lazy_role import LazyRole
+from trierarch.python_backend.triton.model_config import is_decoupled, role_of
 from trierarch.python_backend.triton.model_context import ModelContext, RoleModel
-from trierarch.python_backend.triton.parameters import Parameters, role_of
 
 _ROLES = {
     Role.TENSORRT_LLM: ("trierarch.python_backend.triton.roles.tensorrt_llm", "TensorrtLlm"),
@@ -31,8 +30,8 @@ _ROLES = {
 
 
 _ON_DEMAND = frozenset({Role.PREPROCESSING, Role.POSTPROCESSING})
-"""Roles of clients that call them by hand: most servers never need what they load, 50 MB each and a part of the start.
-An engine that cannot be served fails `tensorrt_llm`, which reads the same files."""
+"""Roles of clients that call them by hand: most servers never need what they load, 60 MB each and a part of the start.
+Until then not even their parameters are read, which `complete` has seen to. An engine that cannot be served fails `tensorrt_llm`, which reads the same files."""
 
 
 class TritonPythonModel:
@@ -41,6 +40,8 @@ class TritonPythonModel:
     @staticmethod
     def auto_complete_config(auto_complete_model_config: Any) -> Any:
         """Supply tensors, batch size and the decoupled policy."""
+        from trierarch.python_backend.triton.auto_complete import complete  # Only here: it imports pydantic.
+
         return complete(auto_complete_model_config)
 
     def initialize(self, args: dict[str, str]) -> None:
@@ -48,15 +49,9 @@ class TritonPythonModel:
         logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
         faulthandler.enable()  # a stub that crashes natively says nothing of its own
         config = json.loads(args["model_config"])
-        context = ModelContext(
-            name=args["model_name"],
-            version=args["model_version"],
-            engine=Path(args["model_repository"], args["model_version"], "engine"),
-            parameters=Parameters.from_config(config),
-            is_decoupled=is_decoupled(config),
-        )
         role = role_of(config)
-        self._role: RoleModel = LazyRole(partial(_open, role, context)) if role in _ON_DEMAND else _open(role, context)
+        open_role = partial(_open, role, args, config)
+        self._role: RoleModel = LazyRole(open_role) if role in _ON_DEMAND else open_role()
         gc.freeze()  # what is loaded stays: looking through it would stop every stream for a seventh of a second
 
     def execute(self, requests: list[Any]) -> list[Any] | None:
@@ -71,7 +66,16 @@ class TritonPythonModel:
         gc.collect()
 
 
-def _open(role: Role, context: ModelContext) -> RoleModel:
+def _open(role: Role, args: dict[str, str], config: dict[str, Any]) -> RoleModel:
+    from trierarch.python_backend.triton.parameters import Parameters
+
+    context = ModelContext(
+        name=args["model_name"],
+        version=args["model_version"],
+        engine=Path(args["model_repository"], args["model_version"], "engine"),
+        parameters=Parameters.from_config(config),
+        is_decoupled=is_decoupled(config),
+    )
     module, name = _ROLES[role]
     opened: RoleModel = getattr(import_module(module), name)(context)
     return opened

@@ -22,9 +22,9 @@ class SteeredAllotment:
         """Do so from the next step on."""
         self._policy = self._adaptive if isinstance(speculated, str) else FixedLength(speculated)
 
-    def allot(self, chances: Sequence[Chances], seconds: Callable[[int], float], expected: float) -> Share:
+    def allot(self, chances: Sequence[Chances], seconds: Callable[[int], float], expected: float, pace: float) -> Share:
         """See Allotment.allot."""
-        return self._policy.allot(chances, seconds, expected)
+        return self._policy.allot(chances, seconds, expected, pace)
 
     def length(self, chances: Sequence[Chances], seconds: Callable[[int], float], expected: float) -> Share:
         """See Allotment.length."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Rows
@@ -29,10 +30,11 @@ class Share:
 class Allotment(Protocol):
     """A policy. `expected` is what a step yields without the guesses at hand: a token for each sequence that draws."""
 
-    def allot(self, chances: Rows[Chances], seconds: Callable[[int], float], expected: float) -> Share:
+    def allot(self, chances: Rows[Chances], seconds: Callable[[int], float], expected: float, pace: float) -> Share:
         """How many tokens of each guess to verify.
 
-        seconds: what the step takes with so many drafts in it; 0 where nobody knows.
+        seconds: what the step takes with so many drafts in it; 0 where nobody knows. pace: tokens a second that such
+        steps have made lately; 0 where nobody knows.
         """
         ...
 
@@ -45,32 +47,33 @@ class Allotment(Protocol):
 
 
 class BestRate:
-    """Drafts by falling probability, as long as expected tokens a second rise.
+    """Drafts by falling probability, as long as they bring more tokens than their time is worth.
 
     The expected yield of a step is one token for each sequence that draws, and for each draft the probability that it
     and all before it are right. Whatever number of drafts a step verifies, the likeliest ones are the best choice, so
-    only the number is to be found: it is where yield over time is greatest, and may be none.
+    only the number is to be found, and it may be none. What counts is the rate over many steps, good ones and bad: time
+    is worth the tokens that it makes elsewhere, so that a step is the better the more it yields beyond what its time is
+    worth (Dinkelbach, 1967). It is never worth less than what this step makes of it without a draft.
     """
 
-    def allot(self, chances: Rows[Chances], seconds: Callable[[int], float], expected: float) -> Share:
+    def allot(self, chances: Rows[Chances], seconds: Callable[[int], float], expected: float, pace: float) -> Share:
         """See Allotment.allot."""
         counts = [0] * len(chances)
         base = seconds(0)
         if base <= 0.0:  # Nothing was measured yet, and a step without drafts is what everything is compared with.
             return Share(counts, 0.0)
-        best_rate, best_number = expected / base, 0
-        order: list[int] = []
-        for chance, row in _falling(chances):
+        yields, times, order = [expected], [base], list[int]()
+        for chance, row in itertools.islice(_falling(chances), _MOST_TOKENS):
             order.append(row)
-            expected += chance
-            rate = expected / seconds(len(order))
-            if rate > best_rate:
-                best_rate, best_number = rate, len(order)
-            if len(order) == _MOST_TOKENS:
-                break
+            yields.append(yields[-1] + chance)
+            times.append(seconds(len(order)))
+        rates = [tokens / taken for tokens, taken in zip(yields, times, strict=True)]
+        worth = max(pace, rates[0]) if pace > 0.0 else max(rates)
+        gains = [tokens - worth * taken for tokens, taken in zip(yields, times, strict=True)]
+        best_number = max(range(len(gains)), key=gains.__getitem__)
         for row in order[:best_number]:
             counts[row] += 1
-        return Share(counts, best_rate)
+        return Share(counts, rates[best_number])
 
     def length(self, chances: Rows[Chances], seconds: Callable[[int], float], expected: float) -> Share:
         """See Allotment.length."""
@@ -91,7 +94,7 @@ class FixedLength:
     def __init__(self, num_tokens: int) -> None:
         self._num_tokens = num_tokens
 
-    def allot(self, chances: Rows[Chances], seconds: Callable[[int], float], expected: float) -> Share:
+    def allot(self, chances: Rows[Chances], seconds: Callable[[int], float], expected: float, pace: float) -> Share:
         """See Allotment.allot."""
         return Share([min(self._num_tokens, len(run)) for run in chances], expected)
 

@@ -16,6 +16,7 @@ from trierarch.python_backend.speculation.allotment import Allotment, BestRate
 from trierarch.python_backend.speculation.client_draft import client_draft
 from trierarch.python_backend.speculation.drafter import Ask, Draft, Drafter, ModelDrafter
 from trierarch.python_backend.speculation.guarded_drafter import GuardedDrafter
+from trierarch.python_backend.speculation.pace import Pace
 from trierarch.python_backend.speculation.probing import Probing
 from trierarch.python_backend.speculation.stats import SpeculationStats
 from trierarch.python_backend.speculation.step_cost import StepCost
@@ -88,6 +89,7 @@ class Speculator:
         self._clock = clock
         self._acceptance = Acceptance()
         self._cost = StepCost()
+        self._pace = Pace()
         self._round = _Round()
         self._tally = Tally(self._limit)
 
@@ -113,7 +115,8 @@ class Speculator:
             self._guess_by(model, probing, asks, seconds, num_drawing)
         best = list(self._round.best.values())
         spent = self._round.seconds
-        share = self._allotment.allot([guess.chances for guess in best], lambda n: seconds(n) + spent, num_drawing)
+        chances = [guess.chances for guess in best]
+        share = self._allotment.allot(chances, lambda n: seconds(n) + spent, num_drawing, self._pace.rate(num_drawing))
         return {
             guess.ask.sequence.sequence_id: guess.draft.token_ids[:count]
             for guess, count in zip(best, share.counts, strict=True)
@@ -136,6 +139,8 @@ class Speculator:
         self._count(plan, output)
         if plan.num_context_tokens == 0:
             self._cost.observe(len(plan.scheduled), plan.num_tokens, seconds - self._round.seconds)
+            num_drawn = sum(len(drawn.token_ids) for drawn in output.outputs.values())
+            self._pace.observe(sum(item.samples for item in plan.scheduled), num_drawn, seconds)
 
     def stats(self) -> SpeculationStats:
         """What has been guessed and accepted since the start. May be called from any thread."""
@@ -188,8 +193,9 @@ class Speculator:
             return
         weak_ids = {ask.sequence.sequence_id for ask in weak}
         strong = [guess for sequence_id, guess in rivals.items() if sequence_id not in weak_ids]
-        without = self._allotment.allot([guess.chances for guess in rivals.values()], seconds, num_drawing)
-        beside = self._allotment.allot([guess.chances for guess in strong], seconds, num_drawing)
+        pace = self._pace.rate(num_drawing)
+        without = self._allotment.allot([guess.chances for guess in rivals.values()], seconds, num_drawing, pace)
+        beside = self._allotment.allot([guess.chances for guess in strong], seconds, num_drawing, pace)
         kept = sum(beside.counts)
         gained = sum(sum(g.chances[:count]) for g, count in zip(strong, beside.counts, strict=True))
         drafter = model.drafter

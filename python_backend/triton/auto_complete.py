@@ -5,16 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from trierarch.python_backend.triton.contract import CONTRACTS, MAX_BATCH_SIZE
-from trierarch.python_backend.triton.parameters import role_of
+from trierarch.python_backend.triton.model_config import role_of
+from trierarch.python_backend.triton.parameters import Parameters
 
 
 def complete(model: Any) -> Any:
     """Add tensors, batch size and policy to `model`, a pb_utils.ModelConfig; what the file says already stays.
 
     Raises:
-        ConfigError: the model has no role.
+        ConfigError: the model has no role, or a parameter that is unknown or out of range.
     """
     config = model.as_dict()
+    Parameters.from_config(config)
     contract = CONTRACTS[role_of(config)]
     if config["max_batch_size"] == 0:
         model.set_max_batch_size(MAX_BATCH_SIZE)
@@ -32,8 +34,3 @@ def complete(model: Any) -> Any:
     if contract.may_decouple and "model_transaction_policy" not in config:
         model.set_model_transaction_policy({"decoupled": True})
     return model
-
-
-def is_decoupled(config: dict[str, Any]) -> bool:
-    """Whether a completed configuration lets a request have many responses."""
-    return bool(config.get("model_transaction_policy", {}).get("decoupled", False))

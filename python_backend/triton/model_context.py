@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from trierarch.python_backend.triton.parameters import Parameters
+if TYPE_CHECKING:
+    from trierarch.python_backend.triton.parameters import Parameters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,19 +56,3 @@ class Parameters(Frozen):
                 f"model {config['name']!r}: parameter {name} is {raw.get(name)!r}: {first['msg']}; "
                 f"this backend reads {', '.join(cls.model_fields)}"
             ) from None
-
-
-def role_of(config: Mapping[str, Any]) -> Role:
-    """The role of a model: its parameter, or else its name.
-
-    Raises:
-        ConfigError: neither names a role.
-    """
-    role = Parameters.from_config(config).role
-    if role is not None:
-        return role
-    if config["name"] in list(Role):
-        return Role(config["name"])
-    raise ConfigError(
-        f"model {config['name']!r} has no role; name it for one or set the parameter role: {', '.join(Role)}"
-    )

@@ -21,13 +21,13 @@ def test_it_follows_the_executors_own_policy_or_a_fixed_length() -> None:
     def seconds(num_drafts: int) -> float:
         return 1.0 + 0.5 * num_drafts
 
-    own = BestRate().allot(CHANCES, seconds, 2)
-    assert allotment.allot(CHANCES, seconds, 2) == own
+    own = BestRate().allot(CHANCES, seconds, 2, 0.0)
+    assert allotment.allot(CHANCES, seconds, 2, 0.0) == own
     allotment.follow(2)
-    assert allotment.allot(CHANCES, seconds, 2).counts == [2, 1]
+    assert allotment.allot(CHANCES, seconds, 2, 0.0).counts == [2, 1]
     assert allotment.length(CHANCES, seconds, 2).counts == [2, 1]
     allotment.follow("adaptive")
-    assert allotment.allot(CHANCES, seconds, 2) == own
+    assert allotment.allot(CHANCES, seconds, 2, 0.0) == own
 
 
 @pytest.fixture(scope="module")

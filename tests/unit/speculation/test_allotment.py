@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trierarch.python_backend.speculation.allotment import BestRate, FixedLength
+from trierarch.python_backend.speculation.pace import Pace
 
 # Probabilities of runs: products of conditional rates, so they never rise.
 RUNS = st.lists(
@@ -25,7 +26,7 @@ def test_no_other_choice_has_a_better_rate(chances: list[list[float]], slope: fl
     def seconds(num_drafts: int) -> float:
         return 1.0 + slope * max(0, num_drafts - knee)
 
-    share = BestRate().allot(chances, seconds, len(chances))
+    share = BestRate().allot(chances, seconds, len(chances), 0.0)
     every = itertools.product(*(range(len(run) + 1) for run in chances))
     best = max(
         (len(chances) + sum(sum(run[:count]) for run, count in zip(chances, counts, strict=True)))
@@ -37,15 +38,42 @@ def test_no_other_choice_has_a_better_rate(chances: list[list[float]], slope: fl
     assert yielded / seconds(sum(share.counts)) == pytest.approx(best)
 
 
+@given(
+    steps=st.lists(RUNS.filter(any), min_size=1, max_size=3),
+    base=st.floats(0.5, 2.0),
+    slope=st.floats(0.0, 1.0),
+)
+def test_no_other_choice_for_each_kind_of_step_makes_more_over_all(
+    steps: list[list[list[float]]], base: float, slope: float
+) -> None:
+    """Steps of several kinds, one after the other, until the pace stands still."""
+    seconds, pace = line(base, slope), Pace()
+    for _ in range(300):
+        for chances in steps:
+            num_drafts = sum(BestRate().allot(chances, seconds, 1, pace.rate(1)).counts)
+            pace.observe(1, yielded(chances, num_drafts), seconds(num_drafts))
+    every = itertools.product(*(range(sum(map(len, chances)) + 1) for chances in steps))
+    best = max(
+        sum(yielded(chances, n) for chances, n in zip(steps, numbers, strict=True)) / sum(map(seconds, numbers))
+        for numbers in every
+    )
+    assert pace.rate(1) == pytest.approx(best, rel=0.02)
+
+
+def yielded(chances: list[list[float]], num_drafts: int) -> float:
+    """Tokens expected of a step with so many of the likeliest drafts."""
+    return 1 + sum(sorted(itertools.chain(*chances), reverse=True)[:num_drafts])
+
+
 def test_free_drafts_are_all_taken_and_dear_ones_none() -> None:
     chances = [[0.9, 0.8], [0.1]]
-    assert BestRate().allot(chances, line(1.0, 0.0), 2).counts == [2, 1]
-    assert BestRate().allot(chances, line(1.0, 5.0), 2).counts == [0, 0]
-    assert BestRate().allot(chances, line(1.0, 0.3), 2).counts == [2, 0]
+    assert BestRate().allot(chances, line(1.0, 0.0), 2, 0.0).counts == [2, 1]
+    assert BestRate().allot(chances, line(1.0, 5.0), 2, 0.0).counts == [0, 0]
+    assert BestRate().allot(chances, line(1.0, 0.3), 2, 0.0).counts == [2, 0]
 
 
 def test_nothing_is_drafted_before_a_step_was_measured() -> None:
-    assert BestRate().allot([[0.9]], lambda num_drafts: 0.0, 1).counts == [0]
+    assert BestRate().allot([[0.9]], lambda num_drafts: 0.0, 1, 0.0).counts == [0]
     assert BestRate().length([[0.9]], lambda length: 0.0, 1).counts == [0]
 
 
@@ -65,5 +93,5 @@ def test_the_best_length_is_found(chances: list[list[float]], step: float, each:
 def test_a_fixed_length_heeds_nothing(num_tokens: int) -> None:
     chances = [[0.0] * 2, [0.0] * 5]
     expected = [min(num_tokens, 2), num_tokens]
-    assert FixedLength(num_tokens).allot(chances, line(1.0, 100.0), 2).counts == expected
+    assert FixedLength(num_tokens).allot(chances, line(1.0, 100.0), 2, 0.0).counts == expected
     assert FixedLength(num_tokens).length(chances, line(0.0, 0.0), 2).counts == expected

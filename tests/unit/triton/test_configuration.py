@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 
 from trierarch.builder.errors import ConfigError
-from trierarch.python_backend.triton.auto_complete import complete, is_decoupled
+from trierarch.python_backend.triton.auto_complete import complete
 from trierarch.python_backend.triton.contract import CONTRACTS, MAX_BATCH_SIZE, Role
-from trierarch.python_backend.triton.parameters import Parameters, role_of
+from trierarch.python_backend.triton.model_config import is_decoupled, role_of
+from trierarch.python_backend.triton.parameters import Parameters
 
 
 class FakeModelConfig:
@@ -65,6 +68,22 @@ def test_a_role_by_parameter() -> None:
 def test_no_role_is_an_error_that_lists_them() -> None:
     with pytest.raises(ConfigError, match=r"'llama' has no role.*tensorrt_llm, preprocessing"):
         role_of({"name": "llama"})
+
+
+def test_a_role_that_does_not_exist_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"'llama': parameter role is 'router'; name one of tensorrt_llm, "):
+        role_of({"name": "llama", **parameters(role="router")})
+
+
+def test_bad_parameters_are_found_when_the_configuration_is_completed() -> None:
+    with pytest.raises(ConfigError, match="parameter stats_check_period_ms is '0'"):
+        complete(FakeModelConfig("preprocessing", **parameters(stats_check_period_ms="0")))
+
+
+def test_a_stub_that_is_asked_nothing_imports_nothing_that_validates() -> None:
+    code = "import sys, trierarch.python_backend.model as m; print([n for n in ('pydantic', 'numpy', 'torch') if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_parameters_are_typed() -> None:
