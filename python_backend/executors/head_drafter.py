@@ -13,7 +13,7 @@ written now is never written.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -144,7 +144,7 @@ class HeadDrafter(Generic[A]):
         self._places.clear()
         self._model = None
 
-    def _start(self, ask: Ask, scratch: Iterable[int]) -> _Guessing[A] | None:
+    def _start(self, ask: Ask, scratch: Iterator[int]) -> _Guessing[A] | None:
         """None where the head has not come to the end of what the sequence knows."""
         sequence = ask.sequence
         place = self._places.get(sequence.sequence_id)

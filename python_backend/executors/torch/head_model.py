@@ -77,7 +77,8 @@ class TorchHead:
         """See HeadModel.guess."""
         rows = self.stack(outputs)
         logits = self._lm_head(rows if self._is_mtp else self._norm(rows))
-        return self._target_ids[logits.argmax(1)].tolist()
+        token_ids: list[int] = self._target_ids[logits.argmax(1)].tolist()
+        return token_ids
 
     @torch.inference_mode()
     def stack(self, outputs: Rows[torch.Tensor]) -> torch.Tensor:

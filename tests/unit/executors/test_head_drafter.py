@@ -142,7 +142,9 @@ def test_the_executor_serves_it(built: Built) -> None:
     executor = open_executor(built.engine, FixedLength(2))
     deltas: queue.SimpleQueue[Any] = queue.SimpleQueue()
     sampling = SamplingParams(max_tokens=8, temperature=0.0, end_ids=())
-    executor.submit(Request("a", tuple(prompts(1)[0]), sampling, time.monotonic()), deltas.put)
+    prompt = tuple(prompts(1)[0])
+    request = Request(request_id="a", prompt_token_ids=prompt, sampling=sampling, arrival_time=time.monotonic())
+    executor.submit(request, deltas.put)
     drawn: list[int] = []
     while True:
         delta = deltas.get(timeout=60)

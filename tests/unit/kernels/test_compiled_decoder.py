@@ -224,7 +224,7 @@ def test_hidden_states_are_tapped_between_layers(
         assert np.array_equal(decoder.hidden(batch, kv), hidden)
     first, last = np.split(tapped, len(taps), axis=1)
     assert np.array_equal(last, hidden)
-    eager = Decoder(architecture, {name: one.float() for name, one in case.weights.items()}, torch.float32)
+    eager = Decoder(architecture, {name: plain(one, torch.float32) for name, one in case.weights.items()}, torch.float32)
     eager_kv = KvArrays(NUM_BLOCKS, architecture, case.kv_cache(DType.FLOAT32), CPU)
     shape = BlockShape(BLOCK_SIZE, architecture.num_kv_heads, eager_kv.padding_block)
     windows = {layer.window for layer in architecture.layers}
