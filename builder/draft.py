@@ -74,7 +74,9 @@ def _read(config: BuildConfig, source: str, drafted: Drafted, progress: Progress
     max_seq_len = drafted.decoder.max_seq_len
     with about_draft(source):
         if is_head(checkpoint.shapes):
-            raise ConfigError("it is a head on hidden states, no model; name eagle3 in the speculation in place of draft_model")
+            raise ConfigError(
+                "it is a head on hidden states, no model; name eagle3 in the speculation in place of draft_model"
+            )
         _check_window(read_decoder(checkpoint.config, None).architecture.max_position_embeddings, max_seq_len)
         decoder = read_decoder(checkpoint.config, max_seq_len)
         tokenizer = checkpoint.tokenizer(drafted.vocab_size)

@@ -165,16 +165,22 @@ def _flat(raw: Mapping[str, Any]) -> dict[str, Any]:
 def _checked_taps(settings: Eagle3Config, drafted: Drafted) -> tuple[int, ...]:
     architecture = drafted.decoder.architecture
     if settings.num_hidden_layers != 1:
-        raise CheckpointError(f"num_hidden_layers is {settings.num_hidden_layers}: heads of one layer are run; take one")
+        raise CheckpointError(
+            f"num_hidden_layers is {settings.num_hidden_layers}: heads of one layer are run; take one"
+        )
     if settings.eagle_config is not None and not settings.eagle_config.use_aux_hidden_state:
         raise CheckpointError(
             "use_aux_hidden_state is false: heads that read several hidden states are run; take an EAGLE-3 head"
         )
     hidden_size = settings.target_hidden_size or settings.hidden_size
     if hidden_size != architecture.hidden_size:
-        raise ConfigError(f"it reads hidden states of {hidden_size}, the model's are {architecture.hidden_size}; {_OTHER}")
+        raise ConfigError(
+            f"it reads hidden states of {hidden_size}, the model's are {architecture.hidden_size}; {_OTHER}"
+        )
     if settings.vocab_size != architecture.vocab_size:
-        raise ConfigError(f"it takes {settings.vocab_size} token ids, the model has {architecture.vocab_size}; {_OTHER}")
+        raise ConfigError(
+            f"it takes {settings.vocab_size} token ids, the model has {architecture.vocab_size}; {_OTHER}"
+        )
     taps, num_layers = settings.taps(architecture.num_layers), architecture.num_layers
     if len(set(taps)) < len(taps) or taps[0] < 1 or taps[-1] > num_layers:
         counts = ", ".join(map(str, taps))

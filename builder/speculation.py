@@ -66,7 +66,9 @@ def plan_speculation(config: BuildConfig, drafters: tuple[DrafterKind, ...], lim
 def _check_nested(drafters: tuple[DrafterKind, ...]) -> None:
     nested = [kind.value for kind in drafters if kind.has_engine]
     if len(nested) > 1:
-        raise ConfigError(f"speculation names {' and '.join(nested)}: an engine holds one of these; leave the others out")
+        raise ConfigError(
+            f"speculation names {' and '.join(nested)}: an engine holds one of these; leave the others out"
+        )
 
 
 def _check_draft(config: BuildConfig, drafters: tuple[DrafterKind, ...]) -> None:

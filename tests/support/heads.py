@@ -94,7 +94,9 @@ def random_mimo(directory: Path, **overrides: Any) -> Path:
     save_checkpoint(model, directory)
     hidden, prefix = model.config.hidden_size, "model.mtp_layers.0."
     tensors = load_file(directory / "model.safetensors")
-    layer = {name.replace("model.layers.0.", prefix): one.shape for name, one in tensors.items() if ".layers.0." in name}
+    layer = {
+        name.replace("model.layers.0.", prefix): one.shape for name, one in tensors.items() if ".layers.0." in name
+    }
     norms = ("token_layernorm", "hidden_layernorm", "final_layernorm")
     shapes: dict[str, tuple[int, ...]] = {name: tuple(shape) for name, shape in layer.items()}
     shapes |= {f"{prefix}{name}.weight": (hidden,) for name in norms}
@@ -130,7 +132,9 @@ class DenseHead:
         found = load_file(head / "model.safetensors").items()
         self.own = {re.sub(f"^{prefix}", "", name): one for name, one in found if re.match(prefix, name)}
         self.target = _target_model(target)
-        rows = self.target.get_input_embeddings().weight if self.is_mtp or "embed_tokens.weight" not in self.own else None
+        rows = (
+            self.target.get_input_embeddings().weight if self.is_mtp or "embed_tokens.weight" not in self.own else None
+        )
         self.embeddings: torch.Tensor = self.own["embed_tokens.weight"] if rows is None else rows.detach()
 
     @torch.inference_mode()
@@ -204,7 +208,9 @@ class DenseHead:
         frequencies = theta ** -(torch.arange(0, self._head_dim, 2) / self._head_dim)
         angles = torch.arange(len(x))[:, None, None] * frequencies
         first, second = x.chunk(2, -1)
-        return torch.cat((first * angles.cos() - second * angles.sin(), second * angles.cos() + first * angles.sin()), -1)
+        return torch.cat(
+            (first * angles.cos() - second * angles.sin(), second * angles.cos() + first * angles.sin()), -1
+        )
 
     def _best(self, output: torch.Tensor) -> int:
         if self.is_mtp:

@@ -68,7 +68,10 @@ def test_an_eagle3_head_becomes_the_draft(checkpoints: Path, tmp_path: Path) -> 
     assert (own.num_bytes or 0) + (its.num_bytes or 0) <= 1 << 20
     assert (own.num_bytes or 0) // (8 * own.bytes_per_token) == (its.num_bytes or 0) // (8 * its.bytes_per_token)
     weights = load_file(tmp_path / "engine" / "draft" / "weights.safetensors")
-    theirs, target = load_file(checkpoints / "head/model.safetensors"), load_file(checkpoints / "target/model.safetensors")
+    theirs, target = (
+        load_file(checkpoints / "head/model.safetensors"),
+        load_file(checkpoints / "target/model.safetensors"),
+    )
     assert torch.equal(weights["embed.weight"], target["model.embed_tokens.weight"])
     stacked = torch.cat([theirs[f"midlayer.self_attn.{name}_proj.weight"] for name in "qkv"])
     assert torch.equal(weights["layers.0.qkv.weight"], stacked)
@@ -108,7 +111,9 @@ def test_a_head_keeps_what_it_has_of_its_own(checkpoints: Path, tmp_path: Path) 
     shape = draft.architecture
     assert (shape.qkv_bias, shape.o_bias, shape.mlp_bias, shape.hidden_size) == (True, True, True, 48)
     assert (draft.dtype, draft.kv_cache.dtype) == (DType.BFLOAT16, KvType.INT8)
-    weights, theirs = (load_file(path) for path in (tmp_path / "engine/draft/weights.safetensors", head / "model.safetensors"))
+    weights, theirs = (
+        load_file(path) for path in (tmp_path / "engine/draft/weights.safetensors", head / "model.safetensors")
+    )
     assert torch.equal(weights["embed.weight"], theirs["embed_tokens.weight"].bfloat16())
     assert torch.equal(weights["head.target_ids"], torch.arange(VOCAB_SIZE))
     assert "layers.0.down.bias" in weights
@@ -117,7 +122,11 @@ def test_a_head_keeps_what_it_has_of_its_own(checkpoints: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("config", "num_layers", "taps"),
     [
-        ({"eagle_config": {"eagle_aux_hidden_state_layer_ids": [6, 0, 3]}}, 7, (1, 4, 7)),  # layers whose output is read
+        (
+            {"eagle_config": {"eagle_aux_hidden_state_layer_ids": [6, 0, 3]}},
+            7,
+            (1, 4, 7),
+        ),  # layers whose output is read
         ({"eagle_config": None, "eagle_aux_hidden_state_layer_ids": [1, 4, 7]}, 7, (1, 4, 7)),  # after so many
         ({"eagle_config": {"eagle_aux_hidden_state_layer_ids": []}}, 10, (2, 5, 7)),
         ({"eagle_config": None}, 10, (2, 5, 7)),
@@ -138,7 +147,10 @@ def test_what_speculators_nests_is_read(checkpoints: Path, tmp_path: Path) -> No
     layer |= {"num_key_value_heads": 2, "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "rope_theta": 5000.0}
     head = random_eagle3(tmp_path / "head")
     tops = {"architectures": ["Eagle3Speculator"], "draft_vocab_size": DRAFT_VOCAB_SIZE}
-    tops |= {"eagle_aux_hidden_state_layer_ids": [1, 2, 3], "transformer_layer_config": layer | {"vocab_size": VOCAB_SIZE}}
+    tops |= {
+        "eagle_aux_hidden_state_layer_ids": [1, 2, 3],
+        "transformer_layer_config": layer | {"vocab_size": VOCAB_SIZE},
+    }
     (head / "config.json").write_text(json.dumps(tops), encoding="utf-8")
     build(config_of(checkpoints, tmp_path / "a", checkpoints / "head"))
     build(config_of(checkpoints, tmp_path / "b", head))
@@ -221,7 +233,12 @@ BEYOND = torch.full((DRAFT_VOCAB_SIZE,), VOCAB_SIZE)
         ({}, {"d2t": BEYOND}, CheckpointError, "d2t leads to ids beyond the 320 of the model"),
         ({}, {"d2t": BEYOND.float()}, CheckpointError, "d2t is of type float32 in place of an integer"),
         ({}, {"norm.weight": None}, CheckpointError, "the checkpoint lacks model.norm.weight"),
-        ({}, {"mask_hidden": torch.zeros(3)}, CheckpointError, "the checkpoint has mask_hidden, which Llama.* does not"),
+        (
+            {},
+            {"mask_hidden": torch.zeros(3)},
+            CheckpointError,
+            "the checkpoint has mask_hidden, which Llama.* does not",
+        ),
         (
             {},
             {"fc.weight": None, "midlayer.hidden_norm.weight": None},
@@ -266,7 +283,9 @@ def test_what_is_no_head_and_what_is_one_are_told_apart(checkpoints: Path, tmp_p
 
 
 def test_a_model_without_such_a_layer_is_named(checkpoints: Path, tmp_path: Path) -> None:
-    without = r"speculation names mtp, and target carries no multi-token prediction layer; .*known are .*MiMoForCausalLM"
+    without = (
+        r"speculation names mtp, and target carries no multi-token prediction layer; .*known are .*MiMoForCausalLM"
+    )
     with pytest.raises(ConfigError, match=without):
         build(config_of(checkpoints, tmp_path / "engine", None, model=str(checkpoints / "target")))
     stripped = shutil.copytree(checkpoints / "mimo", tmp_path / "stripped")
@@ -285,7 +304,8 @@ def test_two_builds_are_byte_identical(kind: str, checkpoints: Path, tmp_path: P
     for name in "ab":
         build(config_of(checkpoints, tmp_path / name, head))
     contents = [
-        {str(path.relative_to(tmp_path / name)): path.read_bytes() for path in (tmp_path / name).rglob("*.*")} for name in "ab"
+        {str(path.relative_to(tmp_path / name)): path.read_bytes() for path in (tmp_path / name).rglob("*.*")}
+        for name in "ab"
     ]
     assert contents[0] == contents[1]
 

@@ -54,7 +54,10 @@ def test_what_was_asked_is_what_the_manifest_says() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"speculation": ["eagle3"]}, r"speculation names eagle3, and there is no head; give one with --draft, or leave"),
+        (
+            {"speculation": ["eagle3"]},
+            r"speculation names eagle3, and there is no head; give one with --draft, or leave",
+        ),
         ({"speculation": ["eagle3"], "draft": "int4"}, r"draft is 'int4', which is the model itself, but .* eagle3"),
         ({"speculation": ["mtp"], "draft": "demo"}, r"draft is 'demo', but speculation is mtp; add draft_model to it"),
         (

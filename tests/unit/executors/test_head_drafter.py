@@ -101,7 +101,10 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     directory = tmp_path_factory.mktemp("built")
     options: dict[str, Any] = {"dtype": "float32", "compile": way == "compiled", "kv_cache_bytes": 4 << 20}
     if kind is DrafterKind.EAGLE3:
-        target, head = random_checkpoint("llama", directory / "target"), random_eagle3(directory / "head", has_biases=True)
+        target, head = (
+            random_checkpoint("llama", directory / "target"),
+            random_eagle3(directory / "head", has_biases=True),
+        )
         options["draft"] = str(head)
     else:
         target = head = random_mimo(directory / "mimo")
@@ -159,7 +162,9 @@ def test_the_executor_serves_it(built: Built) -> None:
 
 
 def test_a_head_is_no_engine_to_serve(built: Built) -> None:
-    with pytest.raises(EngineError, match=r"draft: it is a head, which only guesses for the engine it lies in; open that"):
+    with pytest.raises(
+        EngineError, match=r"draft: it is a head, which only guesses for the engine it lies in; open that"
+    ):
         open_executor(built.engine / "draft")
 
 

@@ -205,9 +205,7 @@ def compiled_logits(library: ctypes.CDLL, case: Case, seed: int | None, num_thre
 @pytest.mark.parametrize("flags", [FLAGS["windows"], FLAGS["gemma"]], ids=["windows", "gemma"])
 @pytest.mark.parametrize("dtype", [DType.FLOAT32, DType.BFLOAT16])
 @torch.inference_mode()
-def test_hidden_states_are_tapped_between_layers(
-    library: ctypes.CDLL, dtype: DType, flags: dict[str, Any]
-) -> None:
+def test_hidden_states_are_tapped_between_layers(library: ctypes.CDLL, dtype: DType, flags: dict[str, Any]) -> None:
     """After some layers and the last; nothing else changes by it, and nothing is written that nobody asked for."""
     case = Case(tiny_architecture(**HEADS | flags), dtype)
     architecture, num_layers = case.architecture, case.architecture.num_layers
@@ -224,7 +222,9 @@ def test_hidden_states_are_tapped_between_layers(
         assert np.array_equal(decoder.hidden(batch, kv), hidden)
     first, last = np.split(tapped, len(taps), axis=1)
     assert np.array_equal(last, hidden)
-    eager = Decoder(architecture, {name: plain(one, torch.float32) for name, one in case.weights.items()}, torch.float32)
+    eager = Decoder(
+        architecture, {name: plain(one, torch.float32) for name, one in case.weights.items()}, torch.float32
+    )
     eager_kv = KvArrays(NUM_BLOCKS, architecture, case.kv_cache(DType.FLOAT32), CPU)
     shape = BlockShape(BLOCK_SIZE, architecture.num_kv_heads, eager_kv.padding_block)
     windows = {layer.window for layer in architecture.layers}
