@@ -60,6 +60,7 @@ class Eagle3Config(BaseModel):
     hidden_size: PositiveInt
     target_hidden_size: PositiveInt | None = None
     draft_vocab_size: PositiveInt | None = None
+    max_position_embeddings: PositiveInt | None = None
     norm_before_residual: bool = False
     eagle_aux_hidden_state_layer_ids: tuple[int, ...] | None = None
     """As vLLM and speculators count: the hidden state after so many layers is read."""
@@ -118,7 +119,7 @@ def _model(checkpoint: SafetensorsCheckpoint, drafted: Drafted) -> Model:
         norm_before_residual=settings.norm_before_residual,
     )
     # Beyond the window that it was trained in a head guesses worse, and what it guesses is verified.
-    window = max(int(raw.get("max_position_embeddings") or 0), drafted.decoder.max_seq_len)
+    window = max(settings.max_position_embeddings or 0, drafted.decoder.max_seq_len)
     decoder = decoder_of(_NAME, _FAMILY, {**raw, "max_position_embeddings": window}, drafted.decoder.max_seq_len)
     architecture = decoder.architecture.model_copy(
         update={

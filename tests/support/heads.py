@@ -46,6 +46,8 @@ def random_eagle3(
     """Write a head for `random_checkpoint("llama")`; `config` goes into its config.json, and None takes a key out."""
     merged = {name: value for name, value in {**_EAGLE3, **config}.items() if value is not None}
     hidden, inner = merged["hidden_size"], merged["intermediate_size"]
+    if target_hidden_size != hidden:
+        merged["target_hidden_size"] = target_hidden_size
     heads, kv_heads = merged["num_attention_heads"], merged["num_key_value_heads"]
     head_dim = merged.get("head_dim", hidden // heads)
     shapes: dict[str, tuple[int, ...]] = {
@@ -80,6 +82,11 @@ def random_eagle3(
     return write_head(directory, merged, tensors)
 
 
+def read_tensors(directory: Path) -> Tensors:
+    """Of a checkpoint of one file, which may be written anew."""
+    return {name: tensor.clone() for name, tensor in load_file(directory / "model.safetensors").items()}
+
+
 def write_head(directory: Path, config: Mapping[str, Any], tensors: Tensors) -> Path:
     """Write a checkpoint without a tokenizer."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -93,7 +100,7 @@ def random_mimo(directory: Path, **overrides: Any) -> Path:
     model = random_model("qwen2", use_sliding_window=False, **overrides)
     save_checkpoint(model, directory)
     hidden, prefix = model.config.hidden_size, "model.mtp_layers.0."
-    tensors = load_file(directory / "model.safetensors")
+    tensors = read_tensors(directory)
     layer = {
         name.replace("model.layers.0.", prefix): one.shape for name, one in tensors.items() if ".layers.0." in name
     }

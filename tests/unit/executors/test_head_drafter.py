@@ -123,7 +123,7 @@ def prompts(count: int, vocab_size: int = VOCAB_SIZE) -> list[list[int]]:
 @pytest.mark.parametrize("max_num_tokens", [7, 512])
 def test_it_guesses_what_its_checkpoint_says(built: Built, max_num_tokens: int, rightness: str) -> None:
     """In chunks and batches, behind drafts of others that were accepted, or not, or some of them."""
-    expected = Rig.open(built.engine).stepper.generate(prompts(3), max_tokens=9)
+    expected = plain(built.engine).generate(prompts(3), max_tokens=9)
     rig = Rig.open(built.engine, max_num_tokens=max_num_tokens)
     rig.is_followed = False
     rig.stepper.answers, rig.stepper.rightness = dict(enumerate(expected)), rightness
@@ -158,7 +158,7 @@ def test_the_executor_serves_it(built: Built) -> None:
     executor.close()
     assert drafter.kind is (DrafterKind.MTP if built.dense.is_mtp else DrafterKind.EAGLE3)
     assert drafter.num_draft_tokens > 0
-    assert drawn == Rig.open(built.engine).stepper.generate(prompts(1), max_tokens=8)[0]
+    assert drawn == plain(built.engine).generate(prompts(1), max_tokens=8)[0]
 
 
 def test_a_head_is_no_engine_to_serve(built: Built) -> None:
