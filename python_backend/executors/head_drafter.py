@@ -111,8 +111,13 @@ class HeadDrafter(Generic[A]):
         for item, output in zip(items, self._model.run(items, hidden), strict=True):
             self._places[item.sequence.sequence_id] = _Place(item.start + len(item.draft_token_ids) + 1, output)
 
+    def can_guess(self, sequence: Sequence) -> bool:
+        """See ModelDrafter.can_guess: not before its first token is drawn, nor where following it failed."""
+        place = self._places.get(sequence.sequence_id)
+        return place is not None and place.num_tokens == sequence.num_tokens
+
     def propose(self, asks: Rows[Ask]) -> list[Draft]:
-        """See Drafter.propose. A sequence that has not drawn yet gets no draft: its prompt is not followed to the end."""
+        """See Drafter.propose. A sequence that it cannot guess for gets no draft."""
         assert self._model is not None, "the drafter is closed"
         scratch = iter(range(self._first_scratch_block, 1 << 62))
         started = [self._start(ask, scratch) for ask in asks]
@@ -145,17 +150,15 @@ class HeadDrafter(Generic[A]):
         self._model = None
 
     def _start(self, ask: Ask, scratch: Iterator[int]) -> _Guessing[A] | None:
-        """None where the head has not come to the end of what the sequence knows."""
         sequence = ask.sequence
-        place = self._places.get(sequence.sequence_id)
-        if place is None or place.num_tokens != sequence.num_tokens:
+        if not self.can_guess(sequence):
             return None
         # Rows are at the positions of all guesses but the last, from that of the last known token on. Slots of the
         # sequence's own last block may be written: they are written anew when it is known what belongs there.
         num_blocks = -(-(sequence.num_tokens + ask.max_tokens - 1) // self._block_size)
         own = sequence.block_table[:num_blocks]
         table = [*own, *islice(scratch, num_blocks - len(own))]
-        return _Guessing(ask, replace(sequence, block_table=table), place.output)
+        return _Guessing(ask, replace(sequence, block_table=table), self._places[sequence.sequence_id].output)
 
     def _goes_on(self, one: _Guessing[A]) -> bool:
         ends = one.sequence.request.sampling.end_ids
