@@ -285,11 +285,12 @@ def test_following_that_fails_costs_guesses_and_nothing_else(
         return follow(*given)
 
     monkeypatch.setattr(model, "fuse", fail_at_first)
-    with caplog.at_level(logging.ERROR):
-        assert rig.stepper.generate(prompts(4, VOCABULARY)) == expected
+    caplog.clear()
+    assert rig.stepper.generate(prompts(4, VOCABULARY)) == expected
     assert [record.getMessage() for record in caplog.records] == [
         f"a drafter could not follow a step ({count} times so far)" for count in (1, 2, 4)
     ]
+    assert {record.levelno for record in caplog.records} == {logging.ERROR}
     assert "the head is ill" in caplog.text
     assert rig.guesses, "it goes on where it can"
 
