@@ -7,7 +7,7 @@ layers slide or leave positions out. To add one, add a row.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from trierarch.builder.errors import CheckpointError
@@ -107,6 +107,8 @@ class Family:
     renames: tuple[tuple[str, str], ...] = ()
     """(pattern, replacement) that bring the checkpoint's tensor names into the common form."""
     ignorable: tuple[str, ...] = ()
+    mtp: str | None = None
+    """What the names of a multi-token prediction layer's tensors begin with, where checkpoints may have one."""
 
 
 def _qwen3_moe(config: HfConfig, layer: int) -> bool:
@@ -115,6 +117,14 @@ def _qwen3_moe(config: HfConfig, layer: int) -> bool:
 
 _LLAMA_FAMILY: Final = Family()
 _QWEN_DEFAULTS: Final = {"sliding_window": 4096}
+_QWEN2: Final = Family(
+    defaults=_QWEN_DEFAULTS,
+    qkv_bias=True,
+    o_bias=False,
+    slides=_upper,
+    obeys_layer_types=True,
+    window_switch=True,
+)
 _GEMMA_DEFAULTS: Final = {
     "hidden_activation": "gelu_pytorch_tanh",
     "tie_word_embeddings": True,
@@ -161,14 +171,8 @@ FAMILIES: Final[Mapping[str, Family]] = {
         window_switch=True,
         has_nope_layers=True,
     ),
-    "Qwen2ForCausalLM": Family(
-        defaults=_QWEN_DEFAULTS,
-        qkv_bias=True,
-        o_bias=False,
-        slides=_upper,
-        obeys_layer_types=True,
-        window_switch=True,
-    ),
+    "Qwen2ForCausalLM": _QWEN2,
+    "MiMoForCausalLM": replace(_QWEN2, ignorable=(r"model\.mtp_layers\..*",), mtp="model.mtp_layers.0."),
     "Qwen3ForCausalLM": Family(
         defaults={**_QWEN_DEFAULTS, "head_dim": 128},
         qk_norm=True,

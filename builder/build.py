@@ -14,7 +14,9 @@ from trierarch.builder.checkpoint import Checkpoint, TokenizerFiles
 from trierarch.builder.compile import compile_kernels
 from trierarch.builder.config import BuildConfig
 from trierarch.builder.decoder import Decoder, read_decoder
-from trierarch.builder.draft import Drafted, find_draft
+from trierarch.builder.draft import find_draft
+from trierarch.builder.drafted import Drafted
+from trierarch.builder.eagle3 import read_eagle3
 from trierarch.builder.errors import ConfigError
 from trierarch.builder.evaluation_text import EvaluationText, read_evaluation_text
 from trierarch.builder.kv_budget import plan_kv_cache
@@ -22,6 +24,7 @@ from trierarch.builder.manifest import (
     CHAT_TEMPLATE_NAME,
     TOKENIZER_NAME,
     BuiltWith,
+    DrafterKind,
     EngineManifest,
     KvCache,
     Limits,
@@ -30,6 +33,7 @@ from trierarch.builder.manifest import (
     Target,
 )
 from trierarch.builder.model import Model, read_model
+from trierarch.builder.mtp import read_mtp
 from trierarch.builder.progress import DraftProgress, NoProgress, Progress
 from trierarch.builder.source import open_checkpoint
 from trierarch.builder.speculation import choose_drafters, plan_speculation
@@ -64,7 +68,7 @@ def build(config: BuildConfig, progress: Progress | None = None, measure: Evalua
     limits = _limits(config, decoder)
     speculation = plan_speculation(config, drafters, limits)
     text = _evaluation_text(config, tokenizer, decoder)
-    draft_model = find_draft(config, Drafted(checkpoint, decoder, tokenizer, model), progress)
+    draft_model = _draft_model(config, drafters, Drafted(checkpoint, decoder, tokenizer, model), progress)
     kv_cache = plan_kv_cache(config, model, beside=draft_model)
     blueprint = _blueprint(config, model, limits, kv_cache, speculation, progress)
     blueprint = replace(blueprint, small_files={**blueprint.small_files, **_tokenizer_files(tokenizer)})
@@ -108,6 +112,15 @@ def _model(config: BuildConfig, checkpoint: Checkpoint, decoder: Decoder, tokeni
     return replace(model, name=config.name or model.name)
 
 
+def _draft_model(
+    config: BuildConfig, drafters: tuple[DrafterKind, ...], drafted: Drafted, progress: Progress
+) -> Model | None:
+    """What goes into the engine's draft folder, if anything."""
+    if DrafterKind.EAGLE3 in drafters:
+        return read_eagle3(config, drafted, progress)
+    return read_mtp(drafted) if DrafterKind.MTP in drafters else find_draft(config, drafted, progress)
+
+
 def _limits(config: BuildConfig, decoder: Decoder) -> Limits:
     return Limits(
         max_batch_size=config.max_batch_size,
@@ -126,7 +139,8 @@ def _blueprint(
     progress: Progress,
 ) -> Blueprint:
     """An engine's weights, kernels and manifest."""
-    kernels = compile_kernels(model.architecture, model.dtype, kv_cache, progress) if config.compile else None
+    is_compiled = config.compile and model.head is None
+    kernels = compile_kernels(model.architecture, model.dtype, kv_cache, progress) if is_compiled else None
     manifest = EngineManifest(
         name=model.name,
         target=config.target,
@@ -141,6 +155,7 @@ def _blueprint(
         kv_cache=kv_cache,
         tokens=model.tokens,
         speculation=speculation,
+        head=model.head,
         kernels=None if kernels is None else kernels.name,
         files={},
     )

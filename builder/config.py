@@ -70,7 +70,7 @@ class BuildConfig(Frozen):
     """None takes Speculation's default."""
     draft: str | None = Field(default=None, min_length=1)
     """Of DRAFT_MODEL: a SOURCE as `model` is, the directory of an engine, or `int8` or `int4`, which is `model` itself
-    so quantised."""
+    so quantised. Of EAGLE3: a head's checkpoint, a directory or a hub id. MTP layers are in `model`."""
     draft_quantization: WeightType | None = None
     """Of the weights of a `draft` that is a checkpoint."""
     compile: bool = True

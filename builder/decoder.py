@@ -42,7 +42,15 @@ def read_decoder(raw: Mapping[str, Any], max_seq_len: int | None) -> Decoder:
             configuration that contradicts itself.
         ConfigError: `max_seq_len` is beyond the checkpoint's window.
     """
-    name, family = find_family(raw)
+    return decoder_of(*find_family(raw), raw, max_seq_len)
+
+
+def decoder_of(name: str, family: Family, raw: Mapping[str, Any], max_seq_len: int | None) -> Decoder:
+    """The same, read through the row `family` whatever the configuration names; `name` is what the engine calls it.
+
+    Raises:
+        CheckpointError, ConfigError: as `read_decoder`.
+    """
     text = raw.get("text_config")
     flat = {**raw, **text} if isinstance(text, Mapping) else dict(raw)
     if flat.get("quantization_config"):

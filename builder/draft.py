@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from trierarch.builder.checkpoint import Checkpoint, TokenizerFiles
 from trierarch.builder.config import BuildConfig
-from trierarch.builder.decoder import Decoder, read_decoder
-from trierarch.builder.errors import CheckpointError, ConfigError, EngineError
+from trierarch.builder.decoder import read_decoder
+from trierarch.builder.drafted import Drafted, about_draft
+from trierarch.builder.eagle3 import is_head
+from trierarch.builder.errors import ConfigError, EngineError
 from trierarch.builder.manifest import MANIFEST_NAME, TOKENIZER_NAME, WEIGHTS_NAME, EngineManifest, Target
 from trierarch.builder.model import Model, read_model
 from trierarch.builder.progress import DraftProgress, Progress
@@ -22,21 +21,6 @@ from trierarch.builder.vocabulary import check_same_vocabulary
 from trierarch.builder.weights_file import CopiedWeights
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Drafted:
-    """Whom the draft is for."""
-
-    checkpoint: Checkpoint
-    decoder: Decoder
-    tokenizer: TokenizerFiles
-    model: Model
-
-    @property
-    def vocab_size(self) -> int:
-        """Every id below it may be shown to the draft, and no other may be guessed."""
-        return self.decoder.architecture.vocab_size
 
 
 def find_draft(config: BuildConfig, drafted: Drafted, progress: Progress) -> Model | None:
@@ -72,7 +56,7 @@ def find_draft(config: BuildConfig, drafted: Drafted, progress: Progress) -> Mod
 
 def _own(source: str, drafted: Drafted) -> Model:
     model = drafted.model
-    with _named(source):
+    with about_draft(source):
         draft = read_model(
             drafted.checkpoint, drafted.decoder, model.tokens, model.dtype, SELF_DRAFTS[source], model.kv_dtype
         )
@@ -88,7 +72,11 @@ def _own(source: str, drafted: Drafted) -> Model:
 def _read(config: BuildConfig, source: str, drafted: Drafted, progress: Progress) -> Model:
     checkpoint = open_checkpoint(source, DraftProgress(progress), "draft")
     max_seq_len = drafted.decoder.max_seq_len
-    with _named(source):
+    with about_draft(source):
+        if is_head(checkpoint.shapes):
+            raise ConfigError(
+                "it is a head on hidden states, no model; name eagle3 in the speculation in place of draft_model"
+            )
         _check_window(read_decoder(checkpoint.config, None).architecture.max_position_embeddings, max_seq_len)
         decoder = read_decoder(checkpoint.config, max_seq_len)
         tokenizer = checkpoint.tokenizer(drafted.vocab_size)
@@ -107,7 +95,7 @@ def _read(config: BuildConfig, source: str, drafted: Drafted, progress: Progress
 def _built(config: BuildConfig, engine: Path, source: str, drafted: Drafted) -> Model:
     """Its weights are copied; kernels are compiled for this machine, as they are for the engine it becomes part of."""
     manifest = verify(engine, digests=True)
-    with _named(source):
+    with about_draft(source):
         _check_engine(config, manifest)
         _check_window(manifest.limits.max_seq_len, drafted.decoder.max_seq_len)
         vocab_size = drafted.vocab_size
@@ -151,12 +139,3 @@ def _check_window(window: int, max_seq_len: int) -> None:
             f"its window is {window} tokens and max_seq_len is {max_seq_len}, so that it could not guess to the end; take "
             f"a draft with a longer window, or build with --max-seq-len {window}"
         )
-
-
-@contextmanager
-def _named(source: str) -> Iterator[None]:
-    """Errors within say that they are about the draft."""
-    try:
-        yield
-    except (CheckpointError, ConfigError, EngineError) as error:
-        raise type(error)(f"draft is {source!r}: {error}") from error

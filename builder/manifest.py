@@ -35,6 +35,21 @@ Quantised may be qkv, o, gate_up, down (of experts too, with their leading axis)
 lm_head, or embed where `tie_embeddings` (as int8 where int8 or int4 is asked for: it is the most sensitive, and look-ups
 read it too; with `source`, as the checkpoint has it). Biases, norms, routers and an untied embed never are.
 
+A *head* (`EngineManifest.head`) is an engine of one layer that guesses for another, its target, from the target's own
+hidden states. Row p of a step takes the hidden state of position p, h of T elements for each tap, side by side, and the
+embedding e of the token at p + 1; its output stands for the hidden state of p + 1 in the row after it. `V` is the
+vocabulary it guesses from, `U` the target's; the target's embed is copied, where the head has none of its own. Never
+quantised, and there are no kernels for it. In place of the above it has:
+
+    embed.weight (U, H)
+    lm_head.weight (V, H), norm.weight (H), rope.{k}.inv_freq     as above; the norm is only of the logits in eagle3
+    layers.0.*                                                    as above, but for
+    layers.0.qkv.weight (..., 2H)                                 in eagle3: of norms of e, by attn_norm, and of h, side by side
+    head.hidden_norm.weight (H)                                   of h
+    head.target_ids (V)                                           int64: the target's ids of what is guessed
+    head.fc.weight (H, taps T)                                    eagle3: the taps become h. .bias where `fc_bias`
+    head.fc.weight (H, 2H), head.token_norm.weight (H)            mtp: norms of h and e, side by side, become the layer's input
+
 Rotary embeddings rotate halves (Hugging Face's convention): element j pairs with j + rotary_dim / 2. The builder
 resolves every scaling rule (linear, llama3, yarn, longrope) into `inv_freq` and `attention_factor`, which multiplies
 cos and sin.
@@ -293,6 +308,40 @@ class DrafterKind(StrEnum):
     MTP = "mtp"
     """The checkpoint's own multi-token prediction layers."""
 
+    @property
+    def is_head(self) -> bool:
+        """Whether it reads the model's hidden states."""
+        return self in (DrafterKind.EAGLE3, DrafterKind.MTP)
+
+    @property
+    def has_engine(self) -> bool:
+        """Whether it runs an engine of its own, `Speculation.draft_engine`. An engine holds one at most."""
+        return self.is_head or self is DrafterKind.DRAFT_MODEL
+
+
+class Head(Frozen):
+    """What makes an engine a head, and whose."""
+
+    kind: DrafterKind
+    """One that `is_head`."""
+    taps: tuple[PositiveInt, ...] = Field(min_length=1)
+    """It reads the hidden state after so many layers of the target, ascending; no norm is applied to it before."""
+    target_hidden_size: PositiveInt
+    target_vocab_size: PositiveInt
+    fc_bias: bool = False
+    norm_before_residual: bool = False
+    """EAGLE-3: whether the normalised hidden state is what attention is added to."""
+
+    def qkv_inputs(self, hidden_size: int) -> int:
+        """Elements that qkv maps from."""
+        return 2 * hidden_size if self.kind is DrafterKind.EAGLE3 else hidden_size
+
+    @property
+    def fc_inputs(self) -> int:
+        """Elements that fc maps from; in mtp both hidden sizes are the same."""
+        count = len(self.taps) if self.kind is DrafterKind.EAGLE3 else 2
+        return count * self.target_hidden_size
+
 
 class Speculation(Frozen):
     """How tokens are guessed ahead. Whatever is guessed, what is drawn stays the same."""
@@ -304,8 +353,9 @@ class Speculation(Frozen):
     history_bytes: int = Field(default=32 << 20, ge=0)
     """Kept of earlier answers, all tenants together; the oldest go first."""
     draft_engine: str | None = None
-    """Folder, relative to the engine, of the engine that `draft_model` runs. It has the engine's vocabulary size, limits
-    and block size, its KV budget buys as many blocks, and it has no tokenizer of its own."""
+    """Folder, relative to the engine, of the engine that a drafter which `has_engine` runs. It has the engine's limits and
+    block size, its KV budget buys as many blocks, and it has no tokenizer of its own; that of `draft_model` has the
+    engine's vocabulary size, the others have a `head`."""
 
 
 class BuiltWith(Frozen):
@@ -357,6 +407,8 @@ class EngineManifest(Frozen):
     lora: Lora | None = None
     speculation: Speculation | None = None
     """None never guesses."""
+    head: Head | None = None
+    """Of an engine that guesses for another from its hidden states, and computes nothing by itself."""
     kernels: str | None = None
     """Compiled library among `files` that runs this model on the CPU; None runs eagerly."""
     files: dict[str, FileDigest]

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from trierarch.builder.checkpoint import Checkpoint
 from trierarch.builder.decoder import Decoder
-from trierarch.builder.manifest import Architecture, DType, KvType, Quantization, Tokens, WeightType
-from trierarch.builder.weights import Weight, plan_weights, with_vocab_size
+from trierarch.builder.manifest import Architecture, DType, Head, KvType, Quantization, Tokens, WeightType
+from trierarch.builder.weight import Weight
+from trierarch.builder.weights import plan_weights, with_vocab_size
 from trierarch.builder.weights_file import CheckpointWeights, WeightsFile
 
 
@@ -27,6 +28,7 @@ class Model:
     kv_dtype: KvType
     tokens: Tokens
     weights: WeightsFile
+    head: Head | None = None
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -57,7 +59,7 @@ def read_model(
         architecture = architecture.model_copy(update={"vocab_size": vocab_size})
         weights = with_vocab_size(weights, architecture.vocab_size)
     return Model(
-        name=_safe_name(checkpoint),
+        name=safe_name(checkpoint),
         source=checkpoint.name,
         source_quantization=checkpoint.quantization,
         architecture=architecture,
@@ -74,6 +76,7 @@ def _quantization(asked: WeightType, weights: Iterable[Weight], architecture: Ar
     return Quantization(weights=asked, num_int8=matrices[8], num_int4=matrices[4], num_unquantized=matrices[None])
 
 
-def _safe_name(checkpoint: Checkpoint) -> str:
+def safe_name(checkpoint: Checkpoint) -> str:
+    """The checkpoint's, fit for an engine."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", checkpoint.name.rpartition("/")[2]).strip("-._")
     return name or "engine"

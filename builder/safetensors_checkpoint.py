@@ -44,16 +44,27 @@ class SafetensorsCheckpoint:
 
     def load(self, name: str) -> torch.Tensor:
         """One tensor, in the type it was stored in."""
-        try:
-            tensor: torch.Tensor = self._files[name].get_tensor(name)
-        except SafetensorError as error:
-            raise CheckpointError(f"{name} cannot be read ({error}); download the checkpoint again") from error
+        tensor = self._read(name)
         if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
             raise CheckpointError(
                 f"{name} is of type {str(tensor.dtype).removeprefix('torch.')}: this builder reads unquantised weights; "
                 "take the original checkpoint"
             )
         return tensor
+
+    def load_integers(self, name: str) -> torch.Tensor:
+        """One tensor of integers, as int64.
+
+        Raises:
+            CheckpointError: its bytes cannot be read, or are of another type.
+        """
+        tensor = self._read(name)
+        if tensor.dtype not in (torch.int64, torch.int32, torch.int16):
+            raise CheckpointError(
+                f"{name} is of type {str(tensor.dtype).removeprefix('torch.')} in place of an integer; "
+                "download the checkpoint again"
+            )
+        return tensor.to(torch.int64)
 
     def load_codes(self, name: str) -> Codes:
         """Never asked for: `code_bits` is empty."""
@@ -62,6 +73,13 @@ class SafetensorsCheckpoint:
     def tokenizer(self, vocab_size: int) -> TokenizerFiles:
         """Copied from `tokenizer.json`, or converted from an older form."""
         return read_tokenizer(self._directory, self.config, vocab_size)
+
+    def _read(self, name: str) -> torch.Tensor:
+        try:
+            tensor: torch.Tensor = self._files[name].get_tensor(name)
+        except SafetensorError as error:
+            raise CheckpointError(f"{name} cannot be read ({error}); download the checkpoint again") from error
+        return tensor
 
     def _open(self, path: Path) -> None:
         try:

@@ -11,7 +11,8 @@ from trierarch.builder.manifest import DrafterKind, Limits, Speculation, WeightT
 
 SELF_DRAFTS: Final = {one.value: one for one in (WeightType.INT8, WeightType.INT4)}
 """A `draft` that is the model itself, so quantised."""
-_UNWRITTEN: Final = (DrafterKind.EAGLE3, DrafterKind.MTP)
+_OF_A_DRAFT: Final = (DrafterKind.DRAFT_MODEL, DrafterKind.EAGLE3)
+"""Those that a `draft` is for."""
 _DEFAULT_MAX_DRAFT_TOKENS: Final[int] = Speculation.model_fields["max_draft_tokens"].default
 
 
@@ -19,18 +20,15 @@ def choose_drafters(config: BuildConfig) -> tuple[DrafterKind, ...]:
     """Those that `config` asks for, each once and in the order of DrafterKind; decided before any work is done.
 
     Raises:
-        ConfigError: options contradict each other, or one asks for a drafter that this builder does not write.
+        ConfigError: options contradict each other.
     """
     asked = set(DEFAULT_DRAFTERS if config.speculation is None else config.speculation)
     if config.speculation is None and config.draft is not None:
         asked.add(DrafterKind.DRAFT_MODEL)
     drafters = tuple(kind for kind in DrafterKind if kind in asked)
-    for kind in drafters:
-        if kind in _UNWRITTEN:
-            raise ConfigError(
-                f"speculation names {kind.value}: this builder does not write {kind.value} engines yet; leave it out"
-            )
+    _check_nested(drafters)
     _check_draft(config, drafters)
+    _check_draft_quantization(config, drafters)
     _check_idle_options(config, drafters)
     return drafters
 
@@ -60,9 +58,17 @@ def plan_speculation(config: BuildConfig, drafters: tuple[DrafterKind, ...], lim
     return Speculation(
         drafters=drafters,
         max_draft_tokens=max_draft_tokens,
-        draft_engine=DRAFT_FOLDER if DrafterKind.DRAFT_MODEL in drafters else None,
+        draft_engine=DRAFT_FOLDER if any(kind.has_engine for kind in drafters) else None,
         **history,
     )
+
+
+def _check_nested(drafters: tuple[DrafterKind, ...]) -> None:
+    nested = [kind.value for kind in drafters if kind.has_engine]
+    if len(nested) > 1:
+        raise ConfigError(
+            f"speculation names {' and '.join(nested)}: an engine holds one of these; leave the others out"
+        )
 
 
 def _check_draft(config: BuildConfig, drafters: tuple[DrafterKind, ...]) -> None:
@@ -71,16 +77,31 @@ def _check_draft(config: BuildConfig, drafters: tuple[DrafterKind, ...]) -> None
         raise ConfigError(
             "speculation names draft_model, and there is no draft; give one with --draft, or leave it out"
         )
-    if config.draft is not None and DrafterKind.DRAFT_MODEL not in drafters:
+    if DrafterKind.EAGLE3 in drafters and config.draft is None:
+        raise ConfigError("speculation names eagle3, and there is no head; give one with --draft, or leave it out")
+    if DrafterKind.EAGLE3 in drafters and config.draft in SELF_DRAFTS:
         raise ConfigError(
-            f"draft is {config.draft!r}, but speculation is {names}; add draft_model to it, or leave the draft out"
+            f"draft is {config.draft!r}, which is the model itself, but speculation names eagle3; give the checkpoint of "
+            "a head, or name draft_model"
         )
-    if config.draft_quantization is not None:
-        asked = f"draft_quantization is {config.draft_quantization.value!r}"
-        if config.draft is None:
-            raise ConfigError(f"{asked}, and there is no draft; give one with --draft, or leave it out")
-        if config.draft in SELF_DRAFTS:
-            raise ConfigError(f"{asked}, but draft is {config.draft!r}, which says it already; leave it out")
+    if config.draft is not None and not any(kind in drafters for kind in _OF_A_DRAFT):
+        raise ConfigError(
+            f"draft is {config.draft!r}, but speculation is {names}; add draft_model to it (eagle3 where the draft is "
+            "such a head), or leave the draft out"
+        )
+
+
+def _check_draft_quantization(config: BuildConfig, drafters: tuple[DrafterKind, ...]) -> None:
+    if config.draft_quantization is None:
+        return
+    asked = f"draft_quantization is {config.draft_quantization.value!r}"
+    heads = [kind.value for kind in drafters if kind.is_head]
+    if heads:
+        raise ConfigError(f"{asked}, but speculation names {heads[0]}, and heads are not quantised; leave it out")
+    if config.draft is None:
+        raise ConfigError(f"{asked}, and there is no draft; give one with --draft, or leave it out")
+    if config.draft in SELF_DRAFTS:
+        raise ConfigError(f"{asked}, but draft is {config.draft!r}, which says it already; leave it out")
 
 
 def _check_idle_options(config: BuildConfig, drafters: tuple[DrafterKind, ...]) -> None:

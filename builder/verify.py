@@ -57,7 +57,8 @@ def _check_draft(engine: Path, manifest: EngineManifest) -> None:
     if speculation is None:
         return
     folder = speculation.draft_engine
-    if (folder is None) is (DrafterKind.DRAFT_MODEL in speculation.drafters):
+    nested = [kind for kind in speculation.drafters if kind.has_engine]
+    if len(nested) != (folder is not None):
         raise EngineError(f"{engine}: drafters and draft_engine of its speculation contradict each other; {_REBUILD}")
     if folder is None:
         return
@@ -65,6 +66,9 @@ def _check_draft(engine: Path, manifest: EngineManifest) -> None:
         raise EngineError(f"{engine}: files has no {folder}/{MANIFEST_NAME}, the manifest of its draft; {_REBUILD}")
     draft = EngineManifest.load(engine / folder)
     _check_machine(draft)
+    kind = DrafterKind.DRAFT_MODEL if draft.head is None else draft.head.kind
+    if kind is not nested[0]:
+        raise EngineError(f"{engine}: its speculation names {nested[0]}, and {folder} is for {kind}; {_REBUILD}")
     for name, digest in draft.files.items():
         if manifest.files.get(f"{folder}/{name}") != digest:
             raise EngineError(f"{engine}: {folder}/{name} is not the file its draft was built with; {_REBUILD}")

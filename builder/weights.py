@@ -5,113 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from math import prod
-from typing import Final
-
-import torch
 
 from trierarch.builder.architectures import IGNORABLE, Family
 from trierarch.builder.checkpoint import Checkpoint
 from trierarch.builder.decoder import Decoder
 from trierarch.builder.errors import CheckpointError, ConfigError
 from trierarch.builder.manifest import GROUP_SIZE, Architecture, DType, Layer, WeightType
-from trierarch.builder.quantize import quantize
-
-_TORCH_DTYPES = {DType.FLOAT32: torch.float32, DType.BFLOAT16: torch.bfloat16, DType.FLOAT16: torch.float16}
-_NAMES: Final = {DType.FLOAT32: "F32", DType.BFLOAT16: "BF16", DType.FLOAT16: "F16"}
-_ITEM_BYTES: Final = {"F32": 4, "BF16": 2, "F16": 2, "I8": 1, "U8": 1}
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One tensor of the engine's weights file."""
-
-    name: str
-    dtype: str
-    """As safetensors names it."""
-    shape: tuple[int, ...]
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes in the engine."""
-        return prod(self.shape) * _ITEM_BYTES[self.dtype]
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """One checkpoint tensor, in the checkpoint's own spelling and shape."""
-
-    name: str
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Weight:
-    """One engine weight. The bytes of its entries are those of its parts, one after the other."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: DType
-    sources: tuple[Source, ...] = ()
-    offset: float = 0.0
-    """Added to each element."""
-    value: torch.Tensor | None = None
-    """Held here in place of sources: what the configuration alone decides."""
-    bits: int | None = None
-    """Of its codes, where it is quantised."""
-    num_rows: int | None = None
-    """That its one source's rows are cut to, or filled up to with zeros."""
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes in the engine."""
-        return sum(entry.num_bytes for entry in self.entries)
-
-    @property
-    def entries(self) -> tuple[Entry, ...]:
-        """The tensor it is stored as; those that `builder/manifest.py` puts in its place where it is quantised."""
-        if self.bits is None:
-            return (Entry(self.name, _NAMES[self.dtype], self.shape),)
-        stem = self.name.removesuffix(".weight")
-        *rows, in_features = self.shape
-        scales = Entry(f"{stem}.scales", "F16", (*rows, in_features // GROUP_SIZE))
-        if self.bits == 8:
-            return Entry(f"{stem}.codes", "I8", self.shape), scales
-        return (
-            Entry(f"{stem}.codes", "U8", (*rows, in_features // 2)),
-            scales,
-            replace(scales, name=f"{stem}.offsets"),
-        )
-
-    def parts(self, checkpoint: Checkpoint) -> Iterator[torch.Tensor]:
-        """Each source in turn, contiguous and as it is stored, so that one tensor at a time is in memory."""
-        return self._values(checkpoint) if self.bits is None else self._codes(checkpoint, self.bits)
-
-    def _codes(self, checkpoint: Checkpoint, bits: int) -> Iterator[torch.Tensor]:
-        scales, offsets = [], []  # small: they wait until the codes of every source are out
-        for source in self.sources:
-            if checkpoint.code_bits.get(source.name) == bits:
-                part = checkpoint.load_codes(source.name)
-            else:
-                part = quantize(source.name, checkpoint.load(source.name), bits)
-            yield self._fitted(part.codes).contiguous()
-            scales.append(self._fitted(part.scales).contiguous())
-            if part.offsets is not None:
-                offsets.append(self._fitted(part.offsets).contiguous())
-        yield from scales
-        yield from offsets
-
-    def _values(self, checkpoint: Checkpoint) -> Iterator[torch.Tensor]:
-        loaded = [self.value] if self.value is not None else (checkpoint.load(one.name) for one in self.sources)
-        for tensor in loaded:
-            shifted = tensor.float() + self.offset if self.offset else tensor
-            yield self._fitted(shifted.to(_TORCH_DTYPES[self.dtype])).contiguous()
-
-    def _fitted(self, rows: torch.Tensor) -> torch.Tensor:
-        if self.num_rows is None:
-            return rows
-        missing = rows.new_zeros(max(0, self.num_rows - len(rows)), *rows.shape[1:])
-        return torch.cat([rows[: self.num_rows], missing])
+from trierarch.builder.weight import Source, Weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,28 +34,44 @@ def plan_weights(
         ConfigError: a matrix's shape does not allow `quantization`, or the checkpoint has no codes to keep.
     """
     architecture, family = decoder.architecture, decoder.family
-    spelling = _spelling(checkpoint.shapes, family)
     offset = 0.0 if checkpoint.has_folded_norms else family.norm_offset
     weights = [
         *_outer_weights(architecture, dtype, offset),
         *(
             weight
             for index, layer in enumerate(architecture.layers)
-            for weight in _layer_weights(architecture, family, layer, index, dtype, offset)
+            for weight in layer_weights(architecture, family, index, f"model.layers.{index}.", dtype, offset=offset)
         ),
     ]
+    named = matched(weights, checkpoint.shapes, family, architecture)
+    if quantization is not None:
+        named = _quantized(named, checkpoint, architecture, quantization)
+    return named + rope_weights(decoder)
+
+
+def matched(
+    weights: Iterable[Weight], shapes: Mapping[str, tuple[int, ...]], family: Family, architecture: Architecture
+) -> tuple[Weight, ...]:
+    """`weights` with sources by the names that `shapes`, a checkpoint's, has for them: each is there, and none left over.
+
+    Raises:
+        CheckpointError: tensors are missing, misshapen, or nobody's.
+    """
+    spelling = spelling_of(shapes, family)
     named = tuple(
         replace(one, sources=tuple(replace(part, name=spelling.get(part.name, part.name)) for part in one.sources))
         for one in weights
     )
-    _check(named, checkpoint.shapes, family, architecture)
-    if quantization is not None:
-        named = _quantized(named, checkpoint, architecture, quantization)
-    ropes = tuple(
+    _check(named, shapes, family, architecture)
+    return named
+
+
+def rope_weights(decoder: Decoder) -> tuple[Weight, ...]:
+    """The frequencies, which follow from the configuration."""
+    return tuple(
         Weight(f"rope.{index}.inv_freq", tuple(one.inv_freq.shape), DType.FLOAT32, value=one.inv_freq)
         for index, one in enumerate(decoder.frequencies)
     )
-    return named + ropes
 
 
 def with_vocab_size(weights: Iterable[Weight], vocab_size: int) -> tuple[Weight, ...]:
@@ -177,14 +93,22 @@ def _outer_weights(architecture: Architecture, dtype: DType, offset: float) -> I
         yield Weight("lm_head.weight", table, dtype, (Source("lm_head.weight", table),))
 
 
-def _layer_weights(
-    architecture: Architecture, family: Family, layer: Layer, index: int, dtype: DType, offset: float
+def layer_weights(
+    architecture: Architecture,
+    family: Family,
+    index: int,
+    source: str,
+    dtype: DType,
+    *,
+    offset: float = 0.0,
+    qkv_inputs: int | None = None,
 ) -> Iterator[Weight]:
-    source, target = f"model.layers.{index}.", f"layers.{index}."
+    """Those of layer `index`, whose tensors' names begin with `source`; qkv maps from the hidden size unless said."""
+    layer, target = architecture.layers[index], f"layers.{index}."
     for name, length in _norms(architecture).items():
         sources = (Source(f"{source}{family.sources[name][0]}.weight", (length,)),)
         yield Weight(f"{target}{name}.weight", (length,), DType.FLOAT32, sources, offset)
-    for name, linear in _linears(architecture, layer).items():
+    for name, linear in _linears(architecture, layer, qkv_inputs or architecture.hidden_size).items():
         rows = linear.rows if len(family.sources[name]) == len(linear.rows) else (sum(linear.rows),)
         copies = 1 if linear.copies is None else linear.copies
         stacked = [
@@ -213,11 +137,11 @@ def _norms(architecture: Architecture) -> dict[str, int]:
     return norms
 
 
-def _linears(architecture: Architecture, layer: Layer) -> dict[str, _Linear]:
+def _linears(architecture: Architecture, layer: Layer, qkv_inputs: int) -> dict[str, _Linear]:
     hidden, head_dim = architecture.hidden_size, architecture.head_dim
     q_rows, kv_rows = architecture.num_heads * head_dim, architecture.num_kv_heads * head_dim
     linears = {
-        "qkv": _Linear((q_rows, kv_rows, kv_rows), hidden, architecture.qkv_bias),
+        "qkv": _Linear((q_rows, kv_rows, kv_rows), qkv_inputs, architecture.qkv_bias),
         "o": _Linear((hidden,), q_rows, architecture.o_bias),
     }
     if layer.is_moe:
@@ -267,7 +191,7 @@ def _bits(weight: Weight, checkpoint: Checkpoint, quantization: WeightType) -> i
     return 4 if is_int4 else 8
 
 
-def _spelling(names: Iterable[str], family: Family) -> dict[str, str]:
+def spelling_of(names: Iterable[str], family: Family) -> dict[str, str]:
     """Common name -> the checkpoint's own, where a family's checkpoints spell it otherwise."""
     spelling = {}
     for name in names:

@@ -19,7 +19,7 @@ from trierarch.builder.checkpoint import Checkpoint
 from trierarch.builder.errors import EngineError
 from trierarch.builder.manifest import FileDigest
 from trierarch.builder.progress import Progress
-from trierarch.builder.weights import Weight
+from trierarch.builder.weight import Weight
 
 ALIGNMENT: Final = 64
 """Bytes of a cache line and of the widest vector register."""

@@ -13,6 +13,7 @@ from trierarch.builder.manifest import (
     Architecture,
     DrafterKind,
     EngineManifest,
+    Head,
     Quantization,
     Speculation,
     WeightType,
@@ -128,4 +129,12 @@ def _draft(draft: EngineManifest) -> str:
     kind = (
         draft.dtype.value if draft.quantization is None else f"{draft.quantization.weights.value}, {draft.dtype.value}"
     )
-    return f"{draft.name}: {weights} of weights ({kind}); {_shape(draft.architecture)}"
+    return f"{draft.name}: {weights} of weights ({kind}); {_shape(draft.architecture)}{_head(draft.head)}"
+
+
+def _head(head: Head | None) -> str:
+    if head is None:
+        return ""
+    *first, last = map(str, head.taps)
+    counts = f"{', '.join(first)} and {last}" if first else last
+    return f"; a head on the hidden states after {counts} layers"

@@ -116,7 +116,7 @@ def build(
         str | None,
         typer.Option(
             metavar="DRAFTERS",
-            help="none, or who guesses, by commas: prompt_lookup, suffix, draft_model.",
+            help="none, or who guesses, by commas: prompt_lookup, suffix, and one of draft_model, eagle3 and mtp.",
             show_default="prompt_lookup,suffix, and draft_model with --draft",
             rich_help_panel=SPECULATION,
         ),
@@ -140,7 +140,8 @@ def build(
         str | None,
         typer.Option(
             metavar="SOURCE",
-            help="A smaller model of the same vocabulary (as --model, or an engine), or int8 or int4: the model itself.",
+            help="A smaller model of the same vocabulary (as --model, or an engine), or int8 or int4: the model itself; "
+            "of eagle3, the head.",
             show_default="none",
             rich_help_panel=SPECULATION,
         ),

@@ -58,6 +58,10 @@ class DraftModel:
         """See Drafter.kind."""
         return DrafterKind.DRAFT_MODEL
 
+    def can_guess(self, sequence: Sequence) -> bool:
+        """See ModelDrafter.can_guess. It catches up with whatever it is asked about."""
+        return True
+
     def propose(self, asks: Rows[Ask]) -> list[Draft]:
         """See Drafter.propose. A sequence that finds no room in the blocks gets no draft."""
         asked = {ask.sequence.sequence_id for ask in asks}

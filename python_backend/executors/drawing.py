@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, Final, Generic, TypeVar
 
+from trierarch.python_backend.executors.following import Following, StepRows
 from trierarch.python_backend.executors.sampling.sampler import Sampler, take_rows
 from trierarch.python_backend.executors.verification import draw, with_harmless_drafts
 from trierarch.python_backend.request import TokenLogprob
@@ -18,16 +19,6 @@ _PROMPT_LOGITS_ROWS: Final = 64
 """Prompt log-probs are worked out this many tokens at a time: logits of a whole prompt would fill memory."""
 
 
-@dataclass(frozen=True, slots=True)
-class StepRows(Generic[A]):
-    """A step's hidden states and whose they are."""
-
-    items: Sequence[ScheduledSequence]
-    first_rows: Sequence[int]
-    """Row of each item's first token in `hidden`, [num_sequences]."""
-    hidden: A  # (num_tokens, hidden), before the last norm
-
-
 class Drawing(Generic[A]):
     """Turns rows into tokens and log-probs. Logits are computed of no row that nobody asks for."""
 
@@ -35,6 +26,8 @@ class Drawing(Generic[A]):
         """logits: rows of `StepRows.hidden` → (n, vocab) float32."""
         self._logits = logits
         self._sampler = sampler
+        self.following: Following[A] | None = None
+        """Who is shown every step once its tokens are drawn."""
 
     def run(self, plan: Plan, compute: Callable[[Plan], StepRows[A]]) -> StepOutput:
         """What every sequence of the plan draws, drafts verified, and its prompt's log-probs where asked."""
@@ -49,6 +42,8 @@ class Drawing(Generic[A]):
             if logprobs := tuple(self._prompt_logprobs(item, step.hidden[first_row:])):
                 sequence_id = item.sequence.sequence_id
                 outputs[sequence_id] = replace(outputs[sequence_id], prompt_logprobs=logprobs)
+        if self.following is not None:
+            self.following.follow(step, outputs)
         return outputs
 
     def _sample(self, step: StepRows[A]) -> dict[int, SequenceOutput]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trierarch.builder.errors import EngineError
 from trierarch.builder.machine import cuda_architectures
-from trierarch.builder.manifest import DrafterKind, EngineManifest, Speculation, Target
+from trierarch.builder.manifest import DrafterKind, EngineManifest, Head, Speculation, Target
 from trierarch.builder.verify import verify
 from trierarch.python_backend.executors.collector import no_collections
 from trierarch.python_backend.executors.draft_model import DraftModel
+from trierarch.python_backend.executors.head_drafter import HeadDrafter, num_scratch_blocks
 from trierarch.python_backend.executors.loop import StepExecutor
-from trierarch.python_backend.executors.runner import Runner
+from trierarch.python_backend.executors.runner import LeadRunner
 from trierarch.python_backend.executors.sampling.uniforms import Uniforms
 from trierarch.python_backend.kv.manager import KVCacheManager
 from trierarch.python_backend.scheduling.config import SchedulerConfig
@@ -23,6 +25,9 @@ from trierarch.python_backend.speculation.prompt_lookup import PromptLookupDraft
 from trierarch.python_backend.speculation.speculator import Speculator
 from trierarch.python_backend.speculation.suffix import SuffixDrafter
 
+if TYPE_CHECKING:
+    import torch
+
 
 def open_executor(engine: Path, allotment: Allotment | None = None) -> StepExecutor:
     """Check an engine, load it and start its loop. `allotment` None adapts how far drafts are followed.
@@ -32,6 +37,8 @@ def open_executor(engine: Path, allotment: Allotment | None = None) -> StepExecu
         ResourceError: the machine has no room for the weights or the KV cache.
     """
     manifest = verify(engine)
+    if manifest.head is not None:
+        raise EngineError(f"{engine.name}: it is a head, which only guesses for the engine it lies in; open that one")
     if manifest.target not in _OPENERS:
         raise EngineError(
             f"{engine.name}: no executor here runs target {manifest.target}; rebuild it with --target torch"
@@ -40,11 +47,15 @@ def open_executor(engine: Path, allotment: Allotment | None = None) -> StepExecu
 
 
 def open_runner(
-    engine: Path, manifest: EngineManifest, uniforms: Uniforms | None = None, num_blocks: int | None = None
-) -> Runner:
+    engine: Path,
+    manifest: EngineManifest,
+    uniforms: Uniforms | None = None,
+    num_blocks: int | None = None,
+    taps: tuple[int, ...] = (),
+) -> LeadRunner:
     """Load an engine that was verified: its compiled kernels, or torch where it has none or a CUDA device is to be used.
 
-    uniforms, num_blocks: as the runners take them.
+    uniforms, num_blocks, taps: as the runners take them.
 
     Raises:
         EngineError: the weights or the kernels are missing, corrupt or not what the manifest says.
@@ -54,10 +65,10 @@ def open_runner(
         if manifest.kernels is not None and not _takes_cuda(manifest):
             from trierarch.python_backend.executors.cpu.runner import CpuRunner
 
-            return CpuRunner(engine, manifest, uniforms, num_blocks)
+            return CpuRunner(engine, manifest, uniforms, num_blocks, taps)
         from trierarch.python_backend.executors.torch.runner import TorchRunner  # imports torch: a second
 
-        return TorchRunner(engine, manifest, uniforms=uniforms, num_blocks=num_blocks)
+        return TorchRunner(engine, manifest, uniforms=uniforms, num_blocks=num_blocks, taps=taps)
 
 
 def _takes_cuda(manifest: EngineManifest) -> bool:
@@ -71,7 +82,9 @@ def _takes_cuda(manifest: EngineManifest) -> bool:
 
 def _open_torch(engine: Path, manifest: EngineManifest, allotment: Allotment | None) -> StepExecutor:
     uniforms = Uniforms()
-    runner = open_runner(engine, manifest, uniforms)
+    draft = manifest.load_draft(engine)
+    taps = () if draft is None or draft.head is None else draft.head.taps
+    runner = open_runner(engine, manifest, uniforms, taps=taps)
     limits, kv_cache = manifest.limits, manifest.kv_cache
     config = SchedulerConfig(
         max_batch_size=limits.max_batch_size,
@@ -82,7 +95,7 @@ def _open_torch(engine: Path, manifest: EngineManifest, allotment: Allotment | N
     kv = KVCacheManager(runner.num_blocks, kv_cache.block_size, kv_cache.enable_prefix_caching)
     scheduler = Scheduler(config, kv, manifest.tokens.eos)
     vocab_size = manifest.architecture.vocab_size
-    models = _draft_models(engine, manifest, uniforms, runner.num_blocks)
+    models = _nested_drafters(engine, manifest, draft, runner, uniforms)
     speculator = Speculator(manifest.speculation, vocab_size, _text_drafters(manifest.speculation), models, allotment)
     return StepExecutor(scheduler, runner, vocab_size, speculator)
 
@@ -97,16 +110,45 @@ def _text_drafters(speculation: Speculation | None) -> list[Drafter]:
     return drafters
 
 
-def _draft_models(engine: Path, manifest: EngineManifest, uniforms: Uniforms, num_blocks: int) -> list[ModelDrafter]:
+def _nested_drafters(
+    engine: Path, manifest: EngineManifest, draft: EngineManifest | None, runner: LeadRunner, uniforms: Uniforms
+) -> list[ModelDrafter]:
     """The engine's draft, if it has one, over as many blocks as the engine itself."""
-    draft = manifest.load_draft(engine)
     if draft is None:
         return []
     assert manifest.speculation is not None
     assert manifest.speculation.draft_engine is not None
-    runner = open_runner(engine / manifest.speculation.draft_engine, draft, uniforms, num_blocks)
-    kv = KVCacheManager(num_blocks, draft.kv_cache.block_size, draft.kv_cache.enable_prefix_caching)
-    return [DraftModel(runner, kv, draft.tokens.eos, draft.limits.max_num_tokens)]
+    folder = engine / manifest.speculation.draft_engine
+    if draft.head is not None:
+        return [open_head(folder, draft, draft.head, runner, manifest.speculation.max_draft_tokens)]
+    own = open_runner(folder, draft, uniforms, runner.num_blocks)
+    kv = KVCacheManager(runner.num_blocks, draft.kv_cache.block_size, draft.kv_cache.enable_prefix_caching)
+    return [DraftModel(own, kv, draft.tokens.eos, draft.limits.max_num_tokens)]
+
+
+def open_head(
+    folder: Path, manifest: EngineManifest, head: Head, runner: LeadRunner, max_draft_tokens: int
+) -> HeadDrafter[torch.Tensor]:
+    """Load the head in `folder` where its target computes, and let it follow `runner`, which was opened with its taps.
+
+    Raises:
+        EngineError: the weights are missing, corrupt or not what the manifest says.
+        ResourceError: the machine has no room for the weights or the keys and values.
+    """
+    import torch
+
+    from trierarch.python_backend.executors.torch.device import prepare_cpu
+    from trierarch.python_backend.executors.torch.head_model import TorchHead
+
+    device = torch.device(runner.device)
+    if device.type == "cpu":
+        prepare_cpu()
+    limits, block_size = manifest.limits, manifest.kv_cache.block_size
+    num_scratch = num_scratch_blocks(limits.max_batch_size, max_draft_tokens, block_size)
+    model = TorchHead(folder, manifest, runner.num_blocks + num_scratch, device)
+    drafter = HeadDrafter(head.kind, model, runner.num_blocks, block_size, manifest.tokens.eos)
+    runner.lead(drafter)
+    return drafter
 
 
 _OPENERS: dict[Target, Callable[[Path, EngineManifest, Allotment | None], StepExecutor]] = {Target.TORCH: _open_torch}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
+from trierarch.python_backend.executors.following import Follower
 from trierarch.python_backend.scheduling.plan import Plan, StepOutput
 
 
@@ -25,4 +26,17 @@ class Runner(Protocol):
 
     def close(self) -> None:
         """Give back memory. Idempotent."""
+        ...
+
+
+class LeadRunner(Runner, Protocol):
+    """A runner whose hidden states others may read. It must have been opened with the taps they want."""
+
+    @property
+    def device(self) -> str:
+        """Where it computes, as torch names devices."""
+        ...
+
+    def lead(self, follower: Follower[Any]) -> None:
+        """Show every step that runs from now on to `follower`, once its tokens are drawn and before they are returned."""
         ...

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from trierarch.builder.errors import EngineError
-from trierarch.builder.manifest import GROUP_SIZE, Architecture, DType, EngineManifest, Layer
+from trierarch.builder.manifest import GROUP_SIZE, Architecture, DrafterKind, DType, EngineManifest, Head, Layer
 
 Header = tuple[str, tuple[int, ...]]
 """A tensor's type, as safetensors names it, and its shape."""
@@ -24,7 +24,7 @@ def check_tensors(path: Path, manifest: EngineManifest, found: Mapping[str, Head
     Raises:
         EngineError: the file differs from the manifest in a name, a shape or a type.
     """
-    shapes = weight_shapes(manifest.architecture)
+    shapes = weight_shapes(manifest.architecture, manifest.head)
     stored = {name: _stored_as(name, shape, manifest, found) for name, shape in shapes.items()}
     wanted = {name: header for headers in stored.values() for name, header in headers.items()}
     _check_names(path, wanted.keys(), found.keys())
@@ -42,7 +42,7 @@ def unreadable(path: Path, error: Exception) -> EngineError:
     return EngineError(f"{path} cannot be read ({error}); {REBUILD}")
 
 
-def weight_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+def weight_shapes(architecture: Architecture, head: Head | None = None) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every weight the architecture computes with, as `builder/manifest.py` lays them out."""
     table = (architecture.vocab_size, architecture.hidden_size)
     shapes: dict[str, tuple[int, ...]] = {"embed.weight": table, "norm.weight": table[1:]}
@@ -52,6 +52,26 @@ def weight_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
         shapes[f"rope.{index}.inv_freq"] = (rope.rotary_dim // 2,)
     for index, layer in enumerate(architecture.layers):
         shapes |= {f"layers.{index}.{name}": shape for name, shape in _layer_shapes(architecture, layer)}
+    if head is not None:
+        shapes |= _head_shapes(architecture, head)
+    return shapes
+
+
+def _head_shapes(architecture: Architecture, head: Head) -> dict[str, tuple[int, ...]]:
+    """What a head has beside, or otherwise."""
+    hidden = architecture.hidden_size
+    qkv_rows = (architecture.num_heads + 2 * architecture.num_kv_heads) * architecture.head_dim
+    shapes: dict[str, tuple[int, ...]] = {
+        "embed.weight": (head.target_vocab_size, hidden),
+        "layers.0.qkv.weight": (qkv_rows, head.qkv_inputs(hidden)),
+        "head.hidden_norm.weight": (hidden,),
+        "head.target_ids": (architecture.vocab_size,),
+        "head.fc.weight": (hidden, head.fc_inputs),
+    }
+    if head.kind is DrafterKind.MTP:
+        shapes["head.token_norm.weight"] = (hidden,)
+    if head.fc_bias:
+        shapes["head.fc.bias"] = (hidden,)
     return shapes
 
 
@@ -63,7 +83,7 @@ def _stored_as(
     *rows, in_features = shape
     may_quantize = manifest.architecture.may_quantize(name) and in_features % GROUP_SIZE == 0
     if manifest.quantization is None or not may_quantize or f"{stem}.codes" not in found:
-        return {name: (_SAFETENSORS_DTYPES[_dtype(name, manifest.dtype)], shape)}
+        return {name: (_stored_type(name, manifest.dtype), shape)}
     groups = ("F16", (*rows, in_features // GROUP_SIZE))
     if f"{stem}.offsets" not in found:
         return {f"{stem}.codes": ("I8", shape), f"{stem}.scales": groups}
@@ -101,8 +121,10 @@ def _linear_shapes(
         yield f"{name}.bias", (out_features,)
 
 
-def _dtype(name: str, dtype: DType) -> DType:
-    return DType.FLOAT32 if name.endswith(("norm.weight", ".inv_freq")) else dtype
+def _stored_type(name: str, dtype: DType) -> str:
+    if name == "head.target_ids":
+        return "I64"
+    return _SAFETENSORS_DTYPES[DType.FLOAT32 if name.endswith(("norm.weight", ".inv_freq")) else dtype]
 
 
 def _check_names(path: Path, expected: Iterable[str], found: Iterable[str]) -> None:

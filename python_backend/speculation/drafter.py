@@ -62,6 +62,10 @@ class Drafter(Protocol):
 class ModelDrafter(Drafter, Protocol):
     """A drafter that computes: its guesses are better and cost time, so it is asked only where they pay."""
 
+    def can_guess(self, sequence: Sequence) -> bool:
+        """Whether it knows enough of a sequence to guess for it now. It must not raise."""
+        ...
+
     def seconds(self, asks: Rows[Ask], num_tokens: int) -> float:
         """What guessing `num_tokens` for each of `asks` is expected to take, catching up with them included.
 

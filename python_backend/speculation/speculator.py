@@ -182,7 +182,12 @@ class Speculator:
         num_drawing: int,
     ) -> None:
         """Let a model guess where that promises more tokens a second than what is guessed so far."""
-        allowed = [ask for ask in asks if _allows(ask.sequence.request.speculation, model.kind)]
+        drafter = model.drafter
+        allowed = [
+            ask
+            for ask in asks
+            if _allows(ask.sequence.request.speculation, model.kind) and drafter.can_guess(ask.sequence)
+        ]
         hopes = {
             ask.sequence.sequence_id: self._acceptance.run(ask.sequence.sequence_id, model.kind, 0, ask.max_tokens)
             for ask in allowed
@@ -198,7 +203,6 @@ class Speculator:
         beside = self._allotment.allot([guess.chances for guess in strong], seconds, num_drawing, pace)
         kept = sum(beside.counts)
         gained = sum(sum(g.chances[:count]) for g, count in zip(strong, beside.counts, strict=True))
-        drafter = model.drafter
 
         def seconds_with(length: int) -> float:
             num_drafts = sum(min(length, ask.max_tokens) for ask in weak)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from collections.abc import Sequence as Rows
 
 from trierarch.builder.manifest import DrafterKind
+from trierarch.python_backend.sequence import Sequence
 from trierarch.python_backend.speculation.drafter import Ask, Draft
 
 
@@ -20,14 +22,20 @@ class ScriptedDrafter:
         self.kind = kind
         self.asked: list[Ask] = []
         self.forgotten: list[int] = []
+        self.unknown: set[int] = set()
+        """Sequences that it cannot guess for, where it is asked as a model"""
         self.is_closed = False
 
-    def propose(self, asks: Sequence[Ask]) -> list[Draft]:
+    def propose(self, asks: Rows[Ask]) -> list[Draft]:
         """See Drafter.propose."""
         self.asked += asks
         return [self._guess(ask) for ask in asks]
 
-    def seconds(self, asks: Sequence[Ask], num_tokens: int) -> float:
+    def can_guess(self, sequence: Sequence) -> bool:
+        """See ModelDrafter.can_guess."""
+        return sequence.sequence_id not in self.unknown
+
+    def seconds(self, asks: Rows[Ask], num_tokens: int) -> float:
         """See ModelDrafter.seconds."""
         return self._cost * num_tokens
 

@@ -16,6 +16,7 @@ from trierarch.builder.manifest import (
     BuiltWith,
     DType,
     EngineManifest,
+    Head,
     KvCache,
     KvType,
     Layer,
@@ -78,16 +79,20 @@ def tiny_manifest(
     )
 
 
-def random_weights(architecture: Architecture, dtype: DType = DType.FLOAT32, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Every weight, of a size that keeps activations near 1."""
+def random_weights(
+    architecture: Architecture, dtype: DType = DType.FLOAT32, seed: int = 0, head: Head | None = None
+) -> dict[str, torch.Tensor]:
+    """Every weight, of a size that keeps activations near 1; of a head, whose guesses are the target's first ids."""
     generator = torch.Generator().manual_seed(seed)
     weights = {}
-    for name, shape in weight_shapes(architecture).items():
+    for name, shape in weight_shapes(architecture, head).items():
         noise = torch.randn(shape, generator=generator)
         if name.endswith("norm.weight"):
             weights[name] = 1 + 0.1 * noise
         elif name.endswith("inv_freq"):
             weights[name] = 10_000.0 ** -torch.linspace(0, 1, shape[0] + 1)[:-1]
+        elif name == "head.target_ids":
+            weights[name] = torch.arange(shape[0])
         else:
             weights[name] = (noise * shape[-1] ** -0.5).to(TORCH_DTYPES[dtype])
     return weights

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from trierarch.python_backend.executors.runner import Runner
 from trierarch.python_backend.kv.manager import KVCacheManager
 from trierarch.python_backend.request import Request, SamplingParams, TokenDelta, TokenLogprob, Usage
 from trierarch.python_backend.scheduling.config import SchedulerConfig
-from trierarch.python_backend.scheduling.plan import ScheduledSequence
+from trierarch.python_backend.scheduling.plan import Plan, ScheduledSequence
 from trierarch.python_backend.scheduling.scheduler import Scheduler
 
 
@@ -30,6 +30,8 @@ class Stepper:
     """sequence id -> what it is known to draw, where drafts are wanted"""
     rightness: str = "right"
     """Of drafts: `right`, `wrong`, or `mixed`, which is right in some places and wrong behind them"""
+    propose: Callable[[Plan], dict[int, tuple[int, ...]]] | None = None
+    """Who drafts, as the speculator would; None drafts from `answers`"""
 
     @classmethod
     def open(cls, manifest: EngineManifest, runner: Runner, num_blocks: int | None = None, **settings: Any) -> Stepper:
@@ -55,9 +57,7 @@ class Stepper:
     def step(self) -> None:
         """Schedule, run, update."""
         plan = self.scheduler.schedule()
-        plan = self.scheduler.with_drafts(
-            plan, {item.sequence.sequence_id: self._draft(item) for item in plan.scheduled}
-        )
+        plan = self.scheduler.with_drafts(plan, (self.propose or self.known_drafts)(plan))
         output = self.runner.run(plan)
         for sequence_id, its in output.outputs.items():
             if its.error is not None:
@@ -65,6 +65,10 @@ class Stepper:
         self.scheduler.update(plan, output)
         for delta in self.scheduler.take_deltas():
             self.deltas[delta.request_id].append(delta)
+
+    def known_drafts(self, plan: Plan) -> dict[int, tuple[int, ...]]:
+        """Drafts from `answers`."""
+        return {item.sequence.sequence_id: self._draft(item) for item in plan.scheduled}
 
     def _draft(self, item: ScheduledSequence) -> tuple[int, ...]:
         sequence = item.sequence
@@ -81,6 +85,14 @@ class Stepper:
     def token_ids(self, request_id: str) -> list[int]:
         """What the request's only sequence has drawn."""
         return [token for delta in self.deltas[request_id] for token in delta.token_ids]
+
+    def streams(self) -> dict[tuple[str, int], list[int]]:
+        """(request id, index) -> what that sequence has drawn."""
+        streams: dict[tuple[str, int], list[int]] = {}
+        for request_id, deltas in self.deltas.items():
+            for delta in deltas:
+                streams.setdefault((request_id, delta.index), []).extend(delta.token_ids)
+        return streams
 
     def logprobs(self) -> list[TokenLogprob]:
         """All that came out since the last `forget`, request by request."""

@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#define TRIERARCH_ABI 2
+#define TRIERARCH_ABI 3
 #define TRIERARCH_EXPORT __attribute__((visibility("default")))
 
 extern "C" {
@@ -60,6 +60,8 @@ struct TrierarchModel {
   const float* norm;      // (hidden)
   const void* embedding;  // (vocab, hidden), or null: the packed lm_head is read in its place
   TrierarchLinear lm_head;
+  int64_t num_taps;     // hidden states that are given beside the last, after so many layers each, ascending
+  const int64_t* taps;  // (num_taps), 1 to num_layers
 };
 
 struct TrierarchStep {
@@ -83,13 +85,15 @@ TRIERARCH_EXPORT int64_t trierarch_packed_bytes(const TrierarchMatrix* matrix);
 // Lay a matrix out as pack.h says. `packed` is on a cache line.
 TRIERARCH_EXPORT void trierarch_pack(const TrierarchMatrix* matrix, void* packed, int64_t num_threads);
 
-// Null where memory is short. The structs may vanish after the call, the arrays they point to may not.
+// Null where memory is short. The structs and the taps may vanish after the call, the arrays they point to may not.
 TRIERARCH_EXPORT void* trierarch_decoder_new(const TrierarchModel* model, int64_t num_threads);
 TRIERARCH_EXPORT void trierarch_decoder_free(void* decoder);
 
-// Run all layers, storing keys and values; hidden: (num_tokens, hidden) float32, before the last norm.
+// Run all layers, storing keys and values; hidden: (num_tokens, hidden) float32, before the last norm. tapped:
+// (num_tokens, num_taps, hidden) float32, or null where nobody wants them.
 // Both return 0, or 1 where memory is short.
-TRIERARCH_EXPORT int64_t trierarch_decoder_hidden(void* decoder, const TrierarchStep* step, float* hidden);
+TRIERARCH_EXPORT int64_t trierarch_decoder_hidden(void* decoder, const TrierarchStep* step, float* hidden,
+                                                  float* tapped);
 
 // hidden: (num_rows, hidden) float32 -> logits: (num_rows, vocab) float32.
 TRIERARCH_EXPORT int64_t trierarch_decoder_logits(void* decoder, const float* hidden, int64_t num_rows, float* logits);

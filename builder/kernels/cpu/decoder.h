@@ -15,7 +15,7 @@ namespace trierarch {
 class AnyDecoder {
  public:
   virtual ~AnyDecoder() = default;
-  virtual void hidden(const TrierarchStep& step, float* result) = 0;
+  virtual void hidden(const TrierarchStep& step, float* result, float* tapped) = 0;
   virtual void logits(const float* hidden, int64_t num_rows, float* result) = 0;
 };
 
@@ -26,18 +26,19 @@ class Decoder final : public AnyDecoder {
       : model_(model),
         layers_(model.layers, model.layers + model.num_layers),
         ropes_(model.ropes, model.ropes + model.num_ropes),
+        taps_(model.taps, model.taps + model.num_taps),
         num_threads_(num_threads) {
     for (int i = 0; i < num_threads; ++i) scratch_.emplace_back(attention_shape(0));
     rope_offsets_.push_back(0);
     for (const TrierarchRope& rope : ropes_) rope_offsets_.push_back(rope_offsets_.back() + rope.rotary_dim);
   }
 
-  void hidden(const TrierarchStep& step, float* x) override {
+  void hidden(const TrierarchStep& step, float* x, float* tapped) override {
     prepare(step);
     Team::gather(num_threads_, [&](Team& team) {
       embed(team, step, x);
-      for (int64_t i = 0; i < model_.num_layers; ++i) run_layer(team, step, i, x);
-      add_residual(team, step.num_tokens, layers_.back().post_mlp_norm, x, nullptr);
+      for (int64_t i = 0; i < model_.num_layers; ++i) run_layer(team, step, i, x, tapped);
+      add_residual(team, step.num_tokens, layers_.back().post_mlp_norm, x, nullptr, tap_after(tapped, model_.num_layers));
     });
   }
 
@@ -138,20 +139,29 @@ class Decoder final : public AnyDecoder {
     rms_norm(x, weight, model_.hidden, static_cast<float>(model_.norm_eps), normed_.begin() + row * model_.hidden);
   }
 
-  // x += branch, the branch normalised first where there is a post norm; then the next norm of x.
-  void add_residual(Team& team, int64_t rows, const float* post_norm, float* x, const float* next_norm) {
-    const int64_t size = model_.hidden;
+  // Where the first row's hidden state after `num_layers` layers goes; null where nobody wants it.
+  float* tap_after(float* tapped, int64_t num_layers) const {
+    if (tapped == nullptr) return nullptr;
+    const auto found = std::find(taps_.begin(), taps_.end(), num_layers);
+    return found == taps_.end() ? nullptr : tapped + (found - taps_.begin()) * model_.hidden;
+  }
+
+  // x += branch, the branch normalised first where there is a post norm; then the next norm of x. `tap` is one of tap_after.
+  void add_residual(Team& team, int64_t rows, const float* post_norm, float* x, const float* next_norm,
+                    float* tap = nullptr) {
+    const int64_t size = model_.hidden, tap_stride = static_cast<int64_t>(taps_.size()) * size;
     team.share(rows, 4, [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) {
         float *branch = branch_.begin() + row * size, *target = x + row * size;
         if (post_norm) rms_norm(branch, post_norm, size, static_cast<float>(model_.norm_eps), branch);
         for (int64_t i = 0; i < size; ++i) target[i] += branch[i];
+        if (tap) std::copy(target, target + size, tap + row * tap_stride);
         if (next_norm) norm(target, next_norm, row);
       }
     });
   }
 
-  void run_layer(Team& team, const TrierarchStep& step, int64_t index, float* x) {
+  void run_layer(Team& team, const TrierarchStep& step, int64_t index, float* x, float* tapped) {
     const TrierarchLayer& layer = layers_[index];
     const int64_t rows = step.num_tokens;
     if (index == 0) {
@@ -159,7 +169,7 @@ class Decoder final : public AnyDecoder {
         for (int64_t row = begin; row < end; ++row) norm(x + row * model_.hidden, layer.attn_norm, row);
       });
     } else {
-      add_residual(team, rows, layers_[index - 1].post_mlp_norm, x, layer.attn_norm);
+      add_residual(team, rows, layers_[index - 1].post_mlp_norm, x, layer.attn_norm, tap_after(tapped, index));
     }
     linear(team, normed(rows), packed(layer.qkv, qkv_columns(), model_.hidden), qkv_.begin());
     if (Format{model_.kv_element} == Format::kInt8) attend<int8_t>(team, step, index);
@@ -213,6 +223,7 @@ class Decoder final : public AnyDecoder {
   const TrierarchModel model_;
   const std::vector<TrierarchLayer> layers_;
   const std::vector<TrierarchRope> ropes_;
+  const std::vector<int64_t> taps_;
   const int num_threads_;
   std::vector<int64_t> rope_offsets_;  // where each rope's table begins in a token's angles
   std::vector<AttentionScratch<T>> scratch_;  // (num_threads)

@@ -40,8 +40,8 @@ void* trierarch_decoder_new(const TrierarchModel* model, int64_t num_threads) {
 
 void trierarch_decoder_free(void* decoder) { delete static_cast<AnyDecoder*>(decoder); }
 
-int64_t trierarch_decoder_hidden(void* decoder, const TrierarchStep* step, float* hidden) {
-  return guarded([&] { static_cast<AnyDecoder*>(decoder)->hidden(*step, hidden); });
+int64_t trierarch_decoder_hidden(void* decoder, const TrierarchStep* step, float* hidden, float* tapped) {
+  return guarded([&] { static_cast<AnyDecoder*>(decoder)->hidden(*step, hidden, tapped); });
 }
 
 int64_t trierarch_decoder_logits(void* decoder, const float* hidden, int64_t num_rows, float* logits) {

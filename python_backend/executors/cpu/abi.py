@@ -10,7 +10,7 @@ from typing import Final
 from trierarch.builder.errors import EngineError
 from trierarch.python_backend.executors.cpu.openmp import load_openmp
 
-ABI: Final = 2
+ABI: Final = 3
 """Raised on both sides when a struct or a function changes."""
 
 _Floats = ctypes.c_void_p
@@ -97,6 +97,8 @@ class ModelStruct(ctypes.Structure):
         ("norm", _Floats),
         ("embedding", ctypes.c_void_p),
         ("lm_head", LinearStruct),
+        ("num_taps", _Int),
+        ("taps", ctypes.POINTER(_Int)),
     )
 
 
@@ -123,7 +125,10 @@ _SIGNATURES: Final[dict[str, tuple[type | None, tuple[type, ...]]]] = {
     "trierarch_pack": (None, (ctypes.POINTER(MatrixStruct), ctypes.c_void_p, _Int)),
     "trierarch_decoder_new": (ctypes.c_void_p, (ctypes.POINTER(ModelStruct), _Int)),
     "trierarch_decoder_free": (None, (ctypes.c_void_p,)),
-    "trierarch_decoder_hidden": (_Int, (ctypes.c_void_p, ctypes.POINTER(StepStruct), ctypes.c_void_p)),
+    "trierarch_decoder_hidden": (
+        _Int,
+        (ctypes.c_void_p, ctypes.POINTER(StepStruct), ctypes.c_void_p, ctypes.c_void_p),
+    ),
     "trierarch_decoder_logits": (_Int, (ctypes.c_void_p, ctypes.c_void_p, _Int, ctypes.c_void_p)),
 }
 

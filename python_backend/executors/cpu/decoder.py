@@ -45,8 +45,11 @@ class CompiledDecoder:
         weights: Weights,
         num_threads: int,
         release: Release = lambda weight: None,
+        taps: tuple[int, ...] = (),
     ) -> None:
         """Pack the weights (as `load_weights` returns them) for the kernels; `release` gets each matrix once packed.
+
+        taps: counts of layers, ascending, after each of which `hidden` can give the hidden states too.
 
         Raises:
             ResourceError: there is no room for the packed weights.
@@ -54,7 +57,7 @@ class CompiledDecoder:
         self._library = library
         self._architecture = architecture
         packer = Packer(library, weights, num_threads, release)
-        model = _model_struct(architecture, dtype, kv_dtype, packer)
+        model = _model_struct(architecture, dtype, kv_dtype, packer, taps)
         self._kept = packer.kept
         handle = library.trierarch_decoder_new(ctypes.byref(model), num_threads)
         if not handle:
@@ -62,8 +65,11 @@ class CompiledDecoder:
         self._handle = handle
         self._free = weakref.finalize(self, library.trierarch_decoder_free, handle)
 
-    def hidden(self, batch: PagedBatch, kv: KvArrays) -> Floats:
-        """Run the layers, storing keys and values. Returns (num_tokens, hidden) float32, before the last norm."""
+    def hidden(self, batch: PagedBatch, kv: KvArrays, tapped: Floats | None = None) -> Floats:
+        """Run the layers, storing keys and values. Returns (num_tokens, hidden) float32, before the last norm.
+
+        tapped: (num_tokens, taps * hidden) float32, which is filled with what the taps give.
+        """
         result = np.empty((batch.num_tokens, self._architecture.hidden_size), dtype=np.float32)
         assert kv.block_size % 16 == 0, "the builder compiles for no other block size"
         step = StepStruct(
@@ -79,7 +85,8 @@ class CompiledDecoder:
             table_offsets=batch.table_offsets.buffer_info()[0],
             block_ids=batch.block_ids.buffer_info()[0],
         )
-        self._check(self._library.trierarch_decoder_hidden(self._handle, ctypes.byref(step), result.ctypes.data))
+        taps = None if tapped is None else tapped.ctypes.data
+        self._check(self._library.trierarch_decoder_hidden(self._handle, ctypes.byref(step), result.ctypes.data, taps))
         return result
 
     def logits(self, hidden: Floats) -> Floats:
@@ -96,7 +103,9 @@ class CompiledDecoder:
             raise MemoryError("no room for the step's working memory")
 
 
-def _model_struct(architecture: Architecture, dtype: DType, kv_dtype: KvType, packer: Packer) -> ModelStruct:
+def _model_struct(
+    architecture: Architecture, dtype: DType, kv_dtype: KvType, packer: Packer, taps: tuple[int, ...]
+) -> ModelStruct:
     is_tied, scale = architecture.tie_embeddings, architecture.embedding_scale
     # The largest matrix first: while it is packed it is in memory twice, and nothing else is yet.
     lm_head = packer.linear("embed" if is_tied else "lm_head")
@@ -128,6 +137,8 @@ def _model_struct(architecture: Architecture, dtype: DType, kv_dtype: KvType, pa
         norm=packer.floats("norm.weight"),
         embedding=None if is_tied else packer.address("embed.weight"),
         lm_head=lm_head,
+        num_taps=len(taps),
+        taps=(ctypes.c_int64 * len(taps))(*taps),
     )
 
 

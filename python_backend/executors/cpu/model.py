@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from trierarch.builder.manifest import EngineManifest
 from trierarch.python_backend.executors import machine
 from trierarch.python_backend.executors.cpu.abi import open_library
@@ -12,7 +14,7 @@ from trierarch.python_backend.executors.cpu.kv_arrays import KvArrays
 from trierarch.python_backend.executors.cpu.openmp import num_threads
 from trierarch.python_backend.executors.cpu.paged_batch import PagedBatch
 from trierarch.python_backend.executors.cpu.weights import Array, load_weights
-from trierarch.python_backend.executors.drawing import StepRows
+from trierarch.python_backend.executors.following import StepRows
 from trierarch.python_backend.executors.sampling.token_history import Floats
 from trierarch.python_backend.scheduling.plan import Plan
 
@@ -20,8 +22,10 @@ from trierarch.python_backend.scheduling.plan import Plan
 class CompiledModel:
     """Computes a step's tokens."""
 
-    def __init__(self, engine: Path, manifest: EngineManifest) -> None:
+    def __init__(self, engine: Path, manifest: EngineManifest, taps: tuple[int, ...] = ()) -> None:
         """Load an engine that has kernels. Its packed weights take the place of the mapped ones in memory.
+
+        taps: as `Head.taps`, of the head that reads along.
 
         Raises:
             EngineError: the weights or the kernels are missing, corrupt or not what the manifest says.
@@ -40,12 +44,15 @@ class CompiledModel:
             load_weights(engine, manifest),
             self.num_threads,
             _drop,
+            taps,
         )
+        self._tapped_size = len(taps) * manifest.architecture.hidden_size
 
     def compute(self, plan: Plan, kv: KvArrays) -> StepRows[Floats]:
         """Run the layers over the plan's tokens, drafts included, storing their keys and values."""
         batch = PagedBatch.build(plan, self._block_size)
-        return StepRows(batch.items, batch.first_rows, self._decoder.hidden(batch, kv))
+        tapped = np.empty((batch.num_tokens, self._tapped_size), dtype=np.float32) if self._tapped_size else None
+        return StepRows(batch.items, batch.first_rows, self._decoder.hidden(batch, kv, tapped), tapped)
 
     def logits(self, hidden: Floats) -> Floats:
         """hidden: (n, hidden), rows of `StepRows.hidden` → (n, vocab) float32."""

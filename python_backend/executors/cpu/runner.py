@@ -12,6 +12,7 @@ from trierarch.python_backend.executors.cpu.kv_arrays import KvArrays
 from trierarch.python_backend.executors.cpu.model import CompiledModel
 from trierarch.python_backend.executors.cpu.sampler import CpuSampler
 from trierarch.python_backend.executors.drawing import Drawing
+from trierarch.python_backend.executors.following import Follower, Following
 from trierarch.python_backend.executors.kv_budget import plan_num_blocks
 from trierarch.python_backend.executors.sampling.token_history import Floats
 from trierarch.python_backend.executors.sampling.uniforms import Uniforms
@@ -38,19 +39,21 @@ class CpuRunner:
         manifest: EngineManifest,
         uniforms: Uniforms | None = None,
         num_blocks: int | None = None,
+        taps: tuple[int, ...] = (),
     ) -> None:
         """Load an engine that has kernels and is fit for this machine.
 
         uniforms: what sampling draws with; None has a secret of its own. num_blocks: of the KV cache; None takes what the
-        engine's budget buys.
+        engine's budget buys. taps: as `Head.taps`, of the head that will follow.
 
         Raises:
             EngineError: the weights or the kernels are missing, corrupt or not what the manifest says.
             ResourceError: the KV cache does not fit, or fits no sequence of `max_seq_len`.
         """
-        model = CompiledModel(engine, manifest)
+        model = CompiledModel(engine, manifest, taps)
         self.num_blocks = num_blocks or plan_num_blocks(manifest, machine.free_memory())
         kv = KvArrays(self.num_blocks, manifest.architecture, manifest.kv_cache)
+        self.device = "cpu"
         self._sampler = CpuSampler(manifest.tokens.eos, uniforms)
         self._loaded: _Loaded | None = _Loaded(model, kv, Drawing(model.logits, self._sampler))
         logger.info("%s on cpu, compiled: %d threads, %s", manifest.name, model.num_threads, manifest.dtype)
@@ -63,6 +66,11 @@ class CpuRunner:
         assert self._loaded is not None, "the runner is closed"
         model, kv = self._loaded.model, self._loaded.kv
         return self._loaded.drawing.run(plan, lambda part: model.compute(part, kv))
+
+    def lead(self, follower: Follower[Floats]) -> None:
+        """See LeadRunner.lead."""
+        assert self._loaded is not None, "the runner is closed"
+        self._loaded.drawing.following = Following(follower)
 
     def close(self) -> None:
         """See Runner.close."""

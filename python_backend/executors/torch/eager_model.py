@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from trierarch.builder.manifest import EngineManifest
-from trierarch.python_backend.executors.drawing import StepRows
+from trierarch.python_backend.executors.following import StepRows
 from trierarch.python_backend.executors.torch.attention_tile import BlockShape
 from trierarch.python_backend.executors.torch.input_batch import InputBatch
 from trierarch.python_backend.executors.torch.kv_arrays import KvArrays
@@ -17,13 +17,16 @@ from trierarch.python_backend.scheduling.plan import Plan
 class EagerModel:
     """Computes a step's tokens."""
 
-    def __init__(self, manifest: EngineManifest, weights: Weights, device: torch.device) -> None:
-        """weights: as `load_weights` maps them."""
+    def __init__(
+        self, manifest: EngineManifest, weights: Weights, device: torch.device, taps: tuple[int, ...] = ()
+    ) -> None:
+        """weights: as `load_weights` maps them. taps: as `Head.taps`, of the head that reads along."""
         self._architecture = manifest.architecture
         self._block_size = manifest.kv_cache.block_size
         self._windows = frozenset(layer.window for layer in manifest.architecture.layers)
         self._dtype = TORCH_DTYPES[manifest.dtype]
         self._device = device
+        self._taps = taps
         self._decoder = Decoder(manifest.architecture, weights, self._dtype)
 
     def compute(self, plan: Plan, kv: KvArrays) -> StepRows[torch.Tensor]:
@@ -32,7 +35,8 @@ class EagerModel:
         batch = InputBatch.build(plan, self._windows, shape, self._dtype, self._device)
         if len(batch.fresh_blocks):
             kv.clear(batch.fresh_blocks)
-        return StepRows(batch.items, batch.first_rows, self._decoder.hidden(batch, kv))
+        *tapped, hidden = self._decoder.hidden_after(batch, kv, (*self._taps, self._architecture.num_layers))
+        return StepRows(batch.items, batch.first_rows, hidden, torch.cat(tapped, 1) if tapped else None)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """hidden: (n, hidden), rows of `StepRows.hidden` → (n, vocab) float32."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from trierarch.builder.manifest import Architecture, Layer
@@ -9,12 +11,12 @@ from trierarch.python_backend.executors.torch.attention import Attention
 from trierarch.python_backend.executors.torch.embedding import Embedding
 from trierarch.python_backend.executors.torch.input_batch import InputBatch
 from trierarch.python_backend.executors.torch.kv_arrays import KvArrays, LayerKv
-from trierarch.python_backend.executors.torch.linear import Linear, make_linear
+from trierarch.python_backend.executors.torch.linear import make_linear
 from trierarch.python_backend.executors.torch.mlp import GatedMlp
 from trierarch.python_backend.executors.torch.moe import MoeMlp
 from trierarch.python_backend.executors.torch.norm import RmsNorm
-from trierarch.python_backend.executors.torch.quantized_matrix import QuantizedMatrix
-from trierarch.python_backend.executors.torch.rope import RotaryEmbedding, Rotation
+from trierarch.python_backend.executors.torch.rope import Rotation
+from trierarch.python_backend.executors.torch.scope import Scope
 from trierarch.python_backend.executors.torch.weights import Weights
 
 
@@ -24,14 +26,11 @@ class Decoder:
     def __init__(self, architecture: Architecture, weights: Weights, dtype: torch.dtype) -> None:
         """weights: as `load_weights` returns them. dtype: of activations."""
         self._architecture = architecture
-        outer = _Scope(weights, "")
+        outer = Scope(weights, "")
         self._embed = Embedding(weights["embed.weight"], architecture.embedding_scale, dtype)
-        self._ropes = tuple(
-            RotaryEmbedding(outer.tensor(f"rope.{index}.inv_freq"), rope.attention_factor)
-            for index, rope in enumerate(architecture.ropes)
-        )
+        self._ropes = outer.ropes(architecture)
         self._layers = tuple(
-            DecoderLayer(architecture, layer, _Scope(weights, f"layers.{index}."))
+            DecoderLayer(architecture, layer, Scope(weights, f"layers.{index}."))
             for index, layer in enumerate(architecture.layers)
         )
         self._norm = outer.norm("norm", architecture)
@@ -39,11 +38,18 @@ class Decoder:
 
     def hidden(self, batch: InputBatch, kv: KvArrays) -> torch.Tensor:
         """Run the layers, storing the batch's keys and values. Returns (num_tokens, hidden), before the last norm."""
+        return self.hidden_after(batch, kv, (len(self._layers),))[0]
+
+    def hidden_after(self, batch: InputBatch, kv: KvArrays, counts: Sequence[int]) -> list[torch.Tensor]:
+        """The same, and what `hidden` would return after so many layers each. All layers run."""
         x = self._embed(batch.token_ids)
         rotations = [rope(batch.positions, x.dtype) for rope in self._ropes]
-        for layer, layer_kv in zip(self._layers, kv.layers, strict=True):
+        states = {}
+        for count, (layer, layer_kv) in enumerate(zip(self._layers, kv.layers, strict=True), start=1):
             x = layer(x, batch, layer_kv, rotations)
-        return x
+            if count in counts:
+                states[count] = x
+        return [states[count] for count in counts]
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """hidden: (n, hidden), rows of what `hidden` returned → (n, vocab) float32."""
@@ -55,10 +61,10 @@ class Decoder:
 class DecoderLayer:
     """x + attention(norm(x)), then x + mlp(norm(x)), with the norms and biases that the architecture names."""
 
-    def __init__(self, architecture: Architecture, layer: Layer, scope: _Scope) -> None:
+    def __init__(self, architecture: Architecture, layer: Layer, scope: Scope) -> None:
         self._layer = layer
         self._num_heads, self._num_kv_heads = architecture.num_heads, architecture.num_kv_heads
-        self._attn_norm = scope.norm("attn_norm", architecture)
+        self.attn_norm = scope.norm("attn_norm", architecture)
         self._qkv = scope.linear("qkv")
         self._qk_norm = _qk_norm(architecture, scope) if architecture.qk_norm else None
         self._attention = Attention(
@@ -72,7 +78,13 @@ class DecoderLayer:
 
     def __call__(self, x: torch.Tensor, batch: InputBatch, kv: LayerKv, rotations: list[Rotation]) -> torch.Tensor:
         """x: (num_tokens, hidden), and so the result. rotations: one for each of the architecture's ropes."""
-        attended = self._attend(self._attn_norm(x), batch, kv, rotations)
+        return self.mix(x, self.attn_norm(x), batch, kv, rotations)
+
+    def mix(
+        self, x: torch.Tensor, normed: torch.Tensor, batch: InputBatch, kv: LayerKv, rotations: list[Rotation]
+    ) -> torch.Tensor:
+        """The same where attention reads `normed`, (num_tokens, inputs of qkv), in place of norm(x)."""
+        attended = self._attend(normed, batch, kv, rotations)
         x = x + (attended if self._post_attn_norm is None else self._post_attn_norm(attended))
         mixed = self._mlp(self._mlp_norm(x))
         return x + (mixed if self._post_mlp_norm is None else self._post_mlp_norm(mixed))
@@ -90,42 +102,17 @@ class DecoderLayer:
         return self._o(self._attention(queries, kv, batch.attention[self._layer.window]))
 
 
-class _Scope:
-    """The weights whose names begin alike."""
-
-    def __init__(self, weights: Weights, prefix: str) -> None:
-        self._weights = weights
-        self._prefix = prefix
-
-    def matrix(self, name: str) -> torch.Tensor | QuantizedMatrix:
-        return self._weights[self._prefix + name]
-
-    def tensor(self, name: str) -> torch.Tensor:
-        weight = self.matrix(name)
-        assert isinstance(weight, torch.Tensor), f"{name} is never quantised"
-        return weight
-
-    def linear(self, name: str) -> Linear:
-        bias = f"{name}.bias"
-        return make_linear(
-            self.matrix(f"{name}.weight"), self.tensor(bias) if self._prefix + bias in self._weights else None
-        )
-
-    def norm(self, name: str, architecture: Architecture) -> RmsNorm:
-        return RmsNorm(self.tensor(f"{name}.weight"), architecture.norm_eps)
-
-
-def _qk_norm(architecture: Architecture, scope: _Scope) -> RmsNorm:
+def _qk_norm(architecture: Architecture, scope: Scope) -> RmsNorm:
     queries, keys = scope.tensor("q_norm.weight"), scope.tensor("k_norm.weight")
     weight = torch.cat((queries.expand(architecture.num_heads, -1), keys.expand(architecture.num_kv_heads, -1)))
     return RmsNorm(weight, architecture.norm_eps)
 
 
-def _mlp(architecture: Architecture, scope: _Scope) -> GatedMlp:
+def _mlp(architecture: Architecture, scope: Scope) -> GatedMlp:
     return GatedMlp(scope.linear("gate_up"), scope.linear("down"), architecture.activation)
 
 
-def _moe(architecture: Architecture, scope: _Scope) -> MoeMlp:
+def _moe(architecture: Architecture, scope: Scope) -> MoeMlp:
     assert architecture.moe is not None
     matrices = (scope.matrix(f"experts.{name}.weight").unbind() for name in ("gate_up", "down"))
     experts = [

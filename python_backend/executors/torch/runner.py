@@ -10,6 +10,7 @@ import torch
 
 from trierarch.builder.manifest import EngineManifest
 from trierarch.python_backend.executors.drawing import Drawing
+from trierarch.python_backend.executors.following import Follower, Following
 from trierarch.python_backend.executors.kv_budget import plan_num_blocks
 from trierarch.python_backend.executors.sampling.uniforms import Uniforms
 from trierarch.python_backend.executors.torch.device import default_device, free_memory, prepare_cpu
@@ -41,11 +42,12 @@ class TorchRunner:
         device: torch.device | None = None,
         uniforms: Uniforms | None = None,
         num_blocks: int | None = None,
+        taps: tuple[int, ...] = (),
     ) -> None:
         """Load an engine that is fit for this machine; `device` None takes CUDA where there is one.
 
         uniforms: what sampling draws with; None has a secret of its own. num_blocks: of the KV cache; None takes what the
-        engine's budget buys.
+        engine's budget buys. taps: as `Head.taps`, of the head that will follow.
 
         Raises:
             EngineError: the weights are missing, corrupt or not what the manifest says.
@@ -58,9 +60,10 @@ class TorchRunner:
             if manifest.kernels is None:
                 logger.warning("%s has no compiled kernels: it runs eagerly, several times slower", manifest.name)
         with torch.inference_mode():
-            model = EagerModel(manifest, load_weights(engine, manifest, device), device)
+            model = EagerModel(manifest, load_weights(engine, manifest, device), device, taps)
             self.num_blocks = num_blocks or plan_num_blocks(manifest, free_memory(device), str(device))
             kv = KvArrays(self.num_blocks, architecture, manifest.kv_cache, device)
+        self.device = str(device)
         self._sampler = TorchSampler(architecture.vocab_size, manifest.tokens.eos, device, uniforms)
         self._loaded: _Loaded | None = _Loaded(model, kv, Drawing(model.logits, self._sampler))
         logger.info("%s on %s, eagerly: %d threads, %s", manifest.name, device, torch.get_num_threads(), manifest.dtype)
@@ -74,6 +77,11 @@ class TorchRunner:
         assert self._loaded is not None, "the runner is closed"
         model, kv = self._loaded.model, self._loaded.kv
         return self._loaded.drawing.run(plan, lambda part: model.compute(part, kv))
+
+    def lead(self, follower: Follower[torch.Tensor]) -> None:
+        """See LeadRunner.lead."""
+        assert self._loaded is not None, "the runner is closed"
+        self._loaded.drawing.following = Following(follower)
 
     def close(self) -> None:
         """See Runner.close."""

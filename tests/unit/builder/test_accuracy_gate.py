@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from support.checkpoints import random_checkpoint
-from trierarch.builder import weights as weights_module
+from trierarch.builder import weight as weight_module
 from trierarch.builder.build import build
 from trierarch.builder.codes import Codes
 from trierarch.builder.config import BuildConfig
@@ -116,7 +116,7 @@ def ruin(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
         codes = quantize(name, values, bits)
         return dataclasses.replace(codes, scales=codes.scales * factor)
 
-    monkeypatch.setattr(weights_module, "quantize", ruined)
+    monkeypatch.setattr(weight_module, "quantize", ruined)
 
 
 @pytest.mark.parametrize("factor", [4.0, float("nan")])

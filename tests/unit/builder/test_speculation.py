@@ -46,13 +46,33 @@ def test_what_was_asked_is_what_the_manifest_says() -> None:
         draft_engine="draft",
     )
     assert plan(LIMITS, speculation=()) is None
+    for kind, draft in (("eagle3", {"draft": "head"}), ("mtp", {})):
+        speculation = plan(LIMITS, speculation=(kind,), **draft)
+        assert speculation == Speculation(drafters=(DrafterKind(kind),), draft_engine="draft")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"speculation": ["eagle3"]}, r"speculation names eagle3: this builder does not write eagle3 engines yet"),
-        ({"speculation": ["mtp", "suffix"]}, r"speculation names mtp: this builder does not write mtp engines yet"),
+        (
+            {"speculation": ["eagle3"]},
+            r"speculation names eagle3, and there is no head; give one with --draft, or leave",
+        ),
+        ({"speculation": ["eagle3"], "draft": "int4"}, r"draft is 'int4', which is the model itself, but .* eagle3"),
+        ({"speculation": ["mtp"], "draft": "demo"}, r"draft is 'demo', but speculation is mtp; add draft_model to it"),
+        (
+            {"speculation": ["mtp", "eagle3", "suffix"], "draft": "demo"},
+            r"names eagle3 and mtp: an engine holds one of these; leave the others out",
+        ),
+        ({"speculation": ["draft_model", "mtp"], "draft": "int4"}, r"names draft_model and mtp: an engine holds one"),
+        (
+            {"speculation": ["eagle3"], "draft": "demo", "draft_quantization": "int4"},
+            r"draft_quantization is 'int4', but speculation names eagle3, and heads are not quantised; leave it out",
+        ),
+        (
+            {"speculation": ["mtp"], "draft_quantization": "int8"},
+            r"draft_quantization is 'int8', but speculation names mtp, and heads are not quantised; leave it out",
+        ),
         (
             {"speculation": ["draft_model"]},
             r"names draft_model, and there is no draft; give one with --draft, or leave",

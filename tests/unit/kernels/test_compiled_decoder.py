@@ -202,6 +202,39 @@ def compiled_logits(library: ctypes.CDLL, case: Case, seed: int | None, num_thre
     return torch.cat([piece for pieces in rows for piece in pieces])
 
 
+@pytest.mark.parametrize("flags", [FLAGS["windows"], FLAGS["gemma"]], ids=["windows", "gemma"])
+@pytest.mark.parametrize("dtype", [DType.FLOAT32, DType.BFLOAT16])
+@torch.inference_mode()
+def test_hidden_states_are_tapped_between_layers(library: ctypes.CDLL, dtype: DType, flags: dict[str, Any]) -> None:
+    """After some layers and the last; nothing else changes by it, and nothing is written that nobody asked for."""
+    case = Case(tiny_architecture(**HEADS | flags), dtype)
+    architecture, num_layers = case.architecture, case.architecture.num_layers
+    taps = (1, num_layers)
+    weights = {name: arrays(weight) for name, weight in case.weights.items()}
+    settings = (library, architecture, dtype, case.kv_cache().dtype, weights, 2)
+    tapping, plain_one = CompiledDecoder(*settings, taps=taps), CompiledDecoder(*settings)
+    (plan,) = case.plans(None)
+    batch = PagedBatch.build(plan, BLOCK_SIZE)
+    tapped = np.full((batch.num_tokens, len(taps) * architecture.hidden_size), np.nan, dtype=np.float32)
+    kv = cpu_kv_arrays.KvArrays(NUM_BLOCKS, architecture, case.kv_cache())
+    hidden = tapping.hidden(batch, kv, tapped)
+    for decoder in (tapping, plain_one):
+        assert np.array_equal(decoder.hidden(batch, kv), hidden)
+    first, last = np.split(tapped, len(taps), axis=1)
+    assert np.array_equal(last, hidden)
+    eager = Decoder(
+        architecture, {name: plain(one, torch.float32) for name, one in case.weights.items()}, torch.float32
+    )
+    eager_kv = KvArrays(NUM_BLOCKS, architecture, case.kv_cache(DType.FLOAT32), CPU)
+    shape = BlockShape(BLOCK_SIZE, architecture.num_kv_heads, eager_kv.padding_block)
+    windows = {layer.window for layer in architecture.layers}
+    for item, first_row in zip(batch.items, batch.first_rows, strict=True):
+        eager_batch = InputBatch.build(Plan((item,)), windows, shape, torch.float32, CPU)
+        (expected,) = eager.hidden_after(eager_batch, eager_kv, (1,))
+        found = torch.from_numpy(first[first_row : first_row + item.num_tokens])
+        assert relative_errors(found, expected).max() < (1e-4 if dtype is DType.FLOAT32 else 0.05)
+
+
 def relative_errors(logits: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     return (logits - reference).norm(dim=1) / reference.norm(dim=1)
 

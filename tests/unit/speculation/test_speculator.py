@@ -117,6 +117,22 @@ def test_a_model_is_asked_where_it_pays_and_only_probed_where_it_does_not() -> N
     assert dear[1] < 10
 
 
+def test_a_model_is_not_asked_about_whom_it_does_not_know() -> None:
+    """Nor is that a try in vain: it is asked as soon as it does."""
+    model = ScriptedDrafter(right, DrafterKind.EAGLE3, 0.001)
+    model.unknown = {0}
+    world = make_world(Speculator(SPECULATION, VOCAB_SIZE, models=[model]))
+    world.add("a", prompt=5, max_tokens=20)
+    world.step()
+    world.step()
+    assert not model.asked
+    model.unknown.clear()
+    world.step()
+    assert len(model.asked) == 1
+    world.run()
+    assert world.output("a") == expected("a", 5, 20)
+
+
 @pytest.mark.parametrize(
     ("params", "num_asked"),
     [

@@ -1,0 +1,119 @@
+"""Weight: one tensor of an engine, and what it is made of; nothing is read before it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Final
+
+import torch
+
+from trierarch.builder.checkpoint import Checkpoint
+from trierarch.builder.manifest import GROUP_SIZE, DType
+from trierarch.builder.quantize import quantize
+
+_TORCH_DTYPES: Final = {
+    DType.FLOAT32: torch.float32,
+    DType.BFLOAT16: torch.bfloat16,
+    DType.FLOAT16: torch.float16,
+    None: torch.int64,
+}
+_NAMES: Final = {DType.FLOAT32: "F32", DType.BFLOAT16: "BF16", DType.FLOAT16: "F16", None: "I64"}
+_ITEM_BYTES: Final = {"F32": 4, "BF16": 2, "F16": 2, "I8": 1, "U8": 1, "I64": 8}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One tensor of the engine's weights file."""
+
+    name: str
+    dtype: str
+    """As safetensors names it."""
+    shape: tuple[int, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes in the engine."""
+        return prod(self.shape) * _ITEM_BYTES[self.dtype]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One checkpoint tensor, in the checkpoint's own spelling and shape."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """One engine weight. The bytes of its entries are those of its parts, one after the other."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: DType | None
+    """None is int64, of ids."""
+    sources: tuple[Source, ...] = ()
+    offset: float = 0.0
+    """Added to each element."""
+    value: torch.Tensor | None = None
+    """Held here in place of sources: what the configuration alone decides."""
+    bits: int | None = None
+    """Of its codes, where it is quantised."""
+    num_rows: int | None = None
+    """That its one source's rows are cut to, or filled up to with zeros."""
+    checkpoint: Checkpoint | None = None
+    """That its sources are in, in place of the one that `parts` is given."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes in the engine."""
+        return sum(entry.num_bytes for entry in self.entries)
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """The tensor it is stored as; those that `builder/manifest.py` puts in its place where it is quantised."""
+        if self.bits is None:
+            return (Entry(self.name, _NAMES[self.dtype], self.shape),)
+        stem = self.name.removesuffix(".weight")
+        *rows, in_features = self.shape
+        scales = Entry(f"{stem}.scales", "F16", (*rows, in_features // GROUP_SIZE))
+        if self.bits == 8:
+            return Entry(f"{stem}.codes", "I8", self.shape), scales
+        return (
+            Entry(f"{stem}.codes", "U8", (*rows, in_features // 2)),
+            scales,
+            replace(scales, name=f"{stem}.offsets"),
+        )
+
+    def parts(self, checkpoint: Checkpoint) -> Iterator[torch.Tensor]:
+        """Each source in turn, contiguous and as it is stored, so that one tensor at a time is in memory."""
+        checkpoint = self.checkpoint or checkpoint
+        return self._values(checkpoint) if self.bits is None else self._codes(checkpoint, self.bits)
+
+    def _codes(self, checkpoint: Checkpoint, bits: int) -> Iterator[torch.Tensor]:
+        scales, offsets = [], []  # small: they wait until the codes of every source are out
+        for source in self.sources:
+            if checkpoint.code_bits.get(source.name) == bits:
+                part = checkpoint.load_codes(source.name)
+            else:
+                part = quantize(source.name, checkpoint.load(source.name), bits)
+            yield self._fitted(part.codes).contiguous()
+            scales.append(self._fitted(part.scales).contiguous())
+            if part.offsets is not None:
+                offsets.append(self._fitted(part.offsets).contiguous())
+        yield from scales
+        yield from offsets
+
+    def _values(self, checkpoint: Checkpoint) -> Iterator[torch.Tensor]:
+        loaded = [self.value] if self.value is not None else (checkpoint.load(one.name) for one in self.sources)
+        for tensor in loaded:
+            shifted = tensor.float() + self.offset if self.offset else tensor
+            yield self._fitted(shifted.to(_TORCH_DTYPES[self.dtype])).contiguous()
+
+    def _fitted(self, rows: torch.Tensor) -> torch.Tensor:
+        if self.num_rows is None:
+            return rows
+        missing = rows.new_zeros(max(0, self.num_rows - len(rows)), *rows.shape[1:])
+        return torch.cat([rows[: self.num_rows], missing])

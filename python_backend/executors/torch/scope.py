@@ -1,0 +1,48 @@
+"""Scope: the weights of one part of a model."""
+
+from __future__ import annotations
+
+import torch
+
+from trierarch.builder.manifest import Architecture
+from trierarch.python_backend.executors.torch.linear import Linear, make_linear
+from trierarch.python_backend.executors.torch.norm import RmsNorm
+from trierarch.python_backend.executors.torch.quantized_matrix import QuantizedMatrix
+from trierarch.python_backend.executors.torch.rope import RotaryEmbedding
+from trierarch.python_backend.executors.torch.weights import Weights
+
+
+class Scope:
+    """The weights whose names begin alike."""
+
+    def __init__(self, weights: Weights, prefix: str) -> None:
+        self._weights = weights
+        self._prefix = prefix
+
+    def matrix(self, name: str) -> torch.Tensor | QuantizedMatrix:
+        """A weight as it is stored."""
+        return self._weights[self._prefix + name]
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """A weight that is never quantised."""
+        weight = self.matrix(name)
+        assert isinstance(weight, torch.Tensor), f"{name} is never quantised"
+        return weight
+
+    def linear(self, name: str) -> Linear:
+        """A matrix, with its bias where there is one."""
+        bias = f"{name}.bias"
+        return make_linear(
+            self.matrix(f"{name}.weight"), self.tensor(bias) if self._prefix + bias in self._weights else None
+        )
+
+    def norm(self, name: str, architecture: Architecture) -> RmsNorm:
+        """An RMS norm with the architecture's epsilon."""
+        return RmsNorm(self.tensor(f"{name}.weight"), architecture.norm_eps)
+
+    def ropes(self, architecture: Architecture) -> tuple[RotaryEmbedding, ...]:
+        """All of the architecture's."""
+        return tuple(
+            RotaryEmbedding(self.tensor(f"rope.{index}.inv_freq"), rope.attention_factor)
+            for index, rope in enumerate(architecture.ropes)
+        )
