@@ -6,6 +6,7 @@ import itertools
 import logging
 import queue
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,15 @@ CPU = torch.device("cpu")
 KINDS = (DrafterKind.EAGLE3, DrafterKind.MTP)
 MAX_DRAFT_TOKENS = 20
 """More than a block holds."""
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny matrices gain nothing by more, and on few cores torch's threads and the kernels' hold each other up."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @dataclass
