@@ -116,7 +116,7 @@ def build(
         str | None,
         typer.Option(
             metavar="DRAFTERS",
-            help="none, or who guesses, by commas: prompt_lookup, suffix, and one of draft_model, eagle3 and mtp.",
+            help="none, or who guesses: prompt_lookup, suffix, draft_model, eagle3, mtp.",
             show_default="prompt_lookup,suffix, and draft_model with --draft",
             rich_help_panel=SPECULATION,
         ),
