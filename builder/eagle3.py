@@ -6,6 +6,7 @@ Heads are published under several names of one layout (vLLM, SGLang, speculators
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -143,15 +144,13 @@ def _model(checkpoint: SafetensorsCheckpoint, drafted: Drafted) -> Model:
         *rope_weights(decoder),
         _target_ids(checkpoint, architecture.vocab_size, drafted.vocab_size),
     )
-    return Model(
+    return replace(
+        model,
         name=safe_name(checkpoint),
         source=checkpoint.name,
         source_quantization=None,
         architecture=architecture,
-        dtype=model.dtype,
         quantization=None,
-        kv_dtype=model.kv_dtype,
-        tokens=model.tokens,
         weights=CheckpointWeights(checkpoint, weights),
         head=head,
     )

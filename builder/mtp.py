@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 import torch
@@ -67,15 +68,11 @@ def read_mtp(drafted: Drafted) -> Model:
         *rope_weights(decoder),
         Weight("head.target_ids", (drafted.vocab_size,), None, value=torch.arange(drafted.vocab_size)),
     )
-    return Model(
+    return replace(
+        model,
         name=f"{model.name}-mtp",
-        source=model.source,
-        source_quantization=model.source_quantization,
         architecture=architecture,
-        dtype=model.dtype,
         quantization=None,
-        kv_dtype=model.kv_dtype,
-        tokens=model.tokens,
         weights=CheckpointWeights(checkpoint, weights),
         head=head,
     )

@@ -30,8 +30,9 @@ _ROLES = {
 
 
 _ON_DEMAND = frozenset({Role.PREPROCESSING, Role.POSTPROCESSING})
-"""Roles of clients that call them by hand: most servers never need what they load, 60 MB each and a part of the start.
-Until then not even their parameters are read, which `complete` has seen to. An engine that cannot be served fails `tensorrt_llm`, which reads the same files."""
+"""Roles of clients that call them by hand: most servers never need what they load, 50 MB each and a part of the start.
+Until then not even their parameters are read, which completing the configuration has checked. An engine that cannot be
+served fails `tensorrt_llm`, which reads the same files."""
 
 
 class TritonPythonModel:

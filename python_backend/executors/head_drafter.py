@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import count, islice
 from typing import Any, Generic, Protocol, TypeVar
 
 from trierarch.builder.manifest import DrafterKind
@@ -119,7 +119,7 @@ class HeadDrafter(Generic[A]):
     def propose(self, asks: Rows[Ask]) -> list[Draft]:
         """See Drafter.propose. A sequence that it cannot guess for gets no draft."""
         assert self._model is not None, "the drafter is closed"
-        scratch = iter(range(self._first_scratch_block, 1 << 62))
+        scratch = count(self._first_scratch_block)
         started = [self._start(ask, scratch) for ask in asks]
         guessing = [one for one in started if one is not None]
         while guessing:

@@ -53,14 +53,14 @@ def weight_shapes(architecture: Architecture, head: Head | None = None) -> dict[
     for index, layer in enumerate(architecture.layers):
         shapes |= {f"layers.{index}.{name}": shape for name, shape in _layer_shapes(architecture, layer)}
     if head is not None:
-        shapes |= _head_shapes(architecture, head)
+        qkv_rows, _ = shapes["layers.0.qkv.weight"]
+        shapes |= _head_shapes(architecture, head, qkv_rows)
     return shapes
 
 
-def _head_shapes(architecture: Architecture, head: Head) -> dict[str, tuple[int, ...]]:
+def _head_shapes(architecture: Architecture, head: Head, qkv_rows: int) -> dict[str, tuple[int, ...]]:
     """What a head has beside, or otherwise."""
     hidden = architecture.hidden_size
-    qkv_rows = (architecture.num_heads + 2 * architecture.num_kv_heads) * architecture.head_dim
     shapes: dict[str, tuple[int, ...]] = {
         "embed.weight": (head.target_vocab_size, hidden),
         "layers.0.qkv.weight": (qkv_rows, head.qkv_inputs(hidden)),

@@ -67,7 +67,7 @@ TRIERARCH_INLINE Floats as_floats(Words words) { return reinterpret_cast<Floats>
 TRIERARCH_INLINE Words as_words(Floats floats) { return reinterpret_cast<Words>(floats); }
 
 // The registers of a sixteen, apart. Comparisons and choices must be made of them: the compiler makes those of wider
-// vectors lane by lane, which takes twenty times as long.
+// vectors lane by lane, many times as slowly.
 template <class Register>
 struct Parts {
   Register at[kParts];
