@@ -4,6 +4,7 @@
     ├── UserError              what was asked cannot be done; the message names the field, the value and the remedy
     │   ├── CheckpointError    the checkpoint is unreadable, incomplete, unsafe or of an unknown kind
     │   ├── EngineError        the engine is corrupt, foreign to this version or to this machine
+    │   ├── AdapterError       the adapter is unreadable, unsafe or does not fit the engine
     │   └── ConfigError        an option is out of range or contradicts another
     └── ResourceError          the machine lacks something: disk, memory, a port, a server binary
 
@@ -27,6 +28,10 @@ class CheckpointError(UserError):
 
 class EngineError(UserError):
     """The engine is corrupt, or foreign to this version or machine."""
+
+
+class AdapterError(UserError):
+    """The adapter is unreadable, unsafe or does not fit the engine."""
 
 
 class ConfigError(UserError):

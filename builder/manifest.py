@@ -71,6 +71,7 @@ MANIFEST_NAME: Final = "engine.json"
 WEIGHTS_NAME: Final = "weights.safetensors"
 TOKENIZER_NAME: Final = "tokenizer.json"
 CHAT_TEMPLATE_NAME: Final = "chat_template.jinja"
+ADAPTERS_NAME: Final = "adapters"
 
 GROUP_SIZE: Final = 32
 """Inputs of a quantised matrix that share a scale: llama.cpp's choice for Q4_0, Q4_1 and Q8_0."""
@@ -288,10 +289,14 @@ class Quantization(Frozen):
 
 
 class Lora(Frozen):
-    """Adapter limits the engine was built with."""
+    """Adapters (builder/adapter.py) that the engine's executor takes."""
 
-    max_rank: PositiveInt
-    max_adapters: PositiveInt
+    max_rank: PositiveInt = 64
+    """Of any piece of any adapter."""
+    max_adapters: PositiveInt = 16
+    """Different adapters in one step: slots. Any number may be registered."""
+    host_bytes: PositiveInt = 1 << 30
+    """Of loaded adapters in memory; the least recently used go first."""
 
 
 class DrafterKind(StrEnum):
@@ -405,6 +410,7 @@ class EngineManifest(Frozen):
     kv_cache: KvCache
     tokens: Tokens
     lora: Lora | None = None
+    """None takes no adapters. Those the engine brings along are `adapters/NAME.safetensors` among `files`."""
     speculation: Speculation | None = None
     """None never guesses."""
     head: Head | None = None

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from trierarch.python_backend.adapters.active_adapter import ActiveAdapter
 from trierarch.python_backend.request import FinishReason, Request, TokenLogprob
 
 
@@ -40,8 +41,8 @@ class Sequence:
     """Prefix cache keys of the first full blocks of `token_ids`, as far as they were needed."""
     status: SequenceStatus = SequenceStatus.WAITING
     finish_reason: FinishReason | None = None
-    adapter_slot: int = 0
-    """Slot of the adapter on the device; 0 is the base model."""
+    adapter: ActiveAdapter | None = None
+    """While it runs: its request's adapter; None is the base model."""
     prompt_logprobs: list[TokenLogprob | None] = field(default_factory=list)
     """Filled as the prompt is computed, where asked."""
     num_cached_tokens: int = 0

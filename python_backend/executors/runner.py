@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from trierarch.builder.adapter import AdapterTensors
+from trierarch.python_backend.adapters.active_adapter import Arranged
 from trierarch.python_backend.executors.following import Follower
 from trierarch.python_backend.scheduling.plan import Plan, StepOutput
 
@@ -14,6 +16,14 @@ class Runner(Protocol):
     @property
     def num_blocks(self) -> int:
         """KV blocks the runner has room for."""
+        ...
+
+    def arrange(self, tensors: AdapterTensors) -> Arranged:
+        """Lay an adapter's weights out for the steps of sequences that will have them in `Sequence.adapter`. Any thread.
+
+        Raises:
+            AdapterError: they do not fit the engine.
+        """
         ...
 
     def run(self, plan: Plan) -> StepOutput:

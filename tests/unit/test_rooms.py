@@ -10,7 +10,12 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 # The builder's contract with everybody: what an engine is, whether it is sound, and how errors look.
-CONTRACT = {"trierarch.builder.manifest", "trierarch.builder.errors", "trierarch.builder.verify"}
+CONTRACT = {
+    "trierarch.builder.manifest",
+    "trierarch.builder.errors",
+    "trierarch.builder.verify",
+    "trierarch.builder.adapter",
+}
 
 # folder -> prefixes of ours it may import, besides its own
 ROOMS: dict[str, set[str]] = {
@@ -34,7 +39,9 @@ FORBIDDEN: dict[str, set[str]] = {
     "python_backend/executors": {"triton_python_backend_utils", "trierarch.python_backend.triton", "transformers"},
     "python_backend/text": {"torch", "transformers", "triton_python_backend_utils", "trierarch.python_backend.triton"},
     "python_backend/triton": {"torch", "transformers", "trierarch.python_backend.executors.torch"},
+    "python_backend/adapters": {"torch", "triton_python_backend_utils", "trierarch.python_backend.executors"},
     "builder/manifest.py": {"torch", "numpy"},
+    "builder/adapter.py": {"torch"},
     "builder/verify.py": {"torch", "numpy"},
 }
 
