@@ -8,9 +8,7 @@ from typing import Final
 
 from trierarch.builder.errors import EngineError
 from trierarch.builder.manifest import GROUP_SIZE, Architecture, DrafterKind, DType, EngineManifest, Head, Layer
-
-Header = tuple[str, tuple[int, ...]]
-"""A tensor's type, as safetensors names it, and its shape."""
+from trierarch.builder.safetensors_file import Header
 
 _SAFETENSORS_DTYPES: Final = {DType.FLOAT32: "F32", DType.BFLOAT16: "BF16", DType.FLOAT16: "F16"}
 REBUILD: Final = "rebuild the engine with: trierarch build"

@@ -15,6 +15,10 @@ CONTRACT = {
     "trierarch.builder.errors",
     "trierarch.builder.verify",
     "trierarch.builder.adapter",
+    "trierarch.builder.adapter_check",
+    "trierarch.builder.adapter_source",
+    "trierarch.builder.packed_adapter",
+    "trierarch.builder.safetensors_file",
 }
 
 # folder -> prefixes of ours it may import, besides its own
@@ -42,12 +46,22 @@ FORBIDDEN: dict[str, set[str]] = {
     "python_backend/adapters": {"torch", "triton_python_backend_utils", "trierarch.python_backend.executors"},
     "builder/manifest.py": {"torch", "numpy"},
     "builder/adapter.py": {"torch"},
+    "builder/adapter_check.py": {"torch"},
+    "builder/adapter_source.py": {"torch"},
+    "builder/packed_adapter.py": {"torch"},
+    "builder/safetensors_file.py": {"torch"},
     "builder/verify.py": {"torch", "numpy"},
 }
 
 
 # What starts without torch, with all that it imports: a second of a start, and some 200 MB.
-LIGHT = ("python_backend/executors/cpu", "python_backend/executors/sampling", "python_backend/executors/drawing.py")
+LIGHT = (
+    "python_backend/executors/cpu",
+    "python_backend/executors/sampling",
+    "python_backend/executors/drawing.py",
+    "python_backend/adapters",
+    "builder/adapter_source.py",
+)
 HEAVY = {"torch", "transformers", "scipy", "trierarch.python_backend.executors.torch"}
 
 

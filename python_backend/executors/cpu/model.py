@@ -9,6 +9,7 @@ import numpy as np
 
 from trierarch.builder.adapter import AdapterTensors
 from trierarch.builder.manifest import EngineManifest
+from trierarch.builder.safetensors_file import Array
 from trierarch.python_backend.adapters.active_adapter import ActiveAdapter
 from trierarch.python_backend.executors import machine
 from trierarch.python_backend.executors.cpu.abi import open_library
@@ -17,7 +18,7 @@ from trierarch.python_backend.executors.cpu.decoder import CompiledDecoder
 from trierarch.python_backend.executors.cpu.kv_arrays import KvArrays
 from trierarch.python_backend.executors.cpu.openmp import num_threads
 from trierarch.python_backend.executors.cpu.paged_batch import PagedBatch
-from trierarch.python_backend.executors.cpu.weights import Array, load_weights
+from trierarch.python_backend.executors.cpu.weights import load_weights
 from trierarch.python_backend.executors.following import StepRows
 from trierarch.python_backend.executors.sampling.token_history import Floats
 from trierarch.python_backend.scheduling.plan import Plan

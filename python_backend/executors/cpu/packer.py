@@ -5,9 +5,10 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 
+from trierarch.builder.safetensors_file import Array
 from trierarch.python_backend.executors.cpu.abi import LinearStruct, MatrixStruct
 from trierarch.python_backend.executors.cpu.arena import Arena, aligned
-from trierarch.python_backend.executors.cpu.weights import Array, Weight, Weights
+from trierarch.python_backend.executors.cpu.weights import Weight, Weights
 
 Release = Callable[[Array], None]
 

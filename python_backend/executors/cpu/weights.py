@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import math
-import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from trierarch.builder.manifest import GROUP_SIZE, WEIGHTS_NAME, EngineManifest
+from trierarch.builder.safetensors_file import Array, SafetensorsFile
 from trierarch.python_backend.executors.cpu.abi import Format
 from trierarch.python_backend.executors.sampling.token_history import Floats
-from trierarch.python_backend.executors.weight_table import Header, check_tensors, unreadable
-
-Array = npt.NDArray[Any]
-_DTYPES: Final[dict[str, npt.DTypeLike]] = {
-    "F32": np.float32,
-    "BF16": np.uint16,  # its bits
-    "F16": np.float16,
-    "I8": np.int8,
-    "U8": np.uint8,
-}
-_LENGTH_BYTES: Final = 8
+from trierarch.python_backend.executors.weight_table import check_tensors, unreadable
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,18 +60,12 @@ def load_weights(engine: Path, manifest: EngineManifest) -> Weights:
     """
     path = engine / WEIGHTS_NAME
     try:
-        with path.open("rb") as file:
-            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        places = _places(content)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        with SafetensorsFile(path) as file:
+            headers, arrays = file.headers, file.map()
+    except (OSError, ValueError) as error:
         raise unreadable(path, error) from error
-    stored = check_tensors(path, manifest, {name: header for name, (header, _) in places.items()})
-
-    def view(name: str) -> Array:
-        (dtype, shape), offset = places[name]
-        return np.frombuffer(content, _DTYPES[dtype], math.prod(shape), offset).reshape(shape)
-
-    return {name: Weight(*map(view, names)) for name, names in stored.items()}
+    stored = check_tensors(path, manifest, headers)
+    return {name: Weight(*(arrays[part] for part in parts)) for name, parts in stored.items()}
 
 
 def to_bfloat16(number: float) -> float:
@@ -97,26 +77,3 @@ def to_bfloat16(number: float) -> float:
 def from_bfloat16(bits: Array) -> Floats:
     """Bits of bfloat16 as the numbers they are."""
     return (bits.astype(np.uint32) << 16).view(np.float32)
-
-
-def _places(content: mmap.mmap) -> dict[str, tuple[Header, int]]:
-    """Name -> (type, shape) and first byte of every tensor in a safetensors file.
-
-    Format: 8 bytes of little-endian header length, a JSON header, the tensors' bytes.
-
-    Raises:
-        ValueError, KeyError, TypeError, AttributeError: it is none, or was cut short.
-    """
-    begin = _LENGTH_BYTES + int.from_bytes(content[:_LENGTH_BYTES], "little")
-    if begin > len(content):
-        raise ValueError("its header is cut short")
-    entries = json.loads(content[_LENGTH_BYTES:begin])
-    entries.pop("__metadata__", None)
-    places = {}
-    for name, entry in entries.items():
-        dtype, shape, (first, last) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-        num_bytes = math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize
-        if not 0 <= first <= last == first + num_bytes <= len(content) - begin:
-            raise ValueError(f"{name} is not where its header says")
-        places[name] = ((dtype, shape), begin + first)
-    return places
