@@ -103,14 +103,14 @@ __attribute__((noinline)) void dot_tile(const Operand<T>* x, const T* a, int64_t
     dot_whole<T>(rows[0], DotStep<T>::kElements, ranks[0], DotStep<T>::kElements, DotStep<T>::kElements, acc);
   }
   unrolled<Rows>([&](auto m) TRIERARCH_LAMBDA_INLINE {
-    Floats sums = {};
+    float sums[kLanes] = {};
     unrolled<Ranks>([&](auto k) TRIERARCH_LAMBDA_INLINE { sums[k] = sum_register(acc[m][k]); });
-    store_some(z + m * z_stride, sums, Ranks);
+    store_some(z + m * z_stride, load<Floats>(sums), Ranks);
   });
 }
 
 // A block's totals of some rows: gain * total + b z.
-template <class T, int Rows>
+template <class T, int Rows, bool HasGain>
 __attribute__((noinline)) void add_tile(const Operand<T>* z, int64_t z_stride, const uint32_t* b, int64_t depth,
                                         const FloatRegister* gain, Totals totals) {
   FloatRegister acc[Rows][kParts] = {};
@@ -118,7 +118,12 @@ __attribute__((noinline)) void add_tile(const Operand<T>* z, int64_t z_stride, c
   unrolled<Rows>([&](auto m) TRIERARCH_LAMBDA_INLINE {
     unrolled<kParts>([&](auto p) TRIERARCH_LAMBDA_INLINE {
       FloatRegister& total = totals[m * kPanelRegisters + p];
-      total = (gain == nullptr ? total : total * gain[p]) + acc[m][p];
+      if constexpr (HasGain) {
+        const auto left = reinterpret_cast<WordRegister>(total), right = reinterpret_cast<WordRegister>(gain[p]);
+        total = add_product<float>(acc[m][p], left, right);
+      } else {
+        total += acc[m][p];
+      }
     });
   });
 }
@@ -163,13 +168,17 @@ class Adapted {
   void add(int64_t block, int64_t num_blocks, int64_t first, int64_t last, Totals totals) const {
     over(first, last, [&](const TrierarchPiece& piece, const Stack::Piece& place, int64_t first_z, int64_t begin, int64_t end) {
       over_blocks(place, block, num_blocks, [&](int64_t n, int64_t of_piece) {
+        const auto add_rows = [&](auto has_gain, const FloatRegister* gain) {
+          over_row_tiles<kTall.rows>(end - begin, [&](int64_t row, auto rows) {
+            add_tile<T, decltype(rows)::value, decltype(has_gain)::value>(
+                z_ + (begin + row) * width_ + first_z, width_, words(piece, of_piece), piece.rank / kPerWord<T>, gain,
+                totals + (begin + row - first) * kPanelRegisters + n * kParts);
+          });
+        };
+        if (piece.gain == nullptr) return add_rows(std::false_type(), nullptr);
         FloatRegister gain[kParts];
-        if (piece.gain != nullptr) load_gain(piece, of_piece, place.out_features, gain);
-        over_row_tiles<kTall.rows>(end - begin, [&](int64_t row, auto rows) {
-          add_tile<T, decltype(rows)::value>(z_ + (begin + row) * width_ + first_z, width_, words(piece, of_piece),
-                                             piece.rank / kPerWord<T>, piece.gain == nullptr ? nullptr : gain,
-                                             totals + (begin + row - first) * kPanelRegisters + n * kParts);
-        });
+        load_gain(piece, of_piece, place.out_features, gain);
+        add_rows(std::true_type(), gain);
       });
     });
   }
