@@ -46,7 +46,8 @@ class AdapterManifest(Frozen):
 
     schema_version: int = ADAPTER_SCHEMA_VERSION
     digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-    """SHA-256 of the tensors: the identity that caches go by. Equal tensors, equal digest."""
+    """The identity that caches go by: SHA-256 of the tensors, so that equal tensors have equal digests. Of a PEFT
+    directory that is served as it is, SHA-256 of its configuration's bytes and then its tensors file's."""
     rank: PositiveInt
     """Largest of its pieces'; 1 where it has whole matrices alone."""
     dtype: DType

@@ -6,6 +6,7 @@ description). Nothing here imports torch; bfloat16 comes as its bits.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import mmap
@@ -44,6 +45,7 @@ MAX_HEADER_BYTES: Final = 16 << 20
 _MAX_AXES: Final = 8
 _MAX_SIZE: Final = 1 << 48
 _LENGTH_BYTES: Final = 8
+_READ_BYTES: Final = 1 << 20
 _METADATA: Final = "__metadata__"
 _ALIGNMENT: Final = 64
 _WRITTEN: Final = {np.dtype(np.float32): "F32", np.dtype(np.float16): "F16", np.dtype(np.uint16): "BF16"}
@@ -112,6 +114,19 @@ class SafetensorsFile:
         content = bytearray(self.num_bytes)
         read_into(self._descriptor, memoryview(content), 0)
         return content
+
+    def hashed(self, digest: hashlib._Hash) -> hashlib._Hash:
+        """`digest`, updated with the whole file.
+
+        Raises:
+            OSError, SafetensorsError: as `read`.
+        """
+        piece = memoryview(bytearray(min(self.num_bytes, _READ_BYTES)))
+        for begin in range(0, self.num_bytes, _READ_BYTES):
+            part = piece[: self.num_bytes - begin]
+            read_into(self._descriptor, part, begin)
+            digest.update(part)
+        return digest
 
     def arrays(self, content: bytearray | mmap.mmap) -> dict[str, Array]:
         """Every tensor as a read-only view of `content`, which `read` or a mapping gave; one that lies askew as a copy."""

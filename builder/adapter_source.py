@@ -1,0 +1,66 @@
+"""AdapterSource: an opened adapter, a packed file or a PEFT directory; one face for both. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from trierarch.builder.adapter import AdapterManifest, AdapterTensors
+from trierarch.builder.adapter_check import check_adapter, check_headers
+from trierarch.builder.manifest import EngineManifest
+from trierarch.builder.packed_adapter import PackedAdapter
+from trierarch.builder.peft import PeftDirectory
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterSource:
+    """The version that was opened: it stays, whatever is renamed, deleted or written in its place. Close it."""
+
+    _opened: PackedAdapter | PeftDirectory
+    _engine_manifest: EngineManifest
+
+    @classmethod
+    def open(cls, path: Path, engine: Path, manifest: EngineManifest) -> Self:
+        """Open the files of `path`, and see by their headers whether the engine, whose manifest is given, takes them.
+
+        Raises:
+            AdapterError: nothing is there, it is damaged, or the engine cannot compute with it; the remedy is told.
+        """
+        if path.is_dir():
+            return cls(PeftDirectory(path, engine, manifest), manifest)
+        packed = PackedAdapter(path)
+        try:
+            check_headers(packed.manifest, packed.headers, manifest)
+        except BaseException:
+            packed.close()
+            raise
+        return cls(packed, manifest)
+
+    @property
+    def manifest(self) -> AdapterManifest:
+        """Known without a tensor."""
+        return self._opened.manifest
+
+    def read(self) -> AdapterTensors:
+        """Every tensor in memory, checked. Its manifest is `manifest`. May be called on any thread, again too.
+
+        Raises:
+            AdapterError: it was altered since it was opened, cannot be read, or holds NaN or infinity.
+            EngineError: the engine's weights, which a DoRA of PEFT needs, cannot be read.
+        """
+        tensors = self._opened.read()
+        check_adapter(tensors, self._engine_manifest)
+        return tensors
+
+    def close(self) -> None:
+        """Give the descriptors back, when nobody reads; what was read stays. Again is harmless."""
+        self._opened.close()
+
+    def __enter__(self) -> Self:
+        """Of a `with`, which closes it."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()

@@ -1,0 +1,83 @@
+"""EngineMatrices: an engine's matrices as numbers, dequantised, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from trierarch.builder.adapter import STACKED, piece_shape, to_floats
+from trierarch.builder.errors import EngineError
+from trierarch.builder.manifest import GROUP_SIZE, WEIGHTS_NAME, EngineManifest
+from trierarch.builder.safetensors_file import Array, SafetensorsFile
+
+Floats = npt.NDArray[np.float32]
+_CHUNK_ROWS: Final = 1024
+"""Rows worked on at once: a few MB of floats."""
+
+
+class EngineMatrices:
+    """The weights file, mapped."""
+
+    def __init__(self, engine: Path, manifest: EngineManifest) -> None:
+        """Map it.
+
+        Raises:
+            EngineError: it cannot be read.
+        """
+        self._path = engine / WEIGHTS_NAME
+        self._manifest = manifest
+        try:
+            with SafetensorsFile(self._path) as file:
+                self._arrays = file.map()
+        except (OSError, ValueError) as error:
+            raise EngineError(
+                f"{self._path} cannot be read ({error}); rebuild the engine with: trierarch build"
+            ) from error
+
+    def chunks(self, stem: str, piece: str) -> Iterator[tuple[slice, Floats]]:
+        """(rows, their numbers) of a piece, some rows at a time; of embed, rows are tokens.
+
+        `stem` is a name as `builder/adapter.py` has it, such as layers.0.q.
+
+        Raises:
+            EngineError: the file lacks it.
+        """
+        prefix = stem.removesuffix(piece)
+        name, first, count = self._place(prefix, piece)
+        for begin in range(0, count, _CHUNK_ROWS):
+            end = min(begin + _CHUNK_ROWS, count)
+            yield slice(begin, end), self._rows(name, slice(first + begin, first + end))
+
+    def _place(self, prefix: str, piece: str) -> tuple[str, int, int]:
+        """Name of the matrix that holds a piece, first row, number of rows."""
+        architecture = self._manifest.architecture
+        if piece == "embed" or (piece == "lm_head" and architecture.tie_embeddings):
+            return "embed", 0, architecture.vocab_size
+        matrix, stacked = next((name, pieces) for name, pieces in STACKED.items() if piece in pieces)
+        sizes = [piece_shape(architecture, one)[0] for one in stacked]
+        place = stacked.index(piece)
+        return prefix + matrix, sum(sizes[:place]), sizes[place]
+
+    def _rows(self, name: str, rows: slice) -> Floats:
+        if f"{name}.weight" in self._arrays:
+            return to_floats(self._arrays[f"{name}.weight"][rows])
+        try:
+            codes, scales = self._arrays[f"{name}.codes"][rows], self._arrays[f"{name}.scales"][rows]
+        except KeyError:
+            raise EngineError(f"{self._path} lacks {name}; rebuild the engine with: trierarch build") from None
+        offsets = self._arrays.get(f"{name}.offsets")
+        grouped = _unpacked(codes, is_int4=offsets is not None).reshape(len(codes), -1, GROUP_SIZE)
+        numbers = grouped * scales[..., None].astype(np.float32)
+        if offsets is not None:
+            numbers += offsets[rows][..., None].astype(np.float32)
+        return numbers.reshape(len(codes), -1)
+
+
+def _unpacked(codes: Array, is_int4: bool) -> Floats:
+    if not is_int4:
+        return codes.astype(np.float32)
+    return np.stack((codes & 15, codes >> 4), axis=-1).reshape(len(codes), -1).astype(np.float32)
