@@ -17,7 +17,10 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from trierarch.python_backend.errors import Cancelled, ExecutorFailed, ServingError, ShuttingDown
+from trierarch.python_backend.adapters.adapter import Adapter
+from trierarch.python_backend.adapters.directory import AdapterDirectories
+from trierarch.python_backend.adapters.stats import AdapterInfo
+from trierarch.python_backend.errors import Cancelled, ExecutorFailed, ServingError, ShuttingDown, UnknownAdapter
 from trierarch.python_backend.executors.executor import ExecutorStats, Sink
 from trierarch.python_backend.executors.runner import Runner
 from trierarch.python_backend.request import Request, TokenDelta, check_token_ids
@@ -32,9 +35,15 @@ class StepExecutor:
     """Drives one Scheduler and one Runner. Implements the Executor protocol."""
 
     def __init__(
-        self, scheduler: Scheduler, runner: Runner, vocab_size: int, speculator: Speculator | None = None
+        self,
+        scheduler: Scheduler,
+        runner: Runner,
+        vocab_size: int,
+        speculator: Speculator | None = None,
+        directories: AdapterDirectories | None = None,
     ) -> None:
-        """`speculator` None verifies the requests' own drafts and no others."""
+        """`speculator` None verifies the requests' own drafts and no others. `directories` None takes no adapters."""
+        self._directories = directories
         self._scheduler = scheduler
         self._speculator = speculator or Speculator(None, vocab_size)
         self._vocab_size = vocab_size
@@ -59,6 +68,18 @@ class StepExecutor:
             self._scheduler.add(request)
             self._sinks[request.request_id] = _Subscriber(sink, request.sampling.n)
             self._changed.notify_all()
+
+    def find_adapter(self, name: str) -> Adapter:
+        """See Executor.find_adapter."""
+        if self._directories is None:
+            raise UnknownAdapter(
+                "adapter", name, "this engine takes no adapters; leave it out, or rebuild it with --max-adapters"
+            )
+        return self._directories.find(name)
+
+    def adapters(self) -> tuple[AdapterInfo, ...]:
+        """See Executor.adapters."""
+        return ()
 
     def abort(self, request_id: str, index: int | None = None) -> None:
         """See Executor.abort."""

@@ -91,7 +91,7 @@ class CheckingRunner:
             tokens = _tokens_of_step(item)
             for position in range(item.start, len(tokens)):
                 request = item.sequence.request
-                content = request.adapter, request.cache_salt, tuple(tokens[: position + 1])
+                content = request.adapter_digest, request.cache_salt, tuple(tokens[: position + 1])
                 self.slots[self._slot(item.sequence, position)] = content
                 self.num_computed += 1
         for item in plan.scheduled:
@@ -104,7 +104,7 @@ class CheckingRunner:
 
     def _check(self, sequence: Sequence, tokens: list[int], num_tokens: int) -> None:
         for position in range(num_tokens):
-            expected = sequence.request.adapter, sequence.request.cache_salt, tuple(tokens[: position + 1])
+            expected = sequence.request.adapter_digest, sequence.request.cache_salt, tuple(tokens[: position + 1])
             found = self.slots[self._slot(sequence, position)]
             assert found == expected, f"sequence {sequence.sequence_id} reads {found}, not {expected}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import Random
 
 from support.checking_runner import alone
+from support.memory_adapters import make_adapter
 from support.scheduling import World, make_request
 from trierarch.python_backend.errors import ExecutorFailed, InvalidRequest, Overloaded
 from trierarch.python_backend.request import FinishReason, Request
@@ -13,6 +14,7 @@ from trierarch.python_backend.sequence import SequenceStatus
 VOCAB_SIZE = 3
 MAX_SEQ_LEN = 16
 """Tiny, as the vocabulary is, so that equal prefixes and full pools come fast."""
+ADAPTER = make_adapter("x")
 PROMPTS = ((0, 1, 1, 0, 1, 0, 0, 1), (0, 1, 1, 0, 0, 1, 1, 0), (1, 0, 0, 1, 0, 1, 1, 0))
 
 
@@ -54,7 +56,7 @@ class Ordeal:
             max_tokens=random.randint(1, 9),
             n=random.choice((1, 1, 2, 3)),
             priority=random.randint(-1, 1),
-            adapter=random.choice(("", "", "", "x")),
+            adapter=random.choice((None, None, None, ADAPTER)),
             cache_salt=random.choice(("", "", "", "s")),
             stop_words=random.choice(((), (), ((0, 0),), ((1,), (2, 0, 1)))),
             end_ids=random.choice((None, None, (), (1, 2))),
