@@ -9,7 +9,7 @@ from typing import Self
 from trierarch.builder.adapter import AdapterManifest, AdapterTensors
 from trierarch.builder.adapter_check import check_adapter, check_headers
 from trierarch.builder.manifest import EngineManifest
-from trierarch.builder.packed_adapter import PackedAdapter
+from trierarch.builder.packed_adapter import PackedAdapter, digest_of
 from trierarch.builder.peft import PeftDirectory
 
 
@@ -64,3 +64,16 @@ class AdapterSource:
     def __exit__(self, *_: object) -> None:
         """Close it."""
         self.close()
+
+
+def read_adapter(path: Path, engine: Path, manifest: EngineManifest) -> AdapterTensors:
+    """What `path` holds, packed for an engine and checked; its digest is that of the packed tensors.
+
+    Raises:
+        AdapterError: nothing is there, it is damaged, or the engine cannot compute with it; the remedy is told.
+        EngineError: the engine's weights, which a DoRA of PEFT needs, cannot be read.
+    """
+    with AdapterSource.open(path, engine, manifest) as source:
+        tensors = source.read()
+    digest = digest_of(tensors.arrays)
+    return AdapterTensors(tensors.manifest.model_copy(update={"digest": digest}), tensors.arrays)

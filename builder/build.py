@@ -10,6 +10,7 @@ import torch
 from trierarch.builder import machine
 from trierarch.builder.accuracy_gate import AccuracyGate, Evaluator
 from trierarch.builder.blueprint import Blueprint, write_manifest
+from trierarch.builder.bundled_adapter import plan_adapters
 from trierarch.builder.checkpoint import Checkpoint, TokenizerFiles
 from trierarch.builder.compile import compile_kernels
 from trierarch.builder.config import BuildConfig
@@ -28,6 +29,7 @@ from trierarch.builder.manifest import (
     EngineManifest,
     KvCache,
     Limits,
+    Lora,
     Requires,
     Speculation,
     Target,
@@ -50,6 +52,7 @@ def build(config: BuildConfig, progress: Progress | None = None, measure: Evalua
     same options, which is built beside it and removed.
 
     Raises:
+        AdapterError: an adapter cannot be read, or does not fit the checkpoint.
         CheckpointError: the checkpoint cannot be read or is of an unknown kind.
         ConfigError: an option is out of range for this checkpoint, something else is at `output`, quantization costs
             more than `config` allows, or its cost is to be measured and there is no `measure`.
@@ -72,6 +75,7 @@ def build(config: BuildConfig, progress: Progress | None = None, measure: Evalua
     kv_cache = plan_kv_cache(config, model, beside=draft_model)
     blueprint = _blueprint(config, model, limits, kv_cache, speculation, progress)
     blueprint = replace(blueprint, small_files={**blueprint.small_files, **_tokenizer_files(tokenizer)})
+    blueprint = _with_adapters(blueprint, config)
     if draft_model is not None:
         kv_cache = plan_kv_cache(config, draft_model, beside=model)
         draft = _blueprint(config, draft_model, limits, kv_cache, None, DraftProgress(progress))
@@ -119,6 +123,19 @@ def _draft_model(
     if DrafterKind.EAGLE3 in drafters:
         return read_eagle3(config, drafted, progress)
     return read_mtp(drafted) if DrafterKind.MTP in drafters else find_draft(config, drafted, progress)
+
+
+def _with_adapters(blueprint: Blueprint, config: BuildConfig) -> Blueprint:
+    """The same engine, taking adapters, and with those that it brings along."""
+    if config.max_adapters == 0:
+        if config.adapters:
+            raise ConfigError(
+                f"max_adapters is 0, and there are {len(config.adapters)} adapters for the engine; leave one of them out"
+            )
+        return blueprint
+    lora = Lora(max_rank=config.max_lora_rank, max_adapters=config.max_adapters)
+    manifest = blueprint.manifest.model_copy(update={"lora": lora})
+    return replace(blueprint, manifest=manifest, adapters=plan_adapters(config.adapters, manifest))
 
 
 def _limits(config: BuildConfig, decoder: Decoder) -> Limits:
@@ -176,5 +193,7 @@ def _unquantized(blueprint: Blueprint, checkpoint: Checkpoint, decoder: Decoder)
     kv_cache = manifest.kv_cache.model_copy(
         update={"dtype": model.kv_dtype, "bytes_per_token": model.kv_bytes_per_token}
     )
-    update = {"quantization": None, "kv_cache": kv_cache, "speculation": None}
-    return replace(blueprint, manifest=manifest.model_copy(update=update), weights=model.weights, draft=None)
+    update = {"quantization": None, "kv_cache": kv_cache, "speculation": None, "lora": None}
+    return replace(
+        blueprint, manifest=manifest.model_copy(update=update), weights=model.weights, draft=None, adapters=()
+    )

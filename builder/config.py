@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field
 
+from trierarch.builder.adapter import NAME_PATTERN
 from trierarch.builder.manifest import (
     DrafterKind,
     DType,
@@ -14,6 +15,7 @@ from trierarch.builder.manifest import (
     KvCache,
     KvType,
     Limits,
+    Lora,
     PositiveInt,
     Target,
     WeightType,
@@ -73,6 +75,11 @@ class BuildConfig(Frozen):
     so quantised. Of EAGLE3: a head's checkpoint, a directory or a hub id. MTP layers are in `model`."""
     draft_quantization: WeightType | None = None
     """Of the weights of a `draft` that is a checkpoint."""
+    max_adapters: Annotated[int, Field(ge=0)] = _default(Lora, "max_adapters")
+    """Different LoRA adapters in one step; 0 builds an engine that takes none."""
+    max_lora_rank: PositiveInt = _default(Lora, "max_rank")
+    adapters: dict[Annotated[str, Field(pattern=NAME_PATTERN)], Path] = Field(default_factory=dict)
+    """Name -> PEFT directory or packed file of adapters that the engine brings along."""
     compile: bool = True
     """Compile kernels for this machine's CPU, where there is a compiler; otherwise the engine runs eagerly anywhere."""
     overwrite: bool = False

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from trierarch.builder.errors import TrierarchError
+from trierarch.orchestrator.commands.adapters import adapters
 from trierarch.orchestrator.commands.build import build
 from trierarch.orchestrator.commands.compose import compose
 from trierarch.orchestrator.commands.demo import demo
@@ -44,6 +45,7 @@ LOOK = "Look"
 
 app.command(rich_help_panel=MAKE)(build)
 app.command(rich_help_panel=MAKE)(compose)
+app.add_typer(adapters, name="adapters", rich_help_panel=MAKE)
 app.command(rich_help_panel=RUN)(serve)
 app.command(rich_help_panel=RUN)(generate)
 app.command(rich_help_panel=LOOK)(inspect)

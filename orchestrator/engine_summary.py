@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
+from trierarch.builder.adapter import ADAPTER_SUFFIX
 from trierarch.builder.manifest import (
+    ADAPTERS_NAME,
     GROUP_SIZE,
     WEIGHTS_NAME,
     Accuracy,
@@ -38,6 +40,7 @@ def summary_rows(manifest: EngineManifest, draft: EngineManifest | None = None) 
     yield "vocabulary", f"{architecture.vocab_size:,} tokens"
     yield "size", f"{format_size(weights)} in {len(manifest.files)} files"
     yield "KV cache", _kv_cache(manifest)
+    yield "adapters", _adapters(manifest)
     yield "speculation", _speculation(manifest.speculation)
     if draft is not None:
         yield "draft", _draft(draft)
@@ -113,6 +116,19 @@ def _kv_cache(manifest: EngineManifest) -> str:
         capacity = f"{format_size(kv_cache.num_bytes)} for {kv_cache.num_bytes // kv_cache.bytes_per_token:,} tokens"
     token = f"{format_size(kv_cache.bytes_per_token)} a token ({kv_cache.dtype.value})"
     return f"{token}, blocks of {kv_cache.block_size}, {capacity}"
+
+
+def _adapters(manifest: EngineManifest) -> str:
+    lora = manifest.lora
+    if lora is None:
+        return "none"
+    names = [
+        path.removeprefix(f"{ADAPTERS_NAME}/").removesuffix(ADAPTER_SUFFIX)
+        for path in sorted(manifest.files)
+        if path.startswith(f"{ADAPTERS_NAME}/")
+    ]
+    brought = f"; brings {', '.join(names)}" if names else ""
+    return f"LoRA of rank {lora.max_rank} at most, {lora.max_adapters} at once{brought}"
 
 
 def _speculation(speculation: Speculation | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 LIMITS = "Limits, fixed once built"
 ACCURACY = "What quantization may cost"
+ADAPTERS = "LoRA adapters, mixed in one batch"
 SPECULATION = "Guessing tokens ahead, which never changes an answer"
 
 
@@ -155,6 +157,27 @@ def build(
             rich_help_panel=SPECULATION,
         ),
     ] = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=DIR",
+            help="A PEFT directory or packed file that the engine brings along; may be given often.",
+            show_default="none",
+            rich_help_panel=ADAPTERS,
+        ),
+    ] = None,
+    max_adapters: Annotated[
+        int | None,
+        typer.Option(
+            help="Different adapters in one step; 0: the engine takes none.",
+            show_default="16",
+            rich_help_panel=ADAPTERS,
+        ),
+    ] = None,
+    max_lora_rank: Annotated[
+        int | None,
+        typer.Option(help="Rank of an adapter at most.", show_default="64", rich_help_panel=ADAPTERS),
+    ] = None,
     compile: Annotated[
         bool,
         typer.Option(
@@ -201,6 +224,9 @@ def build(
         else parse_size(speculation_history_bytes, least=0),
         draft=draft,
         draft_quantization=draft_quantization,
+        adapters=None if adapter is None else _adapters(adapter),
+        max_adapters=max_adapters,
+        max_lora_rank=max_lora_rank,
         compile=compile,
         overwrite=overwrite,
     )
@@ -230,6 +256,27 @@ def build_config(**asked: Any) -> BuildConfig:
         first = error.errors()[0]
         option = "--" + str(first["loc"][0]).replace("_", "-")
         raise ConfigError(f"{option} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
+
+
+def _adapters(texts: list[str]) -> dict[str, Path]:
+    """Each NAME=DIR.
+
+    Raises:
+        ConfigError: one is not, or two have the same name.
+    """
+    from trierarch.builder.adapter import NAME_PATTERN
+
+    sources: dict[str, Path] = {}
+    for text in texts:
+        name, equals, source = text.partition("=")
+        if not (name and equals and source):
+            raise ConfigError(f"--adapter is {text!r}: write NAME=DIR, such as french=adapters/french")
+        if not re.fullmatch(NAME_PATTERN, name):
+            raise ConfigError(f"--adapter is {text!r}: a name has letters, digits, '.', '_' and '-', at most 128")
+        if name in sources:
+            raise ConfigError(f"--adapter names {name!r} twice; give each adapter a name of its own")
+        sources[name] = Path(source)
+    return sources
 
 
 def _drafters(text: str) -> tuple[str, ...]:
