@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -10,6 +11,29 @@ from trierarch.builder.adapter import AdapterManifest, AdapterTensors
 from trierarch.builder.errors import AdapterError
 from trierarch.builder.manifest import DType
 from trierarch.python_backend.adapters.adapter import Adapter
+
+
+def seed_of(digest: str) -> int:
+    """What an adapter adds to the model of `checking_runner.next_token`; 0 for the base model, and for no other."""
+    return 1 + int(digest[:6], 16) if digest else 0
+
+
+@dataclass(frozen=True, slots=True)
+class ToyWeights:
+    """An adapter as a CheckingRunner has it. Implements Arranged."""
+
+    digest: str
+    num_bytes: int
+
+
+def arrange(tensors: AdapterTensors) -> ToyWeights:
+    """As a runner does."""
+    return ToyWeights(tensors.manifest.digest, tensors.num_bytes)
+
+
+def arrange_draft(adapter: Adapter, tensors: AdapterTensors) -> ToyWeights | None:
+    """The draft model runs with every other adapter, in a byte."""
+    return ToyWeights(adapter.digest, 1) if seed_of(adapter.digest) % 2 else None
 
 
 class MemorySource:
@@ -38,6 +62,8 @@ class MemorySource:
         self.is_closed = True
 
 
-def make_adapter(name: str, version: int = 0, num_bytes: int = 4, fault: str | None = None) -> Adapter:
-    """Version `version` of the adapter `name`."""
-    return Adapter(name, MemorySource(f"{name} {version}", num_bytes, fault), num_bytes)
+def make_adapter(
+    name: str, version: int = 0, num_bytes: int = 4, fault: str | None = None, guess: int | None = None
+) -> Adapter:
+    """Version `version` of the adapter `name`; it looks as if it had `guess` bytes."""
+    return Adapter(name, MemorySource(f"{name} {version}", num_bytes, fault), num_bytes if guess is None else guess)
