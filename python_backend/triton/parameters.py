@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final, Self
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Self
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from trierarch.builder.errors import ConfigError
 from trierarch.builder.manifest import Frozen
@@ -13,6 +16,20 @@ from trierarch.python_backend.triton.contract import Role
 
 OF_TRITON: Final = {"FORCE_CPU_ONLY_INPUT_TENSORS", "EXECUTION_ENV_PATH"}
 """Parameters that Triton's Python backend reads itself."""
+
+
+def paths_of(text: object) -> object:
+    """The paths of a list in JSON, or separated as in PATH; what is no string is left to be checked."""
+    if not isinstance(text, str):
+        return text
+    return json.loads(text) if text.startswith("[") else [path for path in text.split(os.pathsep) if path]
+
+
+def text_of(paths: Iterable[str]) -> str:
+    """What `paths_of` reads these from."""
+    paths = list(paths)
+    is_plain = not any(os.pathsep in path for path in paths) and not paths[0].startswith("[")
+    return os.pathsep.join(paths) if is_plain else json.dumps(paths)
 
 
 class Parameters(Frozen):
@@ -34,6 +51,15 @@ class Parameters(Frozen):
     """Whether preprocessing adds the tokenizer's special tokens, such as a beginning-of-sequence token."""
     skip_special_tokens: bool = True
     """Whether postprocessing leaves special tokens out of the text."""
+    adapter_directories: Annotated[tuple[Path, ...], BeforeValidator(paths_of)] = ()
+    """Where adapters are found beside the engine's own: separated as in PATH, or a list in JSON; relative to the repository."""
+    allow_adapter_uploads: bool = True
+    """Whether clients may send an adapter as lora_weights and lora_config, as TensorRT-LLM's do."""
+    adapter_upload_directory: Path | None = None
+    """Where they are kept, relative to the repository; None keeps them for as long as the model is loaded."""
+    max_uploaded_adapters: int = Field(default=1000, ge=0)
+    adapter: str = ""
+    """The adapter that a model of role `adapter` serves; empty is the one of the model's own name."""
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:

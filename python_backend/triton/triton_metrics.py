@@ -7,8 +7,7 @@ from typing import Any
 
 import triton_python_backend_utils as pb
 
-from trierarch.python_backend.triton.metrics import Gauge, Histogram
-from trierarch.python_backend.triton.speculation_metrics import Counter
+from trierarch.python_backend.triton.metric_registry import Counter, Gauge, Histogram
 
 
 class TritonRegistry:
