@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
 
@@ -13,23 +11,10 @@ from pydantic import BeforeValidator, Field, ValidationError
 from trierarch.builder.errors import ConfigError
 from trierarch.builder.manifest import Frozen
 from trierarch.python_backend.triton.contract import Role
+from trierarch.python_backend.triton.path_list import paths_of
 
 OF_TRITON: Final = {"FORCE_CPU_ONLY_INPUT_TENSORS", "EXECUTION_ENV_PATH"}
 """Parameters that Triton's Python backend reads itself."""
-
-
-def paths_of(text: object) -> object:
-    """The paths of a list in JSON, or separated as in PATH; what is no string is left to be checked."""
-    if not isinstance(text, str):
-        return text
-    return json.loads(text) if text.startswith("[") else [path for path in text.split(os.pathsep) if path]
-
-
-def text_of(paths: Iterable[str]) -> str:
-    """What `paths_of` reads these from."""
-    paths = list(paths)
-    is_plain = not any(os.pathsep in path for path in paths) and not paths[0].startswith("[")
-    return os.pathsep.join(paths) if is_plain else json.dumps(paths)
 
 
 class Parameters(Frozen):
