@@ -48,6 +48,7 @@ class Ordeal:
 
     def __init__(self, seed: int) -> None:
         self.world = random_world(seed)
+        self.world.loads_amid_steps = seed % 3 == 0
         self.requests: dict[str, Request] = {}
         self.faulty: set[str] = set()
         """Digests of versions that cannot be loaded"""
@@ -166,7 +167,8 @@ class Ordeal:
         for _ in range(max_steps):
             if not self.world.scheduler.has_work:
                 break
-            self.load()
+            if not self.world.loads_amid_steps:
+                self.load()
             self.step()
             self.check()
         assert not self.world.scheduler.has_work
