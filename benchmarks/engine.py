@@ -13,7 +13,7 @@ from trierarch.benchmarks.subjects.worker import Launch
 from trierarch.benchmarks.workers.protocol import KV_CACHE_BYTES, MAX_BATCH_SIZE, MAX_SEQ_LEN
 from trierarch.builder.config import BuildConfig
 from trierarch.builder.demo import DEMO
-from trierarch.builder.manifest import WEIGHTS_NAME, DrafterKind, DType, EngineManifest, WeightType
+from trierarch.builder.manifest import WEIGHTS_NAME, DrafterKind, DType, EngineManifest, Lora, WeightType
 
 EXECUTOR: Final = "executor"
 TRITON: Final = "triton"
@@ -32,12 +32,14 @@ def build_demo(
     dtype: DType = DType.BFLOAT16,
     speculation: tuple[DrafterKind, ...] | None = (),
     draft: WeightType | None = None,
+    lora: Lora | None = None,
+    output: Path | None = None,
 ) -> tuple[Path, EngineManifest]:
     """Build it afresh, since it must be of the code that is measured.
 
     What quantization costs is measured, and whatever it is the engine is kept: the report has a goal for it. Nobody
     guesses ahead unless `speculation` says who (None: whoever a build chooses), or a `draft` is named, an engine of the same
-    checkpoint with such weights, which then guesses alone.
+    checkpoint with such weights, which then guesses alone. lora: None takes no adapters. output: None is named for the rest.
 
     Raises:
         ResourceError: the demo checkpoint is not here and cannot be downloaded.
@@ -47,7 +49,7 @@ def build_demo(
     from trierarch.python_backend.executors.torch.teacher_forcing import teacher_forced_logits
 
     kinds = [*([] if quantization is None else [quantization]), *([] if draft is None else ["draft", draft])]
-    output = OUT / "-".join(["engine", *kinds])
+    output = output or OUT / "-".join(["engine", *kinds])
     config = BuildConfig(
         model=DEMO,
         output=output,
@@ -77,6 +79,11 @@ def server(engine: Path) -> Launch:
 def speculating(engine: Path, name: str) -> Launch:
     """Our executor with its policy of speculation in the benchmark's hand."""
     return _launch(name, "speculating", engine)
+
+
+def adapting(engine: Path, name: str) -> Launch:
+    """Our executor with adapters beside its engine."""
+    return _launch(name, "adapting", engine)
 
 
 def step_probe(engine: Path) -> Launch:

@@ -57,6 +57,7 @@ BENCHMARKS: Final[dict[str, Benchmark]] = {
             "speculation",
             "what guessing ahead is worth: copies, edits, prose, agents, against streams and draft lengths",
         ),
+        Benchmark("lora", "what adapters cost: mixed in one batch, a thousand registered, and cold"),
         Benchmark("kv_waste", "KV slots allocated but unused under a mixed load of thousands of sequences"),
     )
 }

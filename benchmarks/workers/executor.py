@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import time
 from importlib.metadata import version
+from itertools import cycle
 from pathlib import Path
 
 from trierarch.benchmarks.workers.protocol import NUM_THREADS, Ready, Speculated, Steering, TokenIds, serve
@@ -17,9 +18,11 @@ from trierarch.python_backend.speculation.allotment import Allotment
 class ExecutorWorker:
     """Submits to an Executor and collects its deltas."""
 
-    def __init__(self, engine: Path, allotment: Allotment | None = None) -> None:
+    def __init__(
+        self, engine: Path, allotment: Allotment | None = None, adapter_directories: tuple[Path, ...] = ()
+    ) -> None:
         """Load `engine`; see open_executor."""
-        self._executor: Executor = open_executor(engine, allotment)
+        self._executor: Executor = open_executor(engine, allotment, adapter_directories)
         self._num_requests = 0
         self._steering = Steering()
         self._usages: list[Usage] = []
@@ -40,7 +43,8 @@ class ExecutorWorker:
         speculation = _speculation(self._steering.speculation)
         outputs: dict[str, TokenIds] = {}
         self._usages = []
-        for prompt in prompts:
+        names = cycle(self._steering.adapters or [""])
+        for prompt, name in zip(prompts, names, strict=False):
             request_id = str(self._num_requests)
             self._num_requests += 1
             outputs[request_id] = []
@@ -48,6 +52,7 @@ class ExecutorWorker:
                 request_id=request_id,
                 prompt_token_ids=tuple(prompt),
                 sampling=sampling,
+                adapter=self._executor.find_adapter(name) if name else None,
                 cache_salt=self._steering.tenant,
                 speculation=speculation,
                 arrival_time=time.monotonic(),

@@ -2,7 +2,7 @@
 
     worker    {"version": ..., "settings": {...}, "pid": ..., "started": ...}      once, when the engine is loaded
     driver    {"prompts": [[id, ...], ...], "num_output_tokens": n}
-              and "steering": {"speculation": ..., "tenant": ...} to a worker that can be steered
+              and "steering": {"speculation": ..., "tenant": ..., "adapters": [...]} to a worker that can be steered
     worker    {"seconds": s, "token_ids": [[id, ...], ...]}                        all prompts at once, to the last token;
               and "counters": {name: value, ...} of that call, where the worker counts
     driver    end of file: the worker closes its engine and ends
@@ -76,6 +76,8 @@ class Steering:
     speculation: Speculated = ADAPTIVE
     tenant: str = ""
     """Cached prefixes and the history of answers are shared within it."""
+    adapters: tuple[str, ...] = ()
+    """Names, for the prompts in turn; none is the base model."""
 
 
 class Worker(Protocol):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final, Generic, TypeVar
 
+from trierarch.python_backend.adapters.active_adapter import ActiveAdapter
 from trierarch.python_backend.executors.following import Following, StepRows
 from trierarch.python_backend.executors.sampling.sampler import Sampler, take_rows
 from trierarch.python_backend.executors.verification import draw, with_harmless_drafts
@@ -15,6 +16,9 @@ from trierarch.python_backend.scheduling.plan import Plan, ScheduledSequence, Se
 A = TypeVar("A", bound=Any)
 """An array of rows that a slice or a list of row numbers chooses from."""
 
+Adapters = Sequence[ActiveAdapter | None]
+"""Of rows; None is the base model."""
+
 _PROMPT_LOGITS_ROWS: Final = 64
 """Prompt log-probs are worked out this many tokens at a time: logits of a whole prompt would fill memory."""
 
@@ -22,8 +26,8 @@ _PROMPT_LOGITS_ROWS: Final = 64
 class Drawing(Generic[A]):
     """Turns rows into tokens and log-probs. Logits are computed of no row that nobody asks for."""
 
-    def __init__(self, logits: Callable[[A], A], sampler: Sampler[A]) -> None:
-        """logits: rows of `StepRows.hidden` → (n, vocab) float32."""
+    def __init__(self, logits: Callable[[A, Adapters], A], sampler: Sampler[A]) -> None:
+        """logits: rows of `StepRows.hidden`, and the adapter of each → (n, vocab) float32."""
         self._logits = logits
         self._sampler = sampler
         self.following: Following[A] | None = None
@@ -50,14 +54,16 @@ class Drawing(Generic[A]):
         """Draw for every sequence whose known tokens end in this step."""
         items: list[ScheduledSequence] = []
         rows: list[int] = []
+        adapters: list[ActiveAdapter | None] = []
         for item, first_row in zip(step.items, step.first_rows, strict=True):
             if item.samples:
                 items.append(item)
-                last_row = first_row + item.num_tokens - 1
-                rows += range(last_row, last_row + 1 + len(item.draft_token_ids))
+                last_row, num_rows = first_row + item.num_tokens - 1, 1 + len(item.draft_token_ids)
+                rows += range(last_row, last_row + num_rows)
+                adapters += [item.sequence.adapter] * num_rows
         if not items:
             return {}
-        logits = self._logits(step.hidden[rows])
+        logits = self._logits(step.hidden[rows], adapters)
         return draw(items, lambda chosen: take_rows(logits, chosen), self._sampler)
 
     def _prompt_logprobs(self, item: ScheduledSequence, hidden: A) -> Iterator[TokenLogprob]:
@@ -69,5 +75,5 @@ class Drawing(Generic[A]):
         following = sequence.token_ids[item.start + 1 : item.start + 1 + item.num_tokens]
         for first in range(0, len(following), _PROMPT_LOGITS_ROWS):
             token_ids = following[first : first + _PROMPT_LOGITS_ROWS]
-            logits = self._logits(hidden[first : first + len(token_ids)])
+            logits = self._logits(hidden[first : first + len(token_ids)], [sequence.adapter] * len(token_ids))
             yield from self._sampler.prompt_logprobs(logits, token_ids, num_top)

@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#define TRIERARCH_ABI 3
+#define TRIERARCH_ABI 4
 #define TRIERARCH_EXPORT __attribute__((visibility("default")))
 
 extern "C" {
@@ -64,6 +64,29 @@ struct TrierarchModel {
   const int64_t* taps;  // (num_taps), 1 to num_layers
 };
 
+// What an adapter does to one piece of a stacked matrix, W: gain * (W x) + b (a x). See builder/adapter.py.
+struct TrierarchPiece {
+  int64_t rank;       // even; 0 where there is no a and b
+  const void* a;      // (rank, in_features) of element
+  const void* b;      // (out_features, rank) of element, packed as an ungated matrix
+  const float* gain;  // (out_features), or null: 1
+};
+
+struct TrierarchAdaptedLayer {
+  TrierarchPiece q, k, v, o, gate, up, down;
+};
+
+struct TrierarchAdapter {
+  int64_t z_width;  // most ranks of one stacked matrix, its pieces added up
+  const TrierarchAdaptedLayer* layers;  // (num_layers)
+  TrierarchPiece lm_head;
+  TrierarchLinear own_lm_head;  // in place of the model's, where weight is not null
+  const void* embedding;        // (vocab, hidden) in place of the model's, or null
+  int64_t embedding_rank;       // 0 where the next two are null
+  const void* embedding_a;      // (vocab, embedding_rank) of element
+  const void* embedding_b;      // (hidden, embedding_rank) of element
+};
+
 struct TrierarchStep {
   void* kv;          // (num_layers, 2, num_blocks, num_kv_heads, block_size, head_dim)
   float* kv_scales;  // (num_layers, 2, num_blocks, num_kv_heads, block_size) where kv_element is int8, else null
@@ -75,6 +98,9 @@ struct TrierarchStep {
   const int64_t* num_queries;    // (num_sequences): its tokens in this step
   const int64_t* table_offsets;  // (num_sequences): where each sequence's block table begins in block_ids
   const int64_t* block_ids;      // tables one after the other, each long enough for its sequence's last token
+  // (num_sequences): each sequence's adapter, null for the base model; null where all are. Sequences of one adapter are
+  // faster side by side.
+  const TrierarchAdapter* const* adapters;
 };
 
 TRIERARCH_EXPORT int64_t trierarch_abi();
@@ -95,7 +121,8 @@ TRIERARCH_EXPORT void trierarch_decoder_free(void* decoder);
 TRIERARCH_EXPORT int64_t trierarch_decoder_hidden(void* decoder, const TrierarchStep* step, float* hidden,
                                                   float* tapped);
 
-// hidden: (num_rows, hidden) float32 -> logits: (num_rows, vocab) float32.
-TRIERARCH_EXPORT int64_t trierarch_decoder_logits(void* decoder, const float* hidden, int64_t num_rows, float* logits);
+// hidden: (num_rows, hidden) float32 -> logits: (num_rows, vocab) float32. adapters: (num_rows), as in a step.
+TRIERARCH_EXPORT int64_t trierarch_decoder_logits(void* decoder, const float* hidden, int64_t num_rows,
+                                                  const TrierarchAdapter* const* adapters, float* logits);
 
 }  // extern "C"

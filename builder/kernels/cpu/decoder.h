@@ -16,7 +16,7 @@ class AnyDecoder {
  public:
   virtual ~AnyDecoder() = default;
   virtual void hidden(const TrierarchStep& step, float* result, float* tapped) = 0;
-  virtual void logits(const float* hidden, int64_t num_rows, float* result) = 0;
+  virtual void logits(const float* hidden, int64_t num_rows, const Adapter* const* adapters, float* result) = 0;
 };
 
 template <class T>
@@ -42,14 +42,19 @@ class Decoder final : public AnyDecoder {
     });
   }
 
-  void logits(const float* hidden, int64_t num_rows, float* result) override {
+  void logits(const float* hidden, int64_t num_rows, const Adapter* const* adapters, float* result) override {
     normed_.reserve(num_rows * model_.hidden);
     activations_.reserve(num_rows, model_.hidden);
+    cut_into_runs(adapters, num_rows, [](int64_t) { return 1; }, runs_);
+    reserve_z(num_rows);
+    const std::vector<HeadRun> heads = head_runs(num_rows);
     Team::gather(num_threads_, [&](Team& team) {
       team.share(num_rows, 4, [&](int64_t begin, int64_t end) {
         for (int64_t row = begin; row < end; ++row) norm(hidden + row * model_.hidden, model_.norm, row);
       });
-      linear(team, normed(num_rows), lm_head(), result);
+      for (const HeadRun& head : heads)
+        linear(team, normed(num_rows).from(head.first).first(head.end - head.first), head.weight,
+               adapted(head.runs, lm_head_stack()), result + head.first * model_.vocab);
       if (model_.logit_softcap == 0) return;
       const float cap = static_cast<float>(model_.logit_softcap);
       team.share(num_rows, 1, [&](int64_t row, int64_t) {
@@ -73,6 +78,57 @@ class Decoder final : public AnyDecoder {
 
   Packed lm_head() const { return packed(model_.lm_head, model_.vocab, model_.hidden); }
 
+  // Rows whose logits come from one matrix, and the runs among them, counted from the first.
+  struct HeadRun {
+    Packed weight;
+    int64_t first, end;
+    std::vector<Run> runs;
+  };
+
+  // All rows at once, but for those of adapters that have an lm_head of their own.
+  std::vector<HeadRun> head_runs(int64_t num_rows) const {
+    std::vector<HeadRun> heads;
+    const auto close = [&](int64_t end) {
+      const int64_t first = heads.empty() ? 0 : heads.back().end;
+      if (first == end) return;
+      heads.push_back({lm_head(), first, end, {}});
+      for (const Run& run : runs_)
+        if (run.first >= first && run.end <= end) heads.back().runs.push_back({run.adapter, run.first - first, run.end - first});
+    };
+    for (const Run& run : runs_) {
+      if (run.adapter->own_lm_head.weight == nullptr) continue;
+      close(run.first);
+      heads.push_back({packed(run.adapter->own_lm_head, model_.vocab, model_.hidden), run.first, run.end, {}});
+    }
+    close(num_rows);
+    return heads;
+  }
+
+  // Of the step's runs.
+  Adapted<T> adapted(const Stack& stack) { return adapted(runs_, stack); }
+
+  Adapted<T> adapted(const std::vector<Run>& runs, const Stack& stack) { return {runs, stack, z_.begin(), z_width_}; }
+
+  void reserve_z(int64_t num_rows) {
+    z_width_ = 0;
+    for (const Run& run : runs_) z_width_ = std::max(z_width_, run.adapter->z_width);
+    z_.reserve(num_rows * z_width_);
+  }
+
+  Stack qkv_stack(int64_t layer) const {
+    using Layer = TrierarchAdaptedLayer;
+    const int64_t queries = model_.num_heads * model_.head_dim, keys = model_.num_kv_heads * model_.head_dim;
+    const int64_t first_key = blocks_of(queries), first_value = first_key + blocks_of(keys);
+    return {3, {{&Layer::q, 0, 1, queries}, {&Layer::k, first_key, 1, keys}, {&Layer::v, first_value, 1, keys}}, layer};
+  }
+  Stack gate_up_stack(int64_t layer) const {
+    using Layer = TrierarchAdaptedLayer;
+    return {2, {{&Layer::gate, 0, 2, model_.intermediate}, {&Layer::up, 1, 2, model_.intermediate}}, layer};
+  }
+  Stack o_stack(int64_t layer) const { return {1, {{&TrierarchAdaptedLayer::o, 0, 1, model_.hidden}}, layer}; }
+  Stack down_stack(int64_t layer) const { return {1, {{&TrierarchAdaptedLayer::down, 0, 1, model_.hidden}}, layer}; }
+  Stack lm_head_stack() const { return {1, {{nullptr, 0, 1, model_.vocab}}, -1}; }
+
   Activations<T> normed(int64_t num_rows) {
     return activations_.template with<T>(normed_.begin(), num_rows, model_.hidden);
   }
@@ -95,6 +151,8 @@ class Decoder final : public AnyDecoder {
       first_rows_.push_back(row);
       sequences_.insert(sequences_.end(), step.num_queries[s], s);
     }
+    cut_into_runs(step.adapters, step.num_sequences, [&](int64_t s) { return step.num_queries[s]; }, runs_);
+    reserve_z(n);
     plans_.clear();
     plan_of_layer_.clear();
     std::vector<int64_t> windows;
@@ -118,17 +176,29 @@ class Decoder final : public AnyDecoder {
     team.share(step.num_tokens, 8, [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) {
         float* target = x + row * model_.hidden;
-        embed_token(step.token_ids[row], scale, target);
-        const int64_t position = step.starts[sequences_[row]] + row - first_rows_[sequences_[row]];
+        const int64_t sequence = sequences_[row];
+        embed_token(step.token_ids[row], step.adapters == nullptr ? nullptr : step.adapters[sequence], scale, target);
+        const int64_t position = step.starts[sequence] + row - first_rows_[sequence];
         for (size_t k = 0; k < ropes_.size(); ++k) rope_table(ropes_[k], position, angles(row, k));
       }
     });
   }
 
-  void embed_token(int64_t token, float scale, float* target) const {
-    if (model_.embedding == nullptr) return copy_row<T>(lm_head(), token, scale, target);
-    const T* source = static_cast<const T*>(model_.embedding) + token * model_.hidden;
-    for (int64_t i = 0; i < model_.hidden; ++i) target[i] = to_float(source[i]) * scale;
+  void embed_token(int64_t token, const Adapter* adapter, float scale, float* target) const {
+    const bool is_own = adapter != nullptr && adapter->embedding != nullptr;
+    const void* table = is_own ? adapter->embedding : model_.embedding;
+    if (table == nullptr) {
+      copy_row<T>(lm_head(), token, scale, target);
+    } else {
+      const T* source = static_cast<const T*>(table) + token * model_.hidden;
+      for (int64_t i = 0; i < model_.hidden; ++i) target[i] = to_float(source[i]) * scale;
+    }
+    const int64_t rank = adapter == nullptr ? 0 : adapter->embedding_rank;
+    if (rank == 0) return;
+    const T* a = static_cast<const T*>(adapter->embedding_a) + token * rank;
+    const T* b = static_cast<const T*>(adapter->embedding_b);
+    for (int64_t i = 0; i < model_.hidden; ++i)
+      for (int64_t k = 0; k < rank; ++k) target[i] += to_float(b[i * rank + k]) * to_float(a[k]) * scale;
   }
 
   float* angles(int64_t row, int64_t rope) {
@@ -171,18 +241,20 @@ class Decoder final : public AnyDecoder {
     } else {
       add_residual(team, rows, layers_[index - 1].post_mlp_norm, x, layer.attn_norm, tap_after(tapped, index));
     }
-    linear(team, normed(rows), packed(layer.qkv, qkv_columns(), model_.hidden), qkv_.begin());
+    linear(team, normed(rows), packed(layer.qkv, qkv_columns(), model_.hidden), adapted(qkv_stack(index)),
+           qkv_.begin());
     if (Format{model_.kv_element} == Format::kInt8) attend<int8_t>(team, step, index);
     else attend<T>(team, step, index);
     const int64_t q_columns = model_.num_heads * model_.head_dim;
     linear(team, activations_.template with<T>(attended_.begin(), rows, q_columns),
-           packed(layer.o, model_.hidden, q_columns), branch_.begin());
+           packed(layer.o, model_.hidden, q_columns), adapted(o_stack(index)), branch_.begin());
     add_residual(team, rows, layer.post_attn_norm, x, layer.mlp_norm);
     const Packed gate_up = packed(layer.gate_up, model_.intermediate, model_.hidden);
-    if (model_.activation == 0) gated_linear(team, normed(rows), gate_up, gated_.begin(), Silu());
-    else gated_linear(team, normed(rows), gate_up, gated_.begin(), GeluTanh());
+    const Adapted<T> adapted_gate_up = adapted(gate_up_stack(index));
+    if (model_.activation == 0) gated_linear(team, normed(rows), gate_up, adapted_gate_up, gated_.begin(), Silu());
+    else gated_linear(team, normed(rows), gate_up, adapted_gate_up, gated_.begin(), GeluTanh());
     linear(team, activations_.template with<T>(gated_.begin(), rows, model_.intermediate),
-           packed(layer.down, model_.hidden, model_.intermediate), branch_.begin());
+           packed(layer.down, model_.hidden, model_.intermediate), adapted(down_stack(index)), branch_.begin());
   }
 
   // The heads in qkv_, attended; K is the type of stored keys and values.
@@ -232,7 +304,9 @@ class Decoder final : public AnyDecoder {
   std::vector<int64_t> sequences_, first_rows_;
   std::vector<AttentionPlan> plans_;     // one for each distinct window
   std::vector<int64_t> plan_of_layer_;
-  Scratch<Operand<T>> normed_, queries_, attended_, gated_;
+  std::vector<Run> runs_;
+  int64_t z_width_ = 0;
+  Scratch<Operand<T>> normed_, queries_, attended_, gated_, z_;
   Scratch<float> qkv_, branch_, angles_, partials_;
   ActivationScratch activations_;
   Partial partial_{};

@@ -44,8 +44,9 @@ int64_t trierarch_decoder_hidden(void* decoder, const TrierarchStep* step, float
   return guarded([&] { static_cast<AnyDecoder*>(decoder)->hidden(*step, hidden, tapped); });
 }
 
-int64_t trierarch_decoder_logits(void* decoder, const float* hidden, int64_t num_rows, float* logits) {
-  return guarded([&] { static_cast<AnyDecoder*>(decoder)->logits(hidden, num_rows, logits); });
+int64_t trierarch_decoder_logits(void* decoder, const float* hidden, int64_t num_rows,
+                                 const TrierarchAdapter* const* adapters, float* logits) {
+  return guarded([&] { static_cast<AnyDecoder*>(decoder)->logits(hidden, num_rows, adapters, logits); });
 }
 
 }  // extern "C"

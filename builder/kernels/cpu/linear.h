@@ -4,6 +4,7 @@
 // panel of the matrix stays in the second-level cache for all rows of a chunk.
 #pragma once
 
+#include "adapted.h"
 #include "panel.h"
 
 namespace trierarch {
@@ -47,22 +48,34 @@ TRIERARCH_INLINE void over_registers(int64_t block, int64_t count, int64_t colum
     }
 }
 
-// Calls finish(first unit, units, first row, rows, totals) for every panel of x · weightᵀ; a unit is `unit_blocks` blocks.
+// Calls finish(first unit, units, first row, rows, totals) for every panel of x · weightᵀ, adapted; a unit is `unit_blocks`
+// blocks.
 template <class T, TileShape Shape, class Finish>
-void over_products(Team& team, const Activations<T>& x, const Packed& weight, int64_t unit_blocks, Finish&& finish) {
+void over_products(Team& team, const Activations<T>& x, const Packed& weight, const Adapted<T>& adapted,
+                   int64_t unit_blocks, Finish&& finish) {
   const int64_t width = Shape.panel_blocks / unit_blocks;
   over_panels(team, x.num_rows, blocks_of(weight.columns), width,
               [&](int64_t unit, int64_t count, int64_t first, int64_t end) {
                 FloatRegister totals[kRowChunk * kPanelRegisters];
-                panel<T, Shape>(x.from(first).first(end - first), weight, unit * unit_blocks, count * unit_blocks, totals);
+                const int64_t block = unit * unit_blocks, num_blocks = count * unit_blocks;
+                if (!adapted.is_empty()) adapted.prefetch(block, num_blocks, first, end);
+                panel<T, Shape>(x.from(first).first(end - first), weight, block, num_blocks, totals);
+                if (!adapted.is_empty()) adapted.add(block, num_blocks, first, end, totals);
                 finish(unit, count, first, end - first, totals);
               });
 }
 
-// y = x · weightᵀ + bias. y: (rows, columns) float32.
+// What a matrix and the adapters on it need to be worked out of x first.
 template <class T>
-void linear(Team& team, const Activations<T>& x, const Packed& weight, float* y) {
+void prepare(Team& team, const Activations<T>& x, const Packed& weight, const Adapted<T>& adapted) {
   if (weight.is_quantised()) prepare(team, x);
+  if (!adapted.is_empty()) adapted.shrink(team, x.rows, x.width);
+}
+
+// y = x · weightᵀ + bias, adapted. y: (rows, columns) float32.
+template <class T>
+void linear(Team& team, const Activations<T>& x, const Packed& weight, const Adapted<T>& adapted, float* y) {
+  prepare(team, x, weight, adapted);
   const auto finish = [&](int64_t block, int64_t count, int64_t first, int64_t rows, const FloatRegister* totals) {
     for (int64_t m = 0; m < rows; ++m)
       over_registers(block, count, weight.columns, [&](int64_t n, int64_t p, int64_t column, int64_t left) {
@@ -70,14 +83,15 @@ void linear(Team& team, const Activations<T>& x, const Packed& weight, float* y)
         store_some(y + (first + m) * weight.columns + column, value, left);
       });
   };
-  if (is_tall(x.num_rows) && !has_byte_product<T>(weight)) over_products<T, kTall>(team, x, weight, 1, finish);
-  else over_products<T, kWide>(team, x, weight, 1, finish);
+  if (is_tall(x.num_rows) && !has_byte_product<T>(weight)) over_products<T, kTall>(team, x, weight, adapted, 1, finish);
+  else over_products<T, kWide>(team, x, weight, adapted, 1, finish);
 }
 
-// y = activation(gate(x)) * up(x). y: (rows, columns).
+// y = activation(gate(x)) * up(x), both adapted. y: (rows, columns).
 template <class T, class Activation>
-void gated_linear(Team& team, const Activations<T>& x, const Packed& weight, Operand<T>* y, Activation activation) {
-  if (weight.is_quantised()) prepare(team, x);
+void gated_linear(Team& team, const Activations<T>& x, const Packed& weight, const Adapted<T>& adapted, Operand<T>* y,
+                  Activation activation) {
+  prepare(team, x, weight, adapted);
   const float* up_bias = weight.bias == nullptr ? nullptr : weight.bias + weight.columns;
   const auto finish = [&](int64_t unit, int64_t count, int64_t first, int64_t rows, const FloatRegister* totals) {
     for (int64_t m = 0; m < rows; ++m)
@@ -90,8 +104,9 @@ void gated_linear(Team& team, const Activations<T>& x, const Packed& weight, Ope
   };
   // Where a tall tile holds one pair of blocks only, it is worth it if it saves the second of two passes, from memory.
   const bool has_pairs = kTall.panel_blocks % 2 == 0 || x.num_rows <= kTall.rows;
-  if (is_tall(x.num_rows) && has_pairs && !has_byte_product<T>(weight)) over_products<T, kTall>(team, x, weight, 2, finish);
-  else over_products<T, kWide>(team, x, weight, 2, finish);
+  if (is_tall(x.num_rows) && has_pairs && !has_byte_product<T>(weight))
+    over_products<T, kTall>(team, x, weight, adapted, 2, finish);
+  else over_products<T, kWide>(team, x, weight, adapted, 2, finish);
 }
 
 // Row `column` of a packed matrix, times `factor`.

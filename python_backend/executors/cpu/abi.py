@@ -7,10 +7,11 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Final
 
+from trierarch.builder.adapter import LAYER_PIECES
 from trierarch.builder.errors import EngineError
 from trierarch.python_backend.executors.cpu.openmp import load_openmp
 
-ABI: Final = 3
+ABI: Final = 4
 """Raised on both sides when a struct or a function changes."""
 
 _Floats = ctypes.c_void_p
@@ -102,6 +103,33 @@ class ModelStruct(ctypes.Structure):
     )
 
 
+class PieceStruct(ctypes.Structure):
+    """What an adapter does to one piece of a stacked matrix."""
+
+    _fields_ = (("rank", _Int), ("a", ctypes.c_void_p), ("b", ctypes.c_void_p), ("gain", _Floats))
+
+
+class AdaptedLayerStruct(ctypes.Structure):
+    """An adapter's pieces of one layer."""
+
+    _fields_ = tuple((piece, PieceStruct) for piece in LAYER_PIECES)
+
+
+class AdapterStruct(ctypes.Structure):
+    """A whole adapter."""
+
+    _fields_ = (
+        ("z_width", _Int),
+        ("layers", ctypes.POINTER(AdaptedLayerStruct)),
+        ("lm_head", PieceStruct),
+        ("own_lm_head", LinearStruct),
+        ("embedding", ctypes.c_void_p),
+        ("embedding_rank", _Int),
+        ("embedding_a", ctypes.c_void_p),
+        ("embedding_b", ctypes.c_void_p),
+    )
+
+
 class StepStruct(ctypes.Structure):
     """One step's tokens and where their keys and values lie."""
 
@@ -117,6 +145,7 @@ class StepStruct(ctypes.Structure):
         ("num_queries", ctypes.c_void_p),
         ("table_offsets", ctypes.c_void_p),
         ("block_ids", ctypes.c_void_p),
+        ("adapters", ctypes.c_void_p),
     )
 
 
@@ -129,7 +158,10 @@ _SIGNATURES: Final[dict[str, tuple[type | None, tuple[type, ...]]]] = {
         _Int,
         (ctypes.c_void_p, ctypes.POINTER(StepStruct), ctypes.c_void_p, ctypes.c_void_p),
     ),
-    "trierarch_decoder_logits": (_Int, (ctypes.c_void_p, ctypes.c_void_p, _Int, ctypes.c_void_p)),
+    "trierarch_decoder_logits": (
+        _Int,
+        (ctypes.c_void_p, ctypes.c_void_p, _Int, ctypes.c_void_p, ctypes.c_void_p),
+    ),
 }
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import weakref
+from array import array
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 
+from trierarch.builder.adapter import AdapterTensors
 from trierarch.builder.errors import ResourceError
 from trierarch.builder.manifest import Activation, Architecture, DType, KvType, Layer
+from trierarch.python_backend.adapters.active_adapter import ActiveAdapter
 from trierarch.python_backend.executors.cpu.abi import (
     Format,
     LayerStruct,
@@ -17,6 +21,7 @@ from trierarch.python_backend.executors.cpu.abi import (
     RopeStruct,
     StepStruct,
 )
+from trierarch.python_backend.executors.cpu.adapter import CpuAdapter
 from trierarch.python_backend.executors.cpu.kv_arrays import KvArrays
 from trierarch.python_backend.executors.cpu.packer import Packer, Release
 from trierarch.python_backend.executors.cpu.paged_batch import PagedBatch
@@ -65,6 +70,14 @@ class CompiledDecoder:
         self._handle = handle
         self._free = weakref.finalize(self, library.trierarch_decoder_free, handle)
 
+    def arrange(self, tensors: AdapterTensors) -> CpuAdapter:
+        """Lay an adapter out for `PagedBatch.adapters`.
+
+        Raises:
+            ResourceError: there is no room.
+        """
+        return CpuAdapter(self._library, self._architecture.num_layers, tensors)
+
     def hidden(self, batch: PagedBatch, kv: KvArrays, tapped: Floats | None = None) -> Floats:
         """Run the layers, storing keys and values. Returns (num_tokens, hidden) float32, before the last norm.
 
@@ -72,6 +85,7 @@ class CompiledDecoder:
         """
         result = np.empty((batch.num_tokens, self._architecture.hidden_size), dtype=np.float32)
         assert kv.block_size % 16 == 0, "the builder compiles for no other block size"
+        adapters = _addresses([item.sequence.adapter for item in batch.items])
         step = StepStruct(
             kv=kv.array.ctypes.data,
             kv_scales=None if kv.scales is None else kv.scales.ctypes.data,
@@ -84,23 +98,46 @@ class CompiledDecoder:
             num_queries=batch.num_queries.buffer_info()[0],
             table_offsets=batch.table_offsets.buffer_info()[0],
             block_ids=batch.block_ids.buffer_info()[0],
+            adapters=_address(adapters),
         )
         taps = None if tapped is None else tapped.ctypes.data
         self._check(self._library.trierarch_decoder_hidden(self._handle, ctypes.byref(step), result.ctypes.data, taps))
         return result
 
-    def logits(self, hidden: Floats) -> Floats:
-        """hidden: (n, hidden) float32, rows of what `hidden` returned → (n, vocab) float32."""
+    def logits(self, hidden: Floats, adapters: Sequence[ActiveAdapter | None] = ()) -> Floats:
+        """hidden: (n, hidden) float32, rows of what `hidden` returned → (n, vocab) float32.
+
+        adapters: of each row; none at all is the base model.
+        """
+        row_adapters = _addresses(adapters)
         rows = np.ascontiguousarray(hidden)
         result = np.empty((len(rows), self._architecture.vocab_size), dtype=np.float32)
         self._check(
-            self._library.trierarch_decoder_logits(self._handle, rows.ctypes.data, len(rows), result.ctypes.data)
+            self._library.trierarch_decoder_logits(
+                self._handle, rows.ctypes.data, len(rows), _address(row_adapters), result.ctypes.data
+            )
         )
         return result
 
     def _check(self, status: int) -> None:
         if status:
             raise MemoryError("no room for the step's working memory")
+
+
+def _addresses(adapters: Sequence[ActiveAdapter | None]) -> array[int] | None:
+    """Addresses of their structs, 0 for the base model; None where all are."""
+    if not any(adapters):
+        return None
+    return array("q", [0 if adapter is None else _cpu_adapter(adapter).address for adapter in adapters])
+
+
+def _cpu_adapter(adapter: ActiveAdapter) -> CpuAdapter:
+    assert isinstance(adapter.weights, CpuAdapter), "it was arranged by another runner"
+    return adapter.weights
+
+
+def _address(addresses: array[int] | None) -> int | None:
+    return None if addresses is None else addresses.buffer_info()[0]
 
 
 def _model_struct(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from trierarch.builder.adapter import AdapterTensors
 from trierarch.builder.manifest import EngineManifest
 from trierarch.builder.safetensors_file import Array
+from trierarch.python_backend.adapters.active_adapter import ActiveAdapter
 from trierarch.python_backend.executors import machine
 from trierarch.python_backend.executors.cpu.abi import open_library
+from trierarch.python_backend.executors.cpu.adapter import CpuAdapter
 from trierarch.python_backend.executors.cpu.decoder import CompiledDecoder
 from trierarch.python_backend.executors.cpu.kv_arrays import KvArrays
 from trierarch.python_backend.executors.cpu.openmp import num_threads
@@ -55,9 +59,13 @@ class CompiledModel:
         tapped = np.empty((batch.num_tokens, self._tapped_size), dtype=np.float32) if self._tapped_size else None
         return StepRows(batch.items, batch.first_rows, self._decoder.hidden(batch, kv, tapped), tapped)
 
-    def logits(self, hidden: Floats) -> Floats:
-        """hidden: (n, hidden), rows of `StepRows.hidden` → (n, vocab) float32."""
-        return self._decoder.logits(hidden)
+    def logits(self, hidden: Floats, adapters: Sequence[ActiveAdapter | None] = ()) -> Floats:
+        """hidden: (n, hidden), rows of `StepRows.hidden` → (n, vocab) float32. adapters: of each row; none is the base."""
+        return self._decoder.logits(hidden, adapters)
+
+    def arrange(self, tensors: AdapterTensors) -> CpuAdapter:
+        """See Runner.arrange."""
+        return self._decoder.arrange(tensors)
 
 
 def _drop(mapped: Array) -> None:

@@ -11,7 +11,8 @@ from trierarch.python_backend.scheduling.plan import Plan, ScheduledSequence
 
 @dataclass(frozen=True, slots=True)
 class PagedBatch:
-    """What the model computes. Sequences stand in the plan's order, their tokens one after the other.
+    """What the model computes. Sequences of one adapter stand side by side, else in the plan's order; their tokens one
+    after the other.
 
     All arrays are int64 ("q").
     """
@@ -33,8 +34,9 @@ class PagedBatch:
             IndexError: a sequence has too few blocks for its tokens, which is a bug of the scheduler.
         """
         token_ids, block_ids, table_offsets = array("q"), array("q"), array("q")
-        num_queries = array("q", [item.num_tokens + len(item.draft_token_ids) for item in plan.scheduled])
-        for item, count in zip(plan.scheduled, num_queries, strict=True):
+        items = _by_adapter(plan.scheduled)
+        num_queries = array("q", [item.num_tokens + len(item.draft_token_ids) for item in items])
+        for item, count in zip(items, num_queries, strict=True):
             token_ids.extend(item.sequence.token_ids[item.start : item.start + item.num_tokens])
             token_ids.extend(item.draft_token_ids)
             num_blocks = -(-(item.start + count) // block_size)
@@ -44,10 +46,10 @@ class PagedBatch:
             table_offsets.append(len(block_ids))
             block_ids.extend(table)
         return cls(
-            items=plan.scheduled,
+            items=items,
             first_rows=tuple(accumulate(num_queries, initial=0))[:-1],
             token_ids=token_ids,
-            starts=array("q", [item.start for item in plan.scheduled]),
+            starts=array("q", [item.start for item in items]),
             num_queries=num_queries,
             table_offsets=table_offsets,
             block_ids=block_ids,
@@ -57,3 +59,9 @@ class PagedBatch:
     def num_tokens(self) -> int:
         """Rows of the step, drafts included."""
         return len(self.token_ids)
+
+
+def _by_adapter(items: tuple[ScheduledSequence, ...]) -> tuple[ScheduledSequence, ...]:
+    if all(item.sequence.adapter is None for item in items):
+        return items
+    return tuple(sorted(items, key=lambda item: item.sequence.adapter.slot if item.sequence.adapter else 0))

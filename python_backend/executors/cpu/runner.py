@@ -6,7 +6,9 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from trierarch.builder.adapter import AdapterTensors
 from trierarch.builder.manifest import EngineManifest
+from trierarch.python_backend.adapters.active_adapter import Arranged
 from trierarch.python_backend.executors import machine
 from trierarch.python_backend.executors.cpu.kv_arrays import KvArrays
 from trierarch.python_backend.executors.cpu.model import CompiledModel
@@ -57,6 +59,12 @@ class CpuRunner:
         self._sampler = CpuSampler(manifest.tokens.eos, uniforms)
         self._loaded: _Loaded | None = _Loaded(model, kv, Drawing(model.logits, self._sampler))
         logger.info("%s on cpu, compiled: %d threads, %s", manifest.name, model.num_threads, manifest.dtype)
+
+    def arrange(self, tensors: AdapterTensors) -> Arranged:
+        """See Runner.arrange."""
+        loaded = self._loaded
+        assert loaded is not None, "the runner is closed"
+        return loaded.model.arrange(tensors)
 
     def run(self, plan: Plan) -> StepOutput:
         """See Runner.run."""

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
+from trierarch.builder.adapter import AdapterTensors
 from trierarch.builder.manifest import EngineManifest
+from trierarch.python_backend.adapters.active_adapter import ActiveAdapter
 from trierarch.python_backend.executors.following import StepRows
+from trierarch.python_backend.executors.torch.adapter import TorchAdapter
 from trierarch.python_backend.executors.torch.attention_tile import BlockShape
 from trierarch.python_backend.executors.torch.input_batch import InputBatch
 from trierarch.python_backend.executors.torch.kv_arrays import KvArrays
@@ -38,6 +43,10 @@ class EagerModel:
         *tapped, hidden = self._decoder.hidden_after(batch, kv, (*self._taps, self._architecture.num_layers))
         return StepRows(batch.items, batch.first_rows, hidden, torch.cat(tapped, 1) if tapped else None)
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """hidden: (n, hidden), rows of `StepRows.hidden` → (n, vocab) float32."""
-        return self._decoder.logits(hidden)
+    def logits(self, hidden: torch.Tensor, adapters: Sequence[ActiveAdapter | None] = ()) -> torch.Tensor:
+        """hidden: (n, hidden), rows of `StepRows.hidden` → (n, vocab) float32. adapters: of each row; none is the base."""
+        return self._decoder.logits(hidden, adapters)
+
+    def arrange(self, tensors: AdapterTensors) -> TorchAdapter:
+        """See Runner.arrange."""
+        return TorchAdapter(self._architecture, tensors, self._device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
+from trierarch.python_backend.executors.torch.adapted_rows import AdaptedRows
 from trierarch.python_backend.executors.torch.quantized_matrix import QuantizedMatrix
 
 
@@ -18,11 +19,12 @@ class Embedding:
         # Rounded as the reference rounds it: in bfloat16, 576 ** 0.5 is 24.
         self._scale = torch.tensor(scale, dtype=dtype).item()
 
-    def __call__(self, token_ids: torch.Tensor) -> torch.Tensor:
+    def __call__(self, token_ids: torch.Tensor, adapted: AdaptedRows | None = None) -> torch.Tensor:
         """token_ids: (num_tokens) int64 → (num_tokens, hidden)."""
         table = self._table
         if isinstance(table, QuantizedMatrix):
             x = table.rows(token_ids, self._dtype)
         else:
             x = functional.embedding(token_ids, table)
-        return x if self._scale == 1.0 else x * self._scale
+        x = x if self._scale == 1.0 else x * self._scale
+        return x if adapted is None else adapted.embed(token_ids, x, self._scale)

@@ -9,7 +9,8 @@ import torch
 from torch.nn import functional
 
 from trierarch.builder.manifest import Activation
-from trierarch.python_backend.executors.torch.linear import Linear
+from trierarch.python_backend.executors.torch.adaptable_linear import AdaptableLinear
+from trierarch.python_backend.executors.torch.adapted_rows import AdaptedRows
 
 
 def _gelu_tanh(x: torch.Tensor) -> torch.Tensor:
@@ -25,12 +26,12 @@ ACTIVATIONS: Final[dict[Activation, Callable[[torch.Tensor], torch.Tensor]]] = {
 class GatedMlp:
     """down(activation(gate(x)) * up(x)), with gate and up stacked in one matrix."""
 
-    def __init__(self, gate_up: Linear, down: Linear, activation: Activation) -> None:
+    def __init__(self, gate_up: AdaptableLinear, down: AdaptableLinear, activation: Activation) -> None:
         self._gate_up = gate_up
         self._down = down
         self._activation = ACTIVATIONS[activation]
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, adapted: AdaptedRows | None = None) -> torch.Tensor:
         """x: (rows, hidden), and so the result."""
-        gate, up = self._gate_up(x).chunk(2, -1)
-        return self._down(self._activation(gate).mul_(up))
+        gate, up = self._gate_up(x, adapted).chunk(2, -1)
+        return self._down(self._activation(gate).mul_(up), adapted)

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 import torch
 
 from trierarch.builder.manifest import Architecture, Layer
+from trierarch.python_backend.adapters.active_adapter import ActiveAdapter
+from trierarch.python_backend.executors.torch.adaptable_linear import AdaptableLinear
+from trierarch.python_backend.executors.torch.adapted_rows import AdaptedRows
 from trierarch.python_backend.executors.torch.attention import Attention
 from trierarch.python_backend.executors.torch.embedding import Embedding
 from trierarch.python_backend.executors.torch.input_batch import InputBatch
 from trierarch.python_backend.executors.torch.kv_arrays import KvArrays, LayerKv
-from trierarch.python_backend.executors.torch.linear import make_linear
 from trierarch.python_backend.executors.torch.mlp import GatedMlp
 from trierarch.python_backend.executors.torch.moe import MoeMlp
 from trierarch.python_backend.executors.torch.norm import RmsNorm
@@ -34,7 +36,7 @@ class Decoder:
             for index, layer in enumerate(architecture.layers)
         )
         self._norm = outer.norm("norm", architecture)
-        self._lm_head = outer.linear("embed" if architecture.tie_embeddings else "lm_head")
+        self._lm_head = outer.linear("embed" if architecture.tie_embeddings else "lm_head", known_as="lm_head")
 
     def hidden(self, batch: InputBatch, kv: KvArrays) -> torch.Tensor:
         """Run the layers, storing the batch's keys and values. Returns (num_tokens, hidden), before the last norm."""
@@ -42,18 +44,22 @@ class Decoder:
 
     def hidden_after(self, batch: InputBatch, kv: KvArrays, counts: Sequence[int]) -> list[torch.Tensor]:
         """The same, and what `hidden` would return after so many layers each. All layers run."""
-        x = self._embed(batch.token_ids)
+        adapted = AdaptedRows.of_step(batch.items, batch.first_rows)
+        x = self._embed(batch.token_ids, adapted)
         rotations = [rope(batch.positions, x.dtype) for rope in self._ropes]
         states = {}
         for count, (layer, layer_kv) in enumerate(zip(self._layers, kv.layers, strict=True), start=1):
-            x = layer(x, batch, layer_kv, rotations)
+            x = layer(x, batch, layer_kv, rotations, adapted)
             if count in counts:
                 states[count] = x
         return [states[count] for count in counts]
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """hidden: (n, hidden), rows of what `hidden` returned → (n, vocab) float32."""
-        logits = self._lm_head(self._norm(hidden)).float()
+    def logits(self, hidden: torch.Tensor, adapters: Sequence[ActiveAdapter | None] = ()) -> torch.Tensor:
+        """hidden: (n, hidden), rows of what `hidden` returned → (n, vocab) float32.
+
+        adapters: of each row; none at all is the base model.
+        """
+        logits = self._lm_head(self._norm(hidden), AdaptedRows.of_rows(adapters)).float()
         cap = self._architecture.logit_softcap
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
@@ -76,21 +82,41 @@ class DecoderLayer:
         self._post_attn_norm = scope.norm("post_attn_norm", architecture) if architecture.post_norms else None
         self._post_mlp_norm = scope.norm("post_mlp_norm", architecture) if architecture.post_norms else None
 
-    def __call__(self, x: torch.Tensor, batch: InputBatch, kv: LayerKv, rotations: list[Rotation]) -> torch.Tensor:
+    def __call__(
+        self,
+        x: torch.Tensor,
+        batch: InputBatch,
+        kv: LayerKv,
+        rotations: list[Rotation],
+        adapted: AdaptedRows | None = None,
+    ) -> torch.Tensor:
         """x: (num_tokens, hidden), and so the result. rotations: one for each of the architecture's ropes."""
-        return self.mix(x, self.attn_norm(x), batch, kv, rotations)
+        return self.mix(x, self.attn_norm(x), batch, kv, rotations, adapted)
 
     def mix(
-        self, x: torch.Tensor, normed: torch.Tensor, batch: InputBatch, kv: LayerKv, rotations: list[Rotation]
+        self,
+        x: torch.Tensor,
+        normed: torch.Tensor,
+        batch: InputBatch,
+        kv: LayerKv,
+        rotations: list[Rotation],
+        adapted: AdaptedRows | None = None,
     ) -> torch.Tensor:
         """The same where attention reads `normed`, (num_tokens, inputs of qkv), in place of norm(x)."""
-        attended = self._attend(normed, batch, kv, rotations)
+        attended = self._attend(normed, batch, kv, rotations, adapted)
         x = x + (attended if self._post_attn_norm is None else self._post_attn_norm(attended))
-        mixed = self._mlp(self._mlp_norm(x))
+        mixed = self._mlp(self._mlp_norm(x), adapted)
         return x + (mixed if self._post_mlp_norm is None else self._post_mlp_norm(mixed))
 
-    def _attend(self, x: torch.Tensor, batch: InputBatch, kv: LayerKv, rotations: list[Rotation]) -> torch.Tensor:
-        heads = self._qkv(x).view(len(x), self._num_heads + 2 * self._num_kv_heads, -1)
+    def _attend(
+        self,
+        x: torch.Tensor,
+        batch: InputBatch,
+        kv: LayerKv,
+        rotations: list[Rotation],
+        adapted: AdaptedRows | None,
+    ) -> torch.Tensor:
+        heads = self._qkv(x, adapted).view(len(x), self._num_heads + 2 * self._num_kv_heads, -1)
         # Queries and keys are normalised and rotated alike, so they go together.
         queries_keys, values = heads.split_with_sizes((self._num_heads + self._num_kv_heads, self._num_kv_heads), 1)
         if self._qk_norm is not None:
@@ -99,7 +125,7 @@ class DecoderLayer:
             queries_keys = rotations[self._layer.rope](queries_keys)
         queries, keys = queries_keys.split_with_sizes((self._num_heads, self._num_kv_heads), 1)
         kv.write(batch.kv_rows, keys, values)
-        return self._o(self._attention(queries, kv, batch.attention[self._layer.window]))
+        return self._o(self._attention(queries, kv, batch.attention[self._layer.window]), adapted)
 
 
 def _qk_norm(architecture: Architecture, scope: Scope) -> RmsNorm:
@@ -116,7 +142,7 @@ def _moe(architecture: Architecture, scope: Scope) -> MoeMlp:
     assert architecture.moe is not None
     matrices = (scope.matrix(f"experts.{name}.weight").unbind() for name in ("gate_up", "down"))
     experts = [
-        GatedMlp(make_linear(gate_up), make_linear(down), architecture.activation)
+        GatedMlp(AdaptableLinear("expert", gate_up), AdaptableLinear("expert", down), architecture.activation)
         for gate_up, down in zip(*matrices, strict=True)
     ]
     return MoeMlp(scope.linear("router"), experts, architecture.moe)

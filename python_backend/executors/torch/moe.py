@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from trierarch.builder.manifest import Moe
+from trierarch.python_backend.executors.torch.adapted_rows import AdaptedRows
 from trierarch.python_backend.executors.torch.linear import Linear
 from trierarch.python_backend.executors.torch.mlp import GatedMlp
 
@@ -19,8 +20,8 @@ class MoeMlp:
         self._experts = experts
         self._moe = moe
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (rows, hidden), and so the result. Only experts that some row chose are computed."""
+    def __call__(self, x: torch.Tensor, adapted: AdaptedRows | None = None) -> torch.Tensor:
+        """x: (rows, hidden), and so the result. Only experts that some row chose are computed; no adapter changes them."""
         scores = torch.softmax(self._router(x).float(), -1)  # (rows, num_experts)
         weights, chosen = scores.topk(self._moe.experts_per_token, -1)  # (rows, experts_per_token) each
         if self._moe.normalize_top_k:

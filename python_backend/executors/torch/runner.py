@@ -8,7 +8,9 @@ from pathlib import Path
 
 import torch
 
+from trierarch.builder.adapter import AdapterTensors
 from trierarch.builder.manifest import EngineManifest
+from trierarch.python_backend.adapters.active_adapter import Arranged
 from trierarch.python_backend.executors.drawing import Drawing
 from trierarch.python_backend.executors.following import Follower, Following
 from trierarch.python_backend.executors.kv_budget import plan_num_blocks
@@ -67,6 +69,13 @@ class TorchRunner:
         self._sampler = TorchSampler(architecture.vocab_size, manifest.tokens.eos, device, uniforms)
         self._loaded: _Loaded | None = _Loaded(model, kv, Drawing(model.logits, self._sampler))
         logger.info("%s on %s, eagerly: %d threads, %s", manifest.name, device, torch.get_num_threads(), manifest.dtype)
+
+    @torch.inference_mode()
+    def arrange(self, tensors: AdapterTensors) -> Arranged:
+        """See Runner.arrange."""
+        loaded = self._loaded
+        assert loaded is not None, "the runner is closed"
+        return loaded.model.arrange(tensors)
 
     @torch.inference_mode()
     def run(self, plan: Plan) -> StepOutput:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from trierarch.builder.manifest import Architecture
-from trierarch.python_backend.executors.torch.linear import Linear, make_linear
+from trierarch.python_backend.executors.torch.adaptable_linear import AdaptableLinear
 from trierarch.python_backend.executors.torch.norm import RmsNorm
 from trierarch.python_backend.executors.torch.quantized_matrix import QuantizedMatrix
 from trierarch.python_backend.executors.torch.rope import RotaryEmbedding
@@ -29,11 +29,13 @@ class Scope:
         assert isinstance(weight, torch.Tensor), f"{name} is never quantised"
         return weight
 
-    def linear(self, name: str) -> Linear:
-        """A matrix, with its bias where there is one."""
+    def linear(self, name: str, known_as: str | None = None) -> AdaptableLinear:
+        """A matrix, with its bias where there is one. known_as: what adapters call it, where not `name`."""
         bias = f"{name}.bias"
-        return make_linear(
-            self.matrix(f"{name}.weight"), self.tensor(bias) if self._prefix + bias in self._weights else None
+        return AdaptableLinear(
+            self._prefix + (known_as or name),
+            self.matrix(f"{name}.weight"),
+            self.tensor(bias) if self._prefix + bias in self._weights else None,
         )
 
     def norm(self, name: str, architecture: Architecture) -> RmsNorm:

@@ -1,0 +1,24 @@
+"""AdaptableLinear: a linear layer whose rows adapters may change."""
+
+from __future__ import annotations
+
+import torch
+
+from trierarch.python_backend.executors.torch.adapted_rows import AdaptedRows
+from trierarch.python_backend.executors.torch.linear import make_linear
+from trierarch.python_backend.executors.torch.quantized_matrix import QuantizedMatrix
+
+
+class AdaptableLinear:
+    """Knows the name by which adapters speak of it."""
+
+    def __init__(self, name: str, weight: torch.Tensor | QuantizedMatrix, bias: torch.Tensor | None = None) -> None:
+        """name: as `STACKED` has it, behind the layer's. weight: (out_features, in_features)."""
+        self._name = name
+        self._linear = make_linear(weight, bias)
+        self._bias = bias
+
+    def __call__(self, x: torch.Tensor, adapted: AdaptedRows | None = None) -> torch.Tensor:
+        """x: (rows, in_features) → (rows, out_features), in x's type."""
+        y = self._linear(x)
+        return y if adapted is None else adapted.add(self._name, x, y, self._bias)
