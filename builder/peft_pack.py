@@ -89,9 +89,10 @@ class Packer:
 
     def _row_norms(self, stem: str, piece: str, a: Floats, b: Floats) -> Floats:
         """Of W + b a."""
-        return np.concatenate(
-            [np.linalg.norm(weight + b[rows] @ a, axis=1) for rows, weight in self._chunks(stem, piece)]
-        ).astype(np.float32)
+        norms: list[Floats] = [
+            np.linalg.norm(weight + b[rows] @ a, axis=1) for rows, weight in self._chunks(stem, piece)
+        ]
+        return np.concatenate(norms)
 
     def _chunks(self, stem: str, piece: str) -> Iterable[tuple[slice, Floats]]:
         assert self._matrices is not None, "a module with magnitudes makes the adapter a DoRA"

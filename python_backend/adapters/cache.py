@@ -83,6 +83,8 @@ class AdapterCache:
         self._failures: dict[str, _Failure] = {}
         self._loading: str | None = None
         self._reserved_bytes = 0  # for what is being loaded
+        self._claimed: str | None = None
+        self._claimed_bytes = 0  # for what is to be loaded next
         self._is_closed = False
 
     def want(self, adapter: Adapter) -> None:
@@ -92,13 +94,16 @@ class AdapterCache:
             if failure is not None and self._clock() - failure.time >= RETRY_SECONDS:
                 del self._failures[adapter.digest]
             self._wanted.setdefault(adapter.digest, adapter)
-            self._changed.notify_all()
+            if adapter.digest not in self._loaded:
+                self._changed.notify_all()
 
     def prefer(self, adapters: Iterable[Adapter]) -> None:
         """Let the line be these, the most urgent first."""
         with self._changed:
             self._wanted = {adapter.digest: adapter for adapter in adapters}
             self._needs = {digest: need for digest, need in self._needs.items() if digest in self._wanted}
+            if self._claimed not in self._wanted:
+                self._claimed, self._claimed_bytes = None, 0
             self._changed.notify_all()
 
     def get(self, digest: str) -> LoadedAdapter | None:
@@ -140,7 +145,25 @@ class AdapterCache:
         with self._changed:
             if digest in self._loaded or digest == self._loading or digest not in self._wanted:
                 return False
-            return self._victims(digest, self._need(self._wanted[digest]) - self._reserved_bytes) is None
+            coming = self._reserved_bytes + self._claimed_bytes  # once that is loaded, it can be let go of
+            return self._victims(digest, self._need(self._wanted[digest]) - coming) is None
+
+    def claim(self, digest: str) -> None:
+        """Make room for what is wanted now, if there can be any, and keep it until it is loaded or not wanted any more.
+
+        Otherwise whoever starts before the loader comes to it could pin what it would have let go of, again and again.
+        There is one claim at a time.
+        """
+        with self._changed:
+            if digest not in self._wanted or digest in self._loaded or digest in (self._loading, self._claimed):
+                return
+            self._claimed, self._claimed_bytes = None, 0
+            need = self._need(self._wanted[digest])
+            victims = self._victims(digest, need)
+            if victims is not None:
+                self._let_go(victims)
+                self._claimed, self._claimed_bytes = digest, need
+                self._changed.notify_all()
 
     def load_next(self) -> bool:
         """Load the first of the line that finds room, on the calling thread; whether there was one. One at a time."""
@@ -151,6 +174,8 @@ class AdapterCache:
             need = self._need(adapter)
             self._let_go(self._victims(adapter.digest, need) or [])
             self._loading, self._reserved_bytes = adapter.digest, need
+            if self._claimed == adapter.digest:
+                self._claimed, self._claimed_bytes = None, 0
         started = self._clock()
         loaded, failure = None, None
         try:
@@ -206,7 +231,8 @@ class AdapterCache:
             require(self._pins.keys() <= self._loaded.keys(), "an adapter is pinned and not loaded")
             num_bytes = sum(loaded.num_bytes for loaded in self._loaded.values())
             require(self._num_bytes == num_bytes, "bytes of adapters are miscounted")
-            require(self._num_bytes + self._reserved_bytes <= self.max_bytes, "adapters take more than their budget")
+            num_bytes += self._reserved_bytes + self._claimed_bytes
+            require(num_bytes <= self.max_bytes, "adapters take more than their budget")
 
     def _need(self, adapter: Adapter) -> int:
         """Bytes to keep free for it: what it looks like, until more is known."""
@@ -225,6 +251,7 @@ class AdapterCache:
     def _victims(self, digest: str, num_bytes: int) -> list[str] | None:
         """Whom to let go of so that `num_bytes` more are free for `digest`; None if that would not do."""
         missing = self._num_bytes + self._reserved_bytes + num_bytes - self.max_bytes
+        missing += self._claimed_bytes if digest != self._claimed else 0
         unwanted = (other for other in self._loaded if other not in self._wanted)
         behind = takewhile(lambda other: other != digest, reversed(self._wanted)) if digest in self._wanted else ()
         victims: list[str] = []

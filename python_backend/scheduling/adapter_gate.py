@@ -51,13 +51,19 @@ class AdapterGate:
 
     def startable(self, waiting: Iterable[Sequence], now: int) -> Iterator[Sequence]:
         """Those of `waiting` that may start at `now`, each judged when it is its turn."""
+        is_claimed = False
         for sequence in waiting:
             adapter = sequence.request.adapter
             readiness = Readiness.READY if adapter is None else self._pool.readiness(adapter)
             if readiness is Readiness.READY:
                 yield sequence
-            elif readiness is Readiness.BLOCKED:
-                if sequence.blocked_ns is None:
-                    sequence.blocked_ns = now
-                if now - sequence.blocked_ns >= self._patience_ns:
-                    return
+                continue
+            if readiness is Readiness.BLOCKED and sequence.blocked_ns is None:
+                sequence.blocked_ns = now
+            if adapter is None or sequence.blocked_ns is None or now - sequence.blocked_ns < self._patience_ns:
+                continue
+            if readiness is Readiness.BLOCKED:
+                return
+            if not is_claimed:  # Its place is free now, and shall not be taken again, least of all by those behind it.
+                self._pool.cache.claim(adapter.digest)
+                is_claimed = True

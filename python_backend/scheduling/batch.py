@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from trierarch.python_backend.adapters.pool import AdapterPool
 from trierarch.python_backend.kv.manager import KVCacheManager
 from trierarch.python_backend.scheduling.config import SchedulerConfig
+from trierarch.python_backend.scheduling.plan import ScheduledSequence
 from trierarch.python_backend.scheduling.queue import standing
 from trierarch.python_backend.sequence import Sequence, SequenceStatus
 
@@ -81,18 +83,15 @@ class RunningBatch:
         """Hold blocks for the next `num_tokens` known tokens; False changes nothing."""
         return self._kv.allocate(sequence, sequence.num_computed_tokens + num_tokens)
 
-    def grow_for_drafts(self, sequence: Sequence, num_drafts: int) -> int:
-        """Hold blocks for drafts behind all known tokens, as many as find room without taking anyone else's: how many.
+    def with_draft(self, item: ScheduledSequence, drafts: Mapping[int, tuple[int, ...]]) -> ScheduledSequence:
+        """`item` with its draft, if it draws, as far as there is room without taking anyone else's; see with_drafts.
 
-        They are given back with the next `advance`, so that nobody is preempted for a guess.
+        The blocks are given back with the next `advance`, so that nobody is preempted for a guess.
         """
-        room = self._kv.room_for(sequence) - len(sequence.token_ids)
-        # The last token that may be drawn is never computed.
-        most = sequence.num_prompt_tokens + sequence.request.sampling.max_tokens - 1 - len(sequence.token_ids)
-        num_drafts = max(0, min(num_drafts, room, most))
-        held = self._kv.allocate(sequence, len(sequence.token_ids) + num_drafts)
-        assert held, "room_for counted blocks that are not there"
-        return num_drafts
+        draft = drafts.get(item.sequence.sequence_id, ())
+        if not draft or not item.samples or item.sequence.status is not SequenceStatus.RUNNING:
+            return item
+        return replace(item, draft_token_ids=draft[: self._grow_for_drafts(item.sequence, len(draft))])
 
     def least_urgent(self) -> Sequence:
         """Whom to preempt when blocks run out."""
@@ -103,3 +102,13 @@ class RunningBatch:
         stopped = tuple(self._stopped)
         self._stopped.clear()
         return stopped
+
+    def _grow_for_drafts(self, sequence: Sequence, num_drafts: int) -> int:
+        """Hold blocks for drafts behind all known tokens, as many as find room: how many."""
+        room = self._kv.room_for(sequence) - len(sequence.token_ids)
+        # The last token that may be drawn is never computed.
+        most = sequence.num_prompt_tokens + sequence.request.sampling.max_tokens - 1 - len(sequence.token_ids)
+        num_drafts = max(0, min(num_drafts, room, most))
+        held = self._kv.allocate(sequence, len(sequence.token_ids) + num_drafts)
+        assert held, "room_for counted blocks that are not there"
+        return num_drafts

@@ -153,7 +153,7 @@ class Scheduler:
         """
         if not drafts:
             return plan
-        scheduled = tuple(self._with_draft(item, drafts) for item in plan.scheduled)
+        scheduled = tuple(self._running.with_draft(item, drafts) for item in plan.scheduled)
         self._last_plan = replace(plan, scheduled=scheduled)
         return self._last_plan
 
@@ -224,13 +224,6 @@ class Scheduler:
                     break
             else:
                 step.give(sequence, num_tokens)
-
-    def _with_draft(self, item: ScheduledSequence, drafts: Mapping[int, tuple[int, ...]]) -> ScheduledSequence:
-        draft = drafts.get(item.sequence.sequence_id, ())
-        if not draft or not item.samples or item.sequence.status is not SequenceStatus.RUNNING:
-            return item
-        num_drafts = self._running.grow_for_drafts(item.sequence, len(draft))
-        return replace(item, draft_token_ids=draft[:num_drafts])
 
     def _schedule_waiting(self, step: Step, now: int) -> None:
         if not step.num_tokens_left or self._running.is_full:

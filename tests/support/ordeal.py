@@ -48,6 +48,7 @@ class Ordeal:
 
     def __init__(self, seed: int) -> None:
         self.world = random_world(seed)
+        self.world.loads_amid_steps = seed % 3 == 0
         self.requests: dict[str, Request] = {}
         self.faulty: set[str] = set()
         """Digests of versions that cannot be loaded"""
@@ -139,12 +140,16 @@ class Ordeal:
     def step(self, seed: int = 0) -> None:
         """One turn of the loop, within the limits and never idle while a request lives."""
         world = self.world
-        plan = world.step()
-        assert len(plan.scheduled) <= world.config.max_batch_size
-        assert sum(item.num_tokens for item in plan.scheduled) <= world.config.token_budget
+        plan = world.plan()
         if not plan.scheduled:  # Then all that live wait for a disk.
             live = [request.adapter_digest for request in world.scheduler.requests()]
             assert all(digest and world.cache.get(digest) is None for digest in live)
+        world.note(plan)
+        world.scheduler.update(plan, world.run_plan(plan))
+        world.collect()
+        world.scheduler.check_integrity()
+        assert len(plan.scheduled) <= world.config.max_batch_size
+        assert sum(item.num_tokens for item in plan.scheduled) <= world.config.token_budget
 
     def check(self) -> None:
         """All that must hold between any two deeds."""
@@ -166,7 +171,8 @@ class Ordeal:
         for _ in range(max_steps):
             if not self.world.scheduler.has_work:
                 break
-            self.load()
+            if not self.world.loads_amid_steps:
+                self.load()
             self.step()
             self.check()
         assert not self.world.scheduler.has_work

@@ -58,6 +58,8 @@ class World:
         self.cache = AdapterCache(host_bytes, self.runner.arrange, arrange_draft, lambda: self.now)
         self.adapters = AdapterPool(self.cache, max_adapters) if max_adapters else None
         self.scheduler = Scheduler(self.config, self.kv, end_ids, lambda: round(self.now * 1e9), self.adapters)
+        self.loads_amid_steps = False
+        """Whether the loader's thread comes late: never between two steps, but once while each runs"""
         self.deltas: dict[tuple[str, int], list[TokenDelta]] = defaultdict(list)
         """(request id, index) -> its stream"""
         self.plans: list[Plan] = []
@@ -71,6 +73,12 @@ class World:
     def load(self) -> bool:
         """What the loader's thread does once, if there is anything to load; whether there was."""
         return self.cache.load_next()
+
+    def load_and_step(self) -> Plan:
+        """One turn of the loop, and one of the loader's."""
+        if not self.loads_amid_steps:
+            self.load()
+        return self.step()
 
     def step(self) -> Plan:
         """One turn of the loop."""
@@ -90,6 +98,8 @@ class World:
     def run_plan(self, plan: Plan) -> StepOutput:
         """What the step draws; the speculator hears of it. A step takes ten milliseconds and one for each token."""
         output = self.runner.run(plan)
+        if self.loads_amid_steps:
+            self.load()
         if self.speculator is not None:
             self.speculator.observe(plan, output, 0.010 + 0.001 * plan.num_tokens)
         return output
@@ -112,8 +122,7 @@ class World:
         for num_steps in range(max_steps):
             if not self.scheduler.has_work:
                 return num_steps
-            self.load()
-            self.step()
+            self.load_and_step()
         raise AssertionError(f"still working after {max_steps} steps")
 
     def output(self, request_id: str, index: int = 0) -> list[int]:

@@ -64,7 +64,6 @@ LIGHT = (
     "python_backend/executors/cpu",
     "python_backend/executors/sampling",
     "python_backend/executors/drawing.py",
-    "python_backend/adapters",
     "builder/adapter_source.py",
 )
 HEAVY = {"torch", "transformers", "scipy", "trierarch.python_backend.executors.torch"}

@@ -33,7 +33,7 @@ def arrays() -> dict[str, Array]:
     return {
         "small": generator.standard_normal(3).astype(np.float16),
         "large": generator.standard_normal((5, 7)).astype(np.float32),
-        "bits": torch.randn(2, 3).bfloat16().view(torch.uint16).numpy(),
+        "bits": torch.arange(6.0).view(2, 3).bfloat16().view(torch.uint16).numpy(),
         "none": np.zeros((0, 4), np.float32),
         "scalar": np.array(2.5, np.float32),
     }

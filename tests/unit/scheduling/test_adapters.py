@@ -138,20 +138,21 @@ def test_who_finds_no_slot_is_overtaken_for_a_while_and_then_by_nobody(cast: Cas
     assert all(world.last(name).finish_reason is FinishReason.LENGTH for name in ("a", "b", "a2", "a3", "base3"))
 
 
+@pytest.mark.parametrize("comes_amid_steps", [False, True], ids=["quick loader", "late loader"])
 @pytest.mark.parametrize("host_bytes", [4, 100])
-def test_a_steady_stream_for_one_adapter_starves_no_other(cast: Cast, host_bytes: int) -> None:
+def test_a_steady_stream_for_one_adapter_starves_no_other(cast: Cast, host_bytes: int, comes_amid_steps: bool) -> None:
     """One slot, or memory for one adapter: b gets its turn within its patience and the time that others run."""
     max_adapters = 1 if host_bytes == 100 else 2
     world = make_world(max_adapters=max_adapters, host_bytes=host_bytes, adapter_patience_seconds=1.0)
     world.cache._arrange_draft = None
+    world.loads_amid_steps = comes_amid_steps
     waits: dict[str, float] = {}
     for turn in range(300):
         world.now = turn * 0.1
         world.add(f"a{turn}", 3, adapter=cast.a, max_tokens=5)
         if turn % 50 == 10:
             world.add(f"b{turn}", 3, adapter=cast.b, max_tokens=5)
-        world.load()
-        for item in world.step().scheduled:
+        for item in world.load_and_step().scheduled:
             request = item.sequence.request
             waits.setdefault(request.request_id, world.now - request.arrival_time)
     assert [name for name in waits if name.startswith("b")] == [f"b{turn}" for turn in range(10, 300, 50)]
@@ -271,8 +272,7 @@ def test_who_asked_for_the_same_is_served_together(cast: Cast) -> None:
         if not world.scheduler.has_work:
             break
         world.now += 0.05
-        world.load()
-        world.step()
+        world.load_and_step()
     assert not world.scheduler.has_work
     assert world.adapters is not None
     assert world.adapters.slots.num_evictions < 60
