@@ -12,7 +12,7 @@ from typing import Final
 
 from trierarch.builder.manifest import Lora
 from trierarch.python_backend.adapters.stats import AdapterStats
-from trierarch.python_backend.triton.metric_registry import Gauge, MetricRegistry
+from trierarch.python_backend.triton.metric_registry import MetricRegistry
 
 LORA_INFO: Final = "vllm:lora_requests_info"
 MAX_WAITING: Final = 64
@@ -41,7 +41,6 @@ class AdapterMetrics:
 
     def __init__(self, registry: MetricRegistry, labels: Mapping[str, str], lora: Lora) -> None:
         """Declare them all; `labels` go to each but LORA_INFO."""
-        self._registry = registry
         self._max_adapters = lora.max_adapters
         self._gauges = [
             (registry.gauge(name, text, {**labels, **({} if status is None else {"status": status})}), read)
@@ -54,9 +53,8 @@ class AdapterMetrics:
             "trierarch_adapter_load_seconds", "To read an adapter and lay it out in memory", labels, LOAD_BUCKETS
         )
         self._num_observed = 0
-        self._names: tuple[str, str] | None = None
-        self._info: Gauge | None = None
-        self._info_time = 0
+        self._info = registry.info(LORA_INFO, "Running stats on lora requests.")
+        self._told: tuple[str, str, int] | None = None
 
     def publish(self, stats: AdapterStats) -> None:
         """Show a snapshot; older ones than the last are not given."""
@@ -79,19 +77,15 @@ class AdapterMetrics:
     def _publish_names(self, stats: AdapterStats) -> None:
         names = ",".join(stats.running), ",".join(stats.waiting[:MAX_WAITING])
         now = int(time.time())
-        if names != self._names:
-            self._info = None  # Triton drops what nobody holds: one line is on the port at a time.
-            running, waiting = names
-            self._info = self._registry.gauge(
-                LORA_INFO,
-                "Running stats on lora requests.",
-                {
-                    "max_lora": str(self._max_adapters),
-                    "running_lora_adapters": running,
-                    "waiting_lora_adapters": waiting,
-                },
-            )
-        if names != self._names or now != self._info_time:
-            assert self._info is not None
-            self._info.set(float(now))
-            self._names, self._info_time = names, now
+        if (*names, now) == self._told:
+            return
+        running, waiting = names
+        self._info.show(
+            {
+                "max_lora": str(self._max_adapters),
+                "running_lora_adapters": running,
+                "waiting_lora_adapters": waiting,
+            },
+            float(now),
+        )
+        self._told = (running, waiting, now)

@@ -30,8 +30,16 @@ class Histogram(Protocol):
         ...
 
 
+class Info(Protocol):
+    """A gauge that says things by its labels: it has one set of them at a time."""
+
+    def show(self, labels: Mapping[str, str], value: float) -> None:
+        """Replace labels and value."""
+        ...
+
+
 class MetricRegistry(Protocol):
-    """Makes the metrics. One that nobody holds any more is gone."""
+    """Makes the metrics."""
 
     def counter(self, name: str, description: str, labels: Mapping[str, str]) -> Counter:
         """A counter of the family `name`."""
@@ -39,6 +47,10 @@ class MetricRegistry(Protocol):
 
     def gauge(self, name: str, description: str, labels: Mapping[str, str]) -> Gauge:
         """A gauge of the family `name`."""
+        ...
+
+    def info(self, name: str, description: str) -> Info:
+        """The family `name` of nothing but this gauge, which nobody else asks for."""
         ...
 
     def histogram(self, name: str, description: str, labels: Mapping[str, str], buckets: Sequence[float]) -> Histogram:
