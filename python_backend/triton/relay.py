@@ -19,13 +19,13 @@ import triton_python_backend_utils as pb
 from trierarch.builder.manifest import Limits
 from trierarch.python_backend.errors import Cancelled, Overloaded
 from trierarch.python_backend.triton.cancellation import OpenRequests
-from trierarch.python_backend.triton.incoming import Incoming, take
+from trierarch.python_backend.triton.incoming import Incoming
 from trierarch.python_backend.triton.inputs import Array, Inputs, batch_size
 from trierarch.python_backend.triton.periodic import Periodic
 from trierarch.python_backend.triton.refusals import refuse_unsupported
 from trierarch.python_backend.triton.speculation_inputs import read_speculation
 from trierarch.python_backend.triton.status import TAG_ERRORS, RelayedError, StatusCode, untag
-from trierarch.python_backend.triton.triton_channel import to_arrays
+from trierarch.python_backend.triton.triton_channel import take, to_arrays
 
 _CONTROL: Final = frozenset({"finish_reason", "batch_index", "sequence_index"})
 """Outputs the relay reads itself."""

@@ -15,12 +15,13 @@ from trierarch.python_backend.text.tokenizer import Tokenizer
 from trierarch.python_backend.triton.adapter_uploads import AdapterUploads
 from trierarch.python_backend.triton.answer import Answer
 from trierarch.python_backend.triton.cancellation import OpenRequests
-from trierarch.python_backend.triton.incoming import Incoming, take
+from trierarch.python_backend.triton.incoming import Incoming
 from trierarch.python_backend.triton.inputs import Inputs
 from trierarch.python_backend.triton.metrics import EngineMetrics
 from trierarch.python_backend.triton.model_context import ModelContext
 from trierarch.python_backend.triton.periodic import Periodic
 from trierarch.python_backend.triton.request_parser import Envelope, RequestParser
+from trierarch.python_backend.triton.triton_channel import take
 from trierarch.python_backend.triton.triton_metrics import TritonRegistry
 from trierarch.python_backend.triton.upload_line import UploadLine
 
