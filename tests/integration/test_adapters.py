@@ -16,19 +16,12 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-import torch
 
-from support.adapters import load_adapter, random_adapter
-from support.checkpoints import random_checkpoint, small_tokenizer
+from support.adapted_engine import AdaptedEngine, adapted_engine
+from support.checkpoints import small_tokenizer
 from support.eventually import eventually
-from support.lora_npy import load_npy, save_npy
 from support.metrics import wait_until_idle
 from support.triton_requests import ask, refusal, stream
-from trierarch.builder.adapter_source import read_adapter
-from trierarch.builder.build import build
-from trierarch.builder.config import BuildConfig
-from trierarch.builder.manifest import MANIFEST_NAME, DType, EngineManifest
-from trierarch.builder.packed_adapter import write_packed
 from trierarch.ensembles.compose import ComposeOptions, compose
 from trierarch.orchestrator.metrics import Metrics
 from trierarch.orchestrator.ports import Ports
@@ -49,10 +42,7 @@ class World:
     """A server, and where what it serves lies."""
 
     server: TritonServer
-    checkpoint: Path
-    engine: Path
-    peft: Path
-    """What PEFT saved: 1, 2, ... 10, and UNUSED."""
+    adapted: AdaptedEngine
     shelf: Path
     """The operator's directory of adapters."""
     repository: Path
@@ -61,44 +51,23 @@ class World:
     def url(self) -> str:
         return self.server.endpoints.grpc
 
-    def put(self, name: str, source: int) -> None:
-        """Put an adapter on the shelf, as an operator does."""
-        packed = read_adapter(self.peft / str(source), self.engine, EngineManifest.load(self.engine))
-        write_packed(packed, self.shelf / f"{name}.safetensors")
+    def put(self, name: str, number: int) -> None:
+        self.adapted.put(self.shelf, name, number)
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """A tiny random engine with two slots, and memory for three adapters; ten adapters, of which one is on the shelf."""
+    """An engine with two slots, and memory for three or four adapters; one is on the shelf."""
     folder = tmp_path_factory.mktemp("adapters")
-    checkpoint = random_checkpoint("llama", folder / "checkpoint")
-    engine = folder / "engine"
-    build(
-        BuildConfig(
-            model=str(checkpoint),
-            output=engine,
-            dtype=DType.FLOAT32,
-            kv_cache_bytes=64 << 20,
-            max_adapters=2,
-            max_lora_rank=8,
-        )
-    )
-    peft, shelf = folder / "peft", folder / "shelf"
+    adapted = adapted_engine(folder, UNUSED)
+    shelf, repository = folder / "shelf", folder / "repository"
     shelf.mkdir()
-    for number in range(1, UNUSED + 1):
-        random_adapter(checkpoint, peft / str(number), rank=8, alpha=16, seed=number, dtype=torch.float16)
-    manifest = EngineManifest.load(engine)
-    one = read_adapter(peft / "1", engine, manifest)
-    write_packed(one, shelf / "french.safetensors")
-    assert manifest.lora is not None
-    small = manifest.lora.model_copy(update={"host_bytes": 4 * one.num_bytes})
-    (engine / MANIFEST_NAME).write_text(manifest.model_copy(update={"lora": small}).to_json())
-    repository = folder / "repository"
+    adapted.put(shelf, "french", 1)
     options = ComposeOptions(adapters=(shelf,), adapter_models=("french",), adapter_upload_directory=folder / "uploads")
-    compose(engine, repository, options)
+    compose(adapted.engine, repository, options)
     ports = Ports(http=0, grpc=0, metrics=0)
     with serving(repository, ServerConfig(ports=ports, drain_timeout=5, model_control=ModelControl.EXPLICIT)) as server:
-        yield World(server, checkpoint, engine, peft, shelf, repository)
+        yield World(server, adapted, shelf, repository)
         server.stop()
 
 
@@ -108,14 +77,9 @@ def _idle(world: World) -> Iterator[None]:
     wait_until_idle(world.server.endpoints.metrics)
 
 
-def greedy(world: World, number: int | None, prompt: str = PROMPT) -> list[int]:
+def greedy(world: World, number: int) -> list[int]:
     """The tokens that PEFT draws."""
-    model: Any = load_adapter(world.checkpoint, world.peft / str(number))
-    tokens = small_tokenizer().encode(prompt).ids
-    with torch.no_grad():
-        for _ in range(NUM_TOKENS):
-            tokens.append(int(model(torch.tensor([tokens])).logits[0, -1].argmax()))
-    return tokens[-NUM_TOKENS:]
+    return world.adapted.greedy(number, PROMPT, NUM_TOKENS)
 
 
 def tokens(world: World, model: str = "tensorrt_llm", prompt: str = PROMPT, **asked: Any) -> list[int]:
@@ -128,14 +92,6 @@ def tokens(world: World, model: str = "tensorrt_llm", prompt: str = PROMPT, **as
 def text(world: World, model: str, prompt: str = PROMPT, **asked: Any) -> str:
     fields = {"text_input": prompt, "max_tokens": NUM_TOKENS, "end_id": -1, "exclude_input_in_output": True}
     return "".join(reply.text for reply in ask(world.url, model, **(fields | asked)) if reply.arrays)
-
-
-def lora(world: World, number: int) -> dict[str, Any]:
-    """The tensors of the client's files."""
-    folder = world.peft / f"{number}-npy"
-    if not folder.exists():
-        save_npy(world.peft / str(number), folder)
-    return load_npy(folder)
 
 
 def test_it_draws_what_peft_draws(world: World) -> None:
@@ -183,7 +139,7 @@ def test_a_task_is_unknown_until_its_weights_come(world: World, model: str) -> N
     assert f"LoRA task {task} not found in cache. Please send LoRA weights with request" in message
     world.put("same", number)
     same = text(world, model, lora_name="same")
-    assert text(world, model, lora_task_id=task, **lora(world, number)) == same
+    assert text(world, model, lora_task_id=task, **world.adapted.sent(number)) == same
     assert text(world, model, lora_task_id=task) == same
     assert text(world, model, lora_name=str(task), lora_task_id=task) == same
 
@@ -191,7 +147,8 @@ def test_a_task_is_unknown_until_its_weights_come(world: World, model: str) -> N
 def test_a_task_that_was_sent_once_is_never_forgotten(world: World) -> None:
     """Ten tasks, two slots, memory for three or four; each is sent once, and asked for by its id alone twice."""
     first = {
-        number: tokens(world, lora_task_id=200 + number, **lora(world, number)) for number in range(1, NUM_ADAPTERS + 1)
+        number: tokens(world, lora_task_id=200 + number, **world.adapted.sent(number))
+        for number in range(1, NUM_ADAPTERS + 1)
     }
     assert first[7] == greedy(world, 7)
     assert len({tuple(answer) for answer in first.values()}) == NUM_ADAPTERS
@@ -229,7 +186,7 @@ def bad_files(world: World) -> dict[str, str]:
     altered[-1] ^= 1
     (shelf / "altered.safetensors").write_bytes(altered)
     (shelf / "outside.safetensors").unlink(missing_ok=True)
-    os.symlink(world.peft / "1" / "adapter_model.safetensors", shelf / "outside.safetensors")
+    os.symlink(world.adapted.peft / "1" / "adapter_model.safetensors", shelf / "outside.safetensors")
     peft = shelf / "bin"
     peft.mkdir(exist_ok=True)
     (peft / "adapter_config.json").write_text('{"peft_type": "LORA"}')
@@ -258,7 +215,7 @@ def test_what_is_no_adapter_is_refused_by_name_and_nobody_else_notices(world: Wo
 
 
 def test_tensors_that_are_no_adapter_are_refused_by_name_and_nobody_else_notices(world: World) -> None:
-    good = lora(world, 1)
+    good = world.adapted.sent(1)
     weights, config = good["lora_weights"], good["lora_config"]
     nan = weights.copy()
     nan[0, 5, 17] = np.nan
@@ -301,13 +258,13 @@ def test_another_version_takes_the_name_over_and_who_runs_keeps_his(world: World
 
 
 def test_a_client_replaces_its_own_task_and_never_the_operators(world: World) -> None:
-    assert tokens(world, lora_task_id=400, **lora(world, 2)) == greedy(world, 2)
-    assert tokens(world, lora_task_id=400, **lora(world, 3)) == greedy(world, 3)
+    assert tokens(world, lora_task_id=400, **world.adapted.sent(2)) == greedy(world, 2)
+    assert tokens(world, lora_task_id=400, **world.adapted.sent(3)) == greedy(world, 3)
     assert tokens(world, lora_task_id=400) == greedy(world, 3)
     world.put("401", 4)
-    assert tokens(world, lora_task_id=401, **lora(world, 4)) == tokens(world, lora_task_id=401)
+    assert tokens(world, lora_task_id=401, **world.adapted.sent(4)) == tokens(world, lora_task_id=401)
     status, message = refusal(
-        world.url, "tensorrt_llm", text_input=PROMPT, max_tokens=4, lora_task_id=401, **lora(world, 5)
+        world.url, "tensorrt_llm", text_input=PROMPT, max_tokens=4, lora_task_id=401, **world.adapted.sent(5)
     )
     assert status is StatusCode.INVALID_ARG
     assert "adapter 401 is the operator's" in message
@@ -343,7 +300,7 @@ def test_a_model_of_an_adapter_takes_no_other(world: World) -> None:
     cases: dict[str, dict[str, Any]] = {
         "lora_name is 'other': this model is adapter 'french'": {"lora_name": "other"},
         "lora_task_id is '5': this model is adapter 'french'": {"lora_task_id": 5},
-        "lora_weights is ": {"lora_task_id": 5, **lora(world, 1)},
+        "lora_weights is ": {"lora_task_id": 5, **world.adapted.sent(1)},
         "max_tokens is 0": {"max_tokens": 0},
     }
     for says, wrong in cases.items():
