@@ -56,7 +56,8 @@ def check_headers(manifest: AdapterManifest, headers: Mapping[str, Header], engi
         raise AdapterError(
             f"is_dora is {manifest.is_dora}, and base_digest {manifest.base_digest!r}: they contradict each other; {REPACK}"
         )
-    if manifest.is_dora and manifest.base_digest != engine.files[WEIGHTS_NAME].sha256:
+    weights = engine.files.get(WEIGHTS_NAME)
+    if manifest.is_dora and (weights is None or manifest.base_digest != weights.sha256):
         raise AdapterError(
             f"base_digest is {manifest.base_digest}: the gains of this DoRA are for the weights of another engine; {REPACK}"
         )

@@ -71,7 +71,7 @@ class EngineMatrices:
             raise EngineError(f"{self._path} lacks {name}; rebuild the engine with: trierarch build") from None
         offsets = self._arrays.get(f"{name}.offsets")
         grouped = _unpacked(codes, is_int4=offsets is not None).reshape(len(codes), -1, GROUP_SIZE)
-        numbers = grouped * scales[..., None].astype(np.float32)
+        numbers: Floats = grouped * scales[..., None].astype(np.float32)
         if offsets is not None:
             numbers += offsets[rows][..., None].astype(np.float32)
         return numbers.reshape(len(codes), -1)
@@ -80,4 +80,5 @@ class EngineMatrices:
 def _unpacked(codes: Array, is_int4: bool) -> Floats:
     if not is_int4:
         return codes.astype(np.float32)
-    return np.stack((codes & 15, codes >> 4), axis=-1).reshape(len(codes), -1).astype(np.float32)
+    nibbles: Floats = np.stack((codes & 15, codes >> 4), axis=-1).astype(np.float32)
+    return nibbles.reshape(len(codes), -1)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 from pydantic import ValidationError
 
 from trierarch.builder.adapter import (
@@ -108,7 +109,7 @@ def digest_of(arrays: Mapping[str, Array]) -> str:
     digest = hashlib.sha256()
     for name, array in sorted(arrays.items()):
         digest.update(json.dumps([name, array.dtype.name, list(array.shape)]).encode() + b"\n")
-        digest.update(memoryview(array.reshape(-1)).cast("B") if array.flags.c_contiguous else array.tobytes())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 

@@ -54,6 +54,8 @@ _REFUSED: Final[Mapping[str, str]] = {
 _BASE_CHANGING: Final = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Beginnings of init_lora_weights that change the base model's weights; what is saved without conversion is for those."""
 
+_RISKY: Final = re.compile(r"\)[*+?{]|\(\?|\\[1-9]|\[\[|--|&&|\|\||~~")
+"""Repeated groups, look-around, back references; and what Python may one day read otherwise."""
 _MAX_PATTERN_LENGTH: Final = 512
 _MAX_REPEATS: Final = 2
 _MAX_CHOICES: Final = 8
@@ -185,7 +187,7 @@ def _compiled(field: str, key: str) -> re.Pattern[str]:
     """A key as PEFT matches it; one that could take the expression engine long is refused, since others wrote it."""
     repeats, choices = len(re.findall(r"[*+{]", key)), len(re.findall(r"[?|]", key))
     is_plain = len(key) <= _MAX_PATTERN_LENGTH and repeats <= _MAX_REPEATS and choices <= _MAX_CHOICES
-    if not is_plain or re.search(r"\)[*+?{]|\(\?|\\[1-9]", key):
+    if not is_plain or _RISKY.search(key):
         raise AdapterError(
             f"{field} has the key {reprlib.repr(key)}, an expression that may take forever; save the adapter with module "
             "names for keys"

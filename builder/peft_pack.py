@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from trierarch.builder.adapter import Array, piece_shape, to_floats
+from trierarch.builder.adapter import Array, piece_shape, rounded_to, to_floats
 from trierarch.builder.engine_matrices import EngineMatrices, Floats
 from trierarch.builder.errors import AdapterError
 from trierarch.builder.manifest import DType, EngineManifest
@@ -89,9 +89,10 @@ class Packer:
 
     def _row_norms(self, stem: str, piece: str, a: Floats, b: Floats) -> Floats:
         """Of W + b a."""
-        return np.concatenate(
-            [np.linalg.norm(weight + b[rows] @ a, axis=1) for rows, weight in self._chunks(stem, piece)]
-        ).astype(np.float32)
+        norms: list[Floats] = [
+            np.linalg.norm(weight + b[rows] @ a, axis=1) for rows, weight in self._chunks(stem, piece)
+        ]
+        return np.concatenate(norms)
 
     def _chunks(self, stem: str, piece: str) -> Iterable[tuple[slice, Floats]]:
         assert self._matrices is not None, "a module with magnitudes makes the adapter a DoRA"
@@ -110,16 +111,6 @@ class Packer:
         else:
             _finite(values, module.tensors[part], "scaled")
         return rounded
-
-
-def rounded_to(values: Floats, dtype: DType) -> Array:
-    """To the nearest number of `dtype`, of two equally near the even one."""
-    if dtype is DType.FLOAT32:
-        return np.ascontiguousarray(values)
-    if dtype is DType.FLOAT16:
-        return np.ascontiguousarray(values.astype(np.float16))
-    bits = np.ascontiguousarray(values).view(np.uint32)
-    return ((bits + (0x7FFF + (bits >> 16 & 1))) >> 16).astype(np.uint16)
 
 
 def _finite(values: Floats, name: str, when: str) -> Floats:

@@ -3,6 +3,7 @@
 ServingError
 ├── InvalidRequest         the caller's fault: gRPC INVALID_ARGUMENT, HTTP 400
 ├── UnknownAdapter         the caller named an adapter that is not here (an InvalidRequest)
+├── UnusableAdapter        the adapter that the caller named is damaged, or another engine's (an InvalidRequest)
 ├── Overloaded             the queue is full: UNAVAILABLE at once, the caller may retry
 ├── ShuttingDown           draining (an Overloaded)
 ├── Cancelled              the caller went away or asked to stop
@@ -36,6 +37,10 @@ class InvalidRequest(ServingError):
 
 class UnknownAdapter(InvalidRequest):
     """No adapter of that name or id is registered."""
+
+
+class UnusableAdapter(InvalidRequest):
+    """The adapter is registered and cannot be used; the remedy says why."""
 
 
 class Overloaded(ServingError):

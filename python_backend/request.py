@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from trierarch.builder.manifest import DrafterKind
+from trierarch.python_backend.adapters.adapter import Adapter
 from trierarch.python_backend.errors import InvalidRequest, ServingError
 
 
@@ -142,8 +143,8 @@ class Request:
     request_id: str
     prompt_token_ids: tuple[int, ...]
     sampling: SamplingParams
-    adapter: str = ""
-    """Digest of the adapter; empty is the base model. Part of the prefix cache's key."""
+    adapter: Adapter | None = None
+    """The version that its name meant when the request came; None is the base model."""
     cache_salt: str = ""
     """Requests share cached prefixes only with the same salt."""
     priority: int = 0
@@ -151,6 +152,11 @@ class Request:
     speculation: SpeculationParams = field(default_factory=SpeculationParams)
     arrival_time: float
     deadline: float | None = None
+
+    @property
+    def adapter_digest(self) -> str:
+        """What keys of caches have of the adapter; empty is the base model."""
+        return "" if self.adapter is None else self.adapter.digest
 
 
 @dataclass(frozen=True, slots=True)

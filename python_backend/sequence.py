@@ -43,6 +43,8 @@ class Sequence:
     finish_reason: FinishReason | None = None
     adapter: ActiveAdapter | None = None
     """While it runs: its request's adapter; None is the base model."""
+    blocked_ns: int | None = None
+    """While it waits: when its adapter first found no place."""
     prompt_logprobs: list[TokenLogprob | None] = field(default_factory=list)
     """Filled as the prompt is computed, where asked."""
     num_cached_tokens: int = 0

@@ -4,6 +4,9 @@ It has a runner, a pool of blocks and a prefix cache of its own, and follows eac
 the sequence has become since is computed in one step, whatever of it was guessed before need not be computed again, and
 the guess is then drawn token by token for all sequences at once.
 
+An adapter's sequences are followed with its weights for this engine where there are any, else without; the keys of its
+prefix cache are told apart by the adapter either way.
+
 It draws by the request's own parameters and with the very chance that the target will draw with (`Uniforms`): where both
 models see things alike they draw alike, in sampled answers too. (Shared randomness: Daliri et al., arXiv 2408.07978.)
 """
@@ -17,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from trierarch.builder.manifest import DrafterKind
+from trierarch.python_backend.adapters.active_adapter import ActiveAdapter
 from trierarch.python_backend.executors.runner import Runner
 from trierarch.python_backend.kv.manager import KVCacheManager
 from trierarch.python_backend.request import Request
@@ -106,6 +110,7 @@ class DraftModel:
         follower = self._followers.pop(sequence.sequence_id, None)
         if follower is None:
             own = Sequence(sequence.sequence_id, _drafting(sequence.request), sequence.index, list(sequence.token_ids))
+            own.adapter = self._adapter(sequence)
             self._kv.start(own, self._kv.match(own))
             follower = _Follower(own, own.num_computed_tokens)
         else:
@@ -120,6 +125,17 @@ class DraftModel:
                 return None
             self.forget([idle])
         return follower
+
+    def _adapter(self, sequence: Sequence) -> ActiveAdapter | None:
+        """What the draft model runs with for a sequence: the same for all of its adapter; None is as it is."""
+        active = sequence.adapter
+        if active is None or active.draft_weights is None:
+            return None
+        for follower in self._followers.values():
+            known = follower.own.adapter
+            if known is not None and (known.weights, known.slot) == (active.draft_weights, active.slot):
+                return known
+        return ActiveAdapter(active.digest, active.slot, active.draft_weights)
 
     def _agree(self, follower: _Follower, known: list[int]) -> None:
         """Keep what was computed as far as the target drew the same."""

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from trierarch.python_backend.adapters.adapter import Adapter
+from trierarch.python_backend.adapters.stats import AdapterInfo, AdapterStats
 from trierarch.python_backend.request import Request, TokenDelta
 from trierarch.python_backend.scheduling.stats import SchedulerStats
 from trierarch.python_backend.speculation.stats import SpeculationStats
@@ -22,6 +24,8 @@ class ExecutorStats(SchedulerStats):
     """Resident bytes of the process."""
     speculation: SpeculationStats | None = None
     """None where the executor never guesses."""
+    adapters: AdapterStats | None = None
+    """None where the engine takes none."""
 
 
 class Executor(Protocol):
@@ -32,9 +36,22 @@ class Executor(Protocol):
 
         Raises:
             InvalidRequest: the prompt is empty, too long or out of vocabulary, or the id is taken.
-            UnknownAdapter: no adapter of that digest is loaded.
+            UnknownAdapter: it has an adapter, and the engine takes none.
             Overloaded: the queue is full, or the executor is draining.
         """
+        ...
+
+    def find_adapter(self, name: str) -> Adapter:
+        """The version of the adapter that `name` means now, for a Request. It reads a file's header at most.
+
+        Raises:
+            UnknownAdapter: none of that name is registered, or the engine takes none.
+            UnusableAdapter: it is damaged, or does not fit the engine.
+        """
+        ...
+
+    def adapters(self) -> tuple[AdapterInfo, ...]:
+        """All registered adapters, by name. Reads the headers of those that nobody asked for yet: not for every step."""
         ...
 
     def abort(self, request_id: str, index: int | None = None) -> None:

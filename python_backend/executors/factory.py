@@ -6,10 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trierarch.builder.errors import EngineError
+from trierarch.builder.errors import ConfigError, EngineError
 from trierarch.builder.machine import cuda_architectures
-from trierarch.builder.manifest import DrafterKind, EngineManifest, Head, Speculation, Target
+from trierarch.builder.manifest import ADAPTERS_NAME, DrafterKind, EngineManifest, Head, Speculation, Target
 from trierarch.builder.verify import verify
+from trierarch.python_backend.adapters.cache import AdapterCache, ArrangeDraft
+from trierarch.python_backend.adapters.directory import AdapterDirectories
+from trierarch.python_backend.adapters.draft_adapters import DraftAdapters
+from trierarch.python_backend.adapters.pool import AdapterPool
+from trierarch.python_backend.adapters.registry import AdapterRegistry
 from trierarch.python_backend.executors.collector import no_collections
 from trierarch.python_backend.executors.draft_model import DraftModel
 from trierarch.python_backend.executors.head_drafter import HeadDrafter, num_scratch_blocks
@@ -29,10 +34,15 @@ if TYPE_CHECKING:
     import torch
 
 
-def open_executor(engine: Path, allotment: Allotment | None = None) -> StepExecutor:
+def open_executor(
+    engine: Path, allotment: Allotment | None = None, adapter_directories: tuple[Path, ...] = ()
+) -> StepExecutor:
     """Check an engine, load it and start its loop. `allotment` None adapts how far drafts are followed.
 
+    adapter_directories: where adapters are looked for, after those that the engine brings along.
+
     Raises:
+        ConfigError: one of `adapter_directories` is not there, or the engine takes no adapters.
         EngineError: the engine is corrupt, or foreign to this version, machine or set of executors.
         ResourceError: the machine has no room for the weights or the KV cache.
     """
@@ -43,7 +53,7 @@ def open_executor(engine: Path, allotment: Allotment | None = None) -> StepExecu
         raise EngineError(
             f"{engine.name}: no executor here runs target {manifest.target}; rebuild it with --target torch"
         )
-    return _OPENERS[manifest.target](engine, manifest, allotment)
+    return _OPENERS[manifest.target](engine, manifest, allotment, adapter_directories)
 
 
 def open_runner(
@@ -80,7 +90,10 @@ def _takes_cuda(manifest: EngineManifest) -> bool:
     return torch.cuda.is_available()
 
 
-def _open_torch(engine: Path, manifest: EngineManifest, allotment: Allotment | None) -> StepExecutor:
+def _open_torch(
+    engine: Path, manifest: EngineManifest, allotment: Allotment | None, adapter_directories: tuple[Path, ...]
+) -> StepExecutor:
+    directories = open_directories(engine, manifest, adapter_directories)  # before the weights: it fails at once
     uniforms = Uniforms()
     draft = manifest.load_draft(engine)
     taps = () if draft is None or draft.head is None else draft.head.taps
@@ -93,11 +106,35 @@ def _open_torch(engine: Path, manifest: EngineManifest, allotment: Allotment | N
         max_queue_size=limits.max_queue_size,
     )
     kv = KVCacheManager(runner.num_blocks, kv_cache.block_size, kv_cache.enable_prefix_caching)
-    scheduler = Scheduler(config, kv, manifest.tokens.eos)
     vocab_size = manifest.architecture.vocab_size
-    models = _nested_drafters(engine, manifest, draft, runner, uniforms)
+    models, arrange_draft = _nested_drafters(engine, manifest, draft, runner, uniforms, adapter_directories)
+    pool = None
+    if manifest.lora is not None:
+        pool = AdapterPool(
+            AdapterCache(manifest.lora.host_bytes, runner.arrange, arrange_draft), manifest.lora.max_adapters
+        )
+    registry = None if directories is None or pool is None else AdapterRegistry(directories, pool)
+    scheduler = Scheduler(config, kv, manifest.tokens.eos, adapters=pool)
     speculator = Speculator(manifest.speculation, vocab_size, _text_drafters(manifest.speculation), models, allotment)
-    return StepExecutor(scheduler, runner, vocab_size, speculator)
+    return StepExecutor(scheduler, runner, vocab_size, speculator, registry)
+
+
+def open_directories(
+    engine: Path, manifest: EngineManifest, adapter_directories: tuple[Path, ...]
+) -> AdapterDirectories | None:
+    """Where an engine's adapters are found; None where it takes none.
+
+    Raises:
+        ConfigError: see open_executor.
+    """
+    if manifest.lora is not None:
+        return AdapterDirectories(adapter_directories, engine, manifest)
+    if adapter_directories:
+        raise ConfigError(
+            f"adapter directory {str(adapter_directories[0])!r} is for an engine that takes no adapters: rebuild "
+            f"{engine.name} with --max-adapters 1 or more, or name no directory"
+        )
+    return None
 
 
 def _text_drafters(speculation: Speculation | None) -> list[Drafter]:
@@ -111,19 +148,30 @@ def _text_drafters(speculation: Speculation | None) -> list[Drafter]:
 
 
 def _nested_drafters(
-    engine: Path, manifest: EngineManifest, draft: EngineManifest | None, runner: LeadRunner, uniforms: Uniforms
-) -> list[ModelDrafter]:
-    """The engine's draft, if it has one, over as many blocks as the engine itself."""
+    engine: Path,
+    manifest: EngineManifest,
+    draft: EngineManifest | None,
+    runner: LeadRunner,
+    uniforms: Uniforms,
+    adapter_directories: tuple[Path, ...],
+) -> tuple[list[ModelDrafter], ArrangeDraft | None]:
+    """The engine's draft, if it has one, over as many blocks as the engine itself; and how it gets its adapters."""
     if draft is None:
-        return []
+        return [], None
     assert manifest.speculation is not None
     assert manifest.speculation.draft_engine is not None
     folder = engine / manifest.speculation.draft_engine
     if draft.head is not None:
-        return [open_head(folder, draft, draft.head, runner, manifest.speculation.max_draft_tokens)]
+        return [open_head(folder, draft, draft.head, runner, manifest.speculation.max_draft_tokens)], None
     own = open_runner(folder, draft, uniforms, runner.num_blocks)
     kv = KVCacheManager(runner.num_blocks, draft.kv_cache.block_size, draft.kv_cache.enable_prefix_caching)
-    return [DraftModel(own, kv, draft.tokens.eos, draft.limits.max_num_tokens)]
+    drafter = DraftModel(own, kv, draft.tokens.eos, draft.limits.max_num_tokens)
+    if manifest.lora is None or draft.lora is None:
+        return [drafter], None
+    adapters = engine / ADAPTERS_NAME
+    directories = AdapterDirectories(((adapters,) if adapters.is_dir() else ()) + adapter_directories, folder, draft)
+    is_same = draft.architecture == manifest.architecture
+    return [drafter], DraftAdapters(own.arrange, directories, is_same)
 
 
 def open_head(
@@ -151,4 +199,5 @@ def open_head(
     return drafter
 
 
-_OPENERS: dict[Target, Callable[[Path, EngineManifest, Allotment | None], StepExecutor]] = {Target.TORCH: _open_torch}
+_Opener = Callable[[Path, EngineManifest, Allotment | None, tuple[Path, ...]], StepExecutor]
+_OPENERS: dict[Target, _Opener] = {Target.TORCH: _open_torch}

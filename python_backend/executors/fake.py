@@ -11,14 +11,25 @@ changes the sum, so whoever schedules on it finds out. Give two runners differen
 from __future__ import annotations
 
 from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
 
+from trierarch.builder.adapter import AdapterTensors
 from trierarch.python_backend.request import TokenLogprob
 from trierarch.python_backend.scheduling.plan import Plan, ScheduledSequence, SequenceOutput, StepOutput
+from trierarch.python_backend.sequence import Sequence
 
 
 def next_token(context: SequenceOf[int], weight: int, vocab_size: int) -> int:
     """The token the fake model draws after `context`."""
     return (weight * sum(context) + len(context)) % vocab_size
+
+
+@dataclass(frozen=True, slots=True)
+class FakeWeights:
+    """An adapter's. Implements Arranged."""
+
+    num_bytes: int
+    shift: int
 
 
 class FakeRunner:
@@ -36,6 +47,10 @@ class FakeRunner:
     def num_blocks(self) -> int:
         """KV blocks the runner has room for."""
         return self._num_blocks
+
+    def arrange(self, tensors: AdapterTensors) -> FakeWeights:
+        """An adapter adds to every token a number that comes of its digest."""
+        return FakeWeights(tensors.num_bytes, int(tensors.manifest.digest[:8], 16))
 
     def run(self, plan: Plan) -> StepOutput:
         """Write the plan's tokens into their slots and draw from what lies there."""
@@ -55,9 +70,10 @@ class FakeRunner:
         if not item.samples:
             return SequenceOutput()
         context = [self._slots[self._slot(sequence.block_table, position)] for position in range(end)]
+        shift = _shift(sequence)
         drawn: list[int] = []
         for draft in (*item.draft_token_ids, None):
-            token = next_token([*context, *drawn], self._weight, self._vocab_size)
+            token = (next_token([*context, *drawn], self._weight, self._vocab_size) + shift) % self._vocab_size
             drawn.append(token)
             if token != draft:
                 break
@@ -70,3 +86,10 @@ class FakeRunner:
         if not 0 <= block_id < self._num_blocks:
             raise IndexError(f"block {block_id} is not one of the {self._num_blocks} blocks")
         return block_id * self._block_size + position % self._block_size
+
+
+def _shift(sequence: Sequence) -> int:
+    if sequence.adapter is None:
+        return 0
+    assert isinstance(sequence.adapter.weights, FakeWeights)
+    return sequence.adapter.weights.shift

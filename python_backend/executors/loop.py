@@ -17,10 +17,15 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from trierarch.python_backend.errors import Cancelled, ExecutorFailed, ServingError, ShuttingDown
+from trierarch.python_backend.adapters.adapter import Adapter
+from trierarch.python_backend.adapters.loader import AdapterLoader
+from trierarch.python_backend.adapters.registry import AdapterRegistry
+from trierarch.python_backend.adapters.stats import AdapterInfo
+from trierarch.python_backend.errors import Cancelled, ExecutorFailed, ServingError, ShuttingDown, UnknownAdapter
 from trierarch.python_backend.executors.executor import ExecutorStats, Sink
 from trierarch.python_backend.executors.runner import Runner
 from trierarch.python_backend.request import Request, TokenDelta, check_token_ids
+from trierarch.python_backend.scheduling.admission import NO_ADAPTERS
 from trierarch.python_backend.scheduling.plan import Plan, SequenceOutput, StepOutput
 from trierarch.python_backend.scheduling.scheduler import Scheduler
 from trierarch.python_backend.speculation.speculator import Speculator
@@ -32,9 +37,15 @@ class StepExecutor:
     """Drives one Scheduler and one Runner. Implements the Executor protocol."""
 
     def __init__(
-        self, scheduler: Scheduler, runner: Runner, vocab_size: int, speculator: Speculator | None = None
+        self,
+        scheduler: Scheduler,
+        runner: Runner,
+        vocab_size: int,
+        speculator: Speculator | None = None,
+        registry: AdapterRegistry | None = None,
     ) -> None:
-        """`speculator` None verifies the requests' own drafts and no others."""
+        """`speculator` None verifies the requests' own drafts and no others. `registry`: of the scheduler's adapters."""
+        self._registry = registry
         self._scheduler = scheduler
         self._speculator = speculator or Speculator(None, vocab_size)
         self._vocab_size = vocab_size
@@ -46,6 +57,7 @@ class StepExecutor:
         self._is_draining = False
         self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="trierarch-executor", daemon=True)
+        self._loader = None if registry is None else AdapterLoader(registry.pool.cache, self._wake)
         self._thread.start()
 
     def submit(self, request: Request, sink: Sink) -> None:
@@ -60,6 +72,20 @@ class StepExecutor:
             self._sinks[request.request_id] = _Subscriber(sink, request.sampling.n)
             self._changed.notify_all()
 
+    def find_adapter(self, name: str) -> Adapter:
+        """See Executor.find_adapter."""
+        if self._registry is None:
+            raise UnknownAdapter("adapter", name, NO_ADAPTERS)
+        return self._registry.find(name)
+
+    def adapters(self) -> tuple[AdapterInfo, ...]:
+        """See Executor.adapters."""
+        if self._registry is None:
+            return ()
+        with self._lock:
+            requests = self._scheduler.requests()
+        return self._registry.infos(requests)
+
     def abort(self, request_id: str, index: int | None = None) -> None:
         """See Executor.abort."""
         with self._changed:
@@ -69,9 +95,19 @@ class StepExecutor:
 
     def stats(self) -> ExecutorStats:
         """See Executor.stats. The lock is never held while a step runs."""
+        adapters = None
         with self._lock:
             counts = self._scheduler.stats()
-        return ExecutorStats(**asdict(counts), memory_bytes=_resident_bytes(), speculation=self._speculator.stats())
+            if self._registry is not None:
+                adapters = self._registry.pool.stats(self._scheduler.requests())
+        if self._registry is not None and adapters is not None:
+            adapters = self._registry.with_registered(adapters)
+        return ExecutorStats(
+            **asdict(counts),
+            memory_bytes=_resident_bytes(),
+            speculation=self._speculator.stats(),
+            adapters=adapters,
+        )
 
     def drain(self, timeout: float) -> bool:
         """See Executor.drain."""
@@ -91,6 +127,8 @@ class StepExecutor:
             self._is_closing = True
             self._changed.notify_all()
         self._thread.join()
+        if self._loader is not None:
+            self._loader.close()
         self._speculator.close()
         self._runner.close()
 
@@ -129,14 +167,23 @@ class StepExecutor:
     def _next_plan(self) -> Plan | None:
         """Wait for work and plan a step; None once closing."""
         with self._changed:
-            while not (self._scheduler.has_work or self._aborted or self._is_closing):
-                self._changed.wait()
-            if self._is_closing:
-                return None
-            for request_id, index in self._aborted:
-                self._scheduler.abort(request_id, index=index)
-            self._aborted.clear()
-            return self._scheduler.schedule()
+            while True:
+                while not (self._scheduler.has_work or self._aborted or self._is_closing):
+                    self._changed.wait()
+                if self._is_closing:
+                    return None
+                for request_id, index in self._aborted:
+                    self._scheduler.abort(request_id, index=index)
+                self._aborted.clear()
+                plan = self._scheduler.schedule()
+                if plan.scheduled or plan.finished_sequence_ids or self._scheduler.outbox:
+                    return plan
+                if self._scheduler.has_work:  # All that live wait for adapters.
+                    self._changed.wait(self._scheduler.seconds_to_deadline())
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
 
     def _compute(self, plan: Plan) -> tuple[StepOutput, dict[int, ServingError]]:
         """Run a plan; if the step fails, run it again one sequence at a time so that only the culprit ends."""

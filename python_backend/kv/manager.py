@@ -150,7 +150,7 @@ class KVCacheManager:
         keys = sequence.block_keys
         if len(keys) < num_blocks:
             request = sequence.request
-            parent = keys[-1] if keys else root_key(request.adapter, request.cache_salt)
+            parent = keys[-1] if keys else root_key(request.adapter_digest, request.cache_salt)
             for index in range(len(keys), num_blocks):
                 start = index * self.block_size
                 parent = chain_key(parent, sequence.token_ids[start : start + self.block_size])

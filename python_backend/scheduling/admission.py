@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from trierarch.python_backend.errors import InvalidRequest
+from typing import Final
+
+from trierarch.python_backend.errors import InvalidRequest, UnknownAdapter
 from trierarch.python_backend.kv.manager import KVCacheManager
 from trierarch.python_backend.request import Request
 from trierarch.python_backend.scheduling.config import SchedulerConfig
 from trierarch.python_backend.scheduling.queue import MAX_PRIORITY
 
+NO_ADAPTERS: Final = "this engine takes no adapters; leave it out, or rebuild the engine with --max-adapters 1 or more"
 
-def check_request(request: Request, config: SchedulerConfig, kv: KVCacheManager) -> None:
+
+def check_request(request: Request, config: SchedulerConfig, kv: KVCacheManager, takes_adapters: bool = False) -> None:
     """Raise InvalidRequest unless each of the request's sequences can run to its end, alone if need be."""
+    if request.adapter is not None and not takes_adapters:
+        raise UnknownAdapter("adapter", request.adapter.name, NO_ADAPTERS)
     num_prompt_tokens, max_tokens = len(request.prompt_token_ids), request.sampling.max_tokens
     if num_prompt_tokens == 0:
         raise InvalidRequest("number of prompt tokens", 0, "must be at least 1")

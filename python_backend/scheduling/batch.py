@@ -1,22 +1,26 @@
-"""RunningBatch: the sequences that hold blocks and compute."""
+"""RunningBatch: the sequences that hold blocks and adapters, and compute."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
+from trierarch.python_backend.adapters.pool import AdapterPool
 from trierarch.python_backend.kv.manager import KVCacheManager
 from trierarch.python_backend.scheduling.config import SchedulerConfig
+from trierarch.python_backend.scheduling.plan import ScheduledSequence
 from trierarch.python_backend.scheduling.queue import standing
 from trierarch.python_backend.sequence import Sequence, SequenceStatus
 
 
 class RunningBatch:
-    """Owns the blocks of running sequences: a sequence has them from `start` to `stop` and at no other time."""
+    """Owns what running sequences hold: they have blocks and an adapter from `start` to `stop` and at no other time."""
 
-    def __init__(self, config: SchedulerConfig, kv: KVCacheManager) -> None:
-        """An empty batch."""
+    def __init__(self, config: SchedulerConfig, kv: KVCacheManager, adapters: AdapterPool | None = None) -> None:
+        """An empty batch. `adapters` None runs the base model alone."""
         self._config = config
         self._kv = kv
+        self._adapters = adapters
         self._running: dict[int, Sequence] = {}  # sequence_id -> sequence, in the order they started
         self._stopped: list[int] = []  # ids of those that left since `take_stopped`
 
@@ -50,17 +54,28 @@ class RunningBatch:
         )
         return self._kv.can_start(prefix, sequence.num_tokens, num_reserved)
 
-    def start(self, sequence: Sequence, prefix: list[int], now: int) -> None:
-        """Let a sequence run from the end of the computed blocks `prefix`."""
+    def start(self, sequence: Sequence, prefix: list[int], now: int) -> bool:
+        """Let a sequence run from the end of the computed blocks `prefix`; False, if its adapter is gone, does nothing."""
+        if sequence.request.adapter is not None:
+            assert self._adapters is not None, "a request with an adapter was let in"
+            sequence.adapter = self._adapters.acquire(sequence.request.adapter)
+            if sequence.adapter is None:
+                return False
+        sequence.blocked_ns = None
         self._kv.start(sequence, prefix)
         sequence.status = SequenceStatus.RUNNING
         sequence.first_scheduled_ns = sequence.first_scheduled_ns or now
         self._running[sequence.sequence_id] = sequence
+        return True
 
     def stop(self, sequence: Sequence, status: SequenceStatus) -> None:
-        """Take its blocks back; it is `status` from now on."""
+        """Take back what it holds; it is `status` from now on."""
         del self._running[sequence.sequence_id]
         self._kv.free(sequence)
+        if sequence.adapter is not None:
+            assert self._adapters is not None
+            self._adapters.release(sequence.adapter)
+            sequence.adapter = None
         sequence.status = status
         self._stopped.append(sequence.sequence_id)
 
@@ -68,18 +83,15 @@ class RunningBatch:
         """Hold blocks for the next `num_tokens` known tokens; False changes nothing."""
         return self._kv.allocate(sequence, sequence.num_computed_tokens + num_tokens)
 
-    def grow_for_drafts(self, sequence: Sequence, num_drafts: int) -> int:
-        """Hold blocks for drafts behind all known tokens, as many as find room without taking anyone else's: how many.
+    def with_draft(self, item: ScheduledSequence, drafts: Mapping[int, tuple[int, ...]]) -> ScheduledSequence:
+        """`item` with its draft, if it draws, as far as there is room without taking anyone else's; see with_drafts.
 
-        They are given back with the next `advance`, so that nobody is preempted for a guess.
+        The blocks are given back with the next `advance`, so that nobody is preempted for a guess.
         """
-        room = self._kv.room_for(sequence) - len(sequence.token_ids)
-        # The last token that may be drawn is never computed.
-        most = sequence.num_prompt_tokens + sequence.request.sampling.max_tokens - 1 - len(sequence.token_ids)
-        num_drafts = max(0, min(num_drafts, room, most))
-        held = self._kv.allocate(sequence, len(sequence.token_ids) + num_drafts)
-        assert held, "room_for counted blocks that are not there"
-        return num_drafts
+        draft = drafts.get(item.sequence.sequence_id, ())
+        if not draft or not item.samples or item.sequence.status is not SequenceStatus.RUNNING:
+            return item
+        return replace(item, draft_token_ids=draft[: self._grow_for_drafts(item.sequence, len(draft))])
 
     def least_urgent(self) -> Sequence:
         """Whom to preempt when blocks run out."""
@@ -90,3 +102,13 @@ class RunningBatch:
         stopped = tuple(self._stopped)
         self._stopped.clear()
         return stopped
+
+    def _grow_for_drafts(self, sequence: Sequence, num_drafts: int) -> int:
+        """Hold blocks for drafts behind all known tokens, as many as find room: how many."""
+        room = self._kv.room_for(sequence) - len(sequence.token_ids)
+        # The last token that may be drawn is never computed.
+        most = sequence.num_prompt_tokens + sequence.request.sampling.max_tokens - 1 - len(sequence.token_ids)
+        num_drafts = max(0, min(num_drafts, room, most))
+        held = self._kv.allocate(sequence, len(sequence.token_ids) + num_drafts)
+        assert held, "room_for counted blocks that are not there"
+        return num_drafts

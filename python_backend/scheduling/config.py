@@ -21,6 +21,8 @@ class SchedulerConfig:
     """Whether a prompt may be computed over several steps."""
     ageing_seconds: float = 5.0
     """A request waiting this much longer than another makes up for one step of priority."""
+    adapter_patience_seconds: float = 1.0
+    """A sequence that finds no place for its adapter lets others overtake it for so long; then nobody behind it starts."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for a limit out of range."""

@@ -21,7 +21,10 @@ def check_places(live: Collection[LiveRequest], waiting: Iterable[Sequence], run
         name = f"running sequence {sequence.sequence_id}"
         require(sequence.status is SequenceStatus.RUNNING, f"{name} is {sequence.status}")
         require(sequence.num_computed_tokens < sequence.num_tokens, f"{name} has nothing to compute")
+        digest = "" if sequence.adapter is None else sequence.adapter.digest
+        require(digest == sequence.request.adapter_digest, f"{name} runs with adapter {digest!r}")
     for sequence in idle:
         name = f"waiting sequence {sequence.sequence_id}"
         require(sequence.status in (SequenceStatus.WAITING, SequenceStatus.PREEMPTED), f"{name} is {sequence.status}")
         require(not sequence.block_table and sequence.num_computed_tokens == 0, f"{name} holds blocks")
+        require(sequence.adapter is None, f"{name} holds an adapter")

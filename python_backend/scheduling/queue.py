@@ -33,6 +33,8 @@ class WaitingQueue:
         """An empty queue."""
         self._ageing_seconds = ageing_seconds
         self._entries: list[tuple[Standing, Sequence]] = []
+        self.num_changes = 0
+        """Sequences that came or went, since the start."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -48,13 +50,11 @@ class WaitingQueue:
     def push(self, sequence: Sequence) -> None:
         """Add a waiting or preempted sequence; its status must not change while it is here."""
         insort(self._entries, (standing(sequence, self._ageing_seconds), sequence))
-
-    def first(self) -> Sequence:
-        """The most urgent sequence; it stays."""
-        return self._entries[0][1]
+        self.num_changes += 1
 
     def discard(self, sequence: Sequence) -> None:
         """Take a sequence out, wherever it stands; nothing happens if it is not here."""
         index = bisect_left(self._entries, standing(sequence, self._ageing_seconds), key=lambda entry: entry[0])
         if index < len(self._entries) and self._entries[index][1] is sequence:
             del self._entries[index]
+            self.num_changes += 1

@@ -6,13 +6,16 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
+from trierarch.python_backend.adapters.pool import AdapterPool
 from trierarch.python_backend.errors import Cancelled, DeadlineExceeded, InvalidRequest, Overloaded, ServingError
 from trierarch.python_backend.kv.integrity import require
 from trierarch.python_backend.kv.manager import KVCacheManager
 from trierarch.python_backend.request import FinishReason, Request, TokenDelta
+from trierarch.python_backend.scheduling.adapter_gate import AdapterGate
 from trierarch.python_backend.scheduling.admission import check_request
 from trierarch.python_backend.scheduling.batch import RunningBatch
 from trierarch.python_backend.scheduling.config import SchedulerConfig
+from trierarch.python_backend.scheduling.deadlines import Deadlines
 from trierarch.python_backend.scheduling.integrity import check_places
 from trierarch.python_backend.scheduling.live_request import LiveRequest
 from trierarch.python_backend.scheduling.plan import Plan, ScheduledSequence, SequenceOutput, StepOutput
@@ -36,9 +39,11 @@ class Scheduler:
         kv: KVCacheManager,
         end_ids: tuple[int, ...],
         clock: Callable[[], int] = time.monotonic_ns,
+        adapters: AdapterPool | None = None,
     ) -> None:
-        """`end_ids` end the sequences of requests that name none of their own."""
+        """`end_ids` end the sequences of requests that name none of their own. `adapters` None takes no adapters."""
         self.config = config
+        self.adapters = adapters
         self.outbox: list[TokenDelta] = []
         """Deltas since the last `take_deltas`."""
         self.num_queued_requests = 0
@@ -49,9 +54,10 @@ class Scheduler:
         self._clock = clock
         self._live: dict[str, LiveRequest] = {}
         self._waiting = WaitingQueue(config.ageing_seconds)
-        self._running = RunningBatch(config, kv)
+        self._running = RunningBatch(config, kv, adapters)
+        self._gate = None if adapters is None else AdapterGate(adapters, config.adapter_patience_seconds)
         self._next_sequence_id = 0
-        self._next_deadline_ns: float = float("inf")  # no deadline of a live request is earlier
+        self._deadlines = Deadlines()
         self._last_plan = Plan(())
 
     @property
@@ -64,9 +70,10 @@ class Scheduler:
 
         Raises:
             InvalidRequest: it can never run, or its id is taken by a live request.
+            UnknownAdapter: it has an adapter, and there is no place for any.
             Overloaded: the queue is full. A request counts once, however many sequences it asks for.
         """
-        check_request(request, self.config, self._kv)
+        check_request(request, self.config, self._kv, self.adapters is not None)
         if request.request_id in self._live:
             raise InvalidRequest("request_id", request.request_id, "is in use; give each live request its own")
         if self.num_queued_requests >= self.config.max_queue_size:
@@ -76,8 +83,9 @@ class Scheduler:
         self._live[request.request_id] = live
         self._waiting.push(live.sequences[0])
         self.num_queued_requests += 1
-        if request.deadline is not None:
-            self._next_deadline_ns = min(self._next_deadline_ns, request.deadline * 1e9)
+        if self.adapters is not None and request.adapter is not None:
+            self.adapters.cache.want(request.adapter)
+        self._deadlines.add(request)
 
     def abort(
         self,
@@ -119,12 +127,17 @@ class Scheduler:
         catch up with the first; whoever catches up draws a token, which is known from then on. Long prompts computed
         in chunks, cached prefixes, recomputing after preemption, siblings that share a prompt and drafts (tokens
         known on trial) are all no more than other starting points of the same race. Those that run go first, in the
-        order they started; then the most urgent waiting ones start, none overtaking. When blocks run out the least
-        urgent running sequence is preempted, so the most urgent one always moves.
+        order they started; then the most urgent waiting ones start, none overtaking but for the sake of adapters (see
+        AdapterGate). When blocks run out the least urgent running sequence is preempted, so the most urgent one always
+        moves. The plan is empty while all that live wait for adapters to be loaded.
         """
         now = self._clock()
-        if now >= self._next_deadline_ns:
-            self._end_overdue(now)
+        for request in self._deadlines.overdue(self.requests, now):
+            error = DeadlineExceeded(f"request {request.request_id!r} did not finish before its deadline")
+            self.abort(request.request_id, FinishReason.TIMEOUT, error)
+        if self._gate is not None:
+            for refused, reason in self._gate.look_ahead(self._waiting):
+                self.abort(refused.request_id, FinishReason.ERROR, reason)
         step = Step(self.config.token_budget)
         num_stopped = self._running.num_stopped
         self._schedule_running(step)
@@ -140,7 +153,7 @@ class Scheduler:
         """
         if not drafts:
             return plan
-        scheduled = tuple(self._with_draft(item, drafts) for item in plan.scheduled)
+        scheduled = tuple(self._running.with_draft(item, drafts) for item in plan.scheduled)
         self._last_plan = replace(plan, scheduled=scheduled)
         return self._last_plan
 
@@ -180,10 +193,20 @@ class Scheduler:
             used_slots=kv.num_used_slots(self._running),
         )
 
+    def requests(self) -> list[Request]:
+        """All that live."""
+        return [live.request for live in self._live.values()]
+
+    def seconds_to_deadline(self) -> float | None:
+        """After which `schedule` may end a request for its deadline; None is never."""
+        return self._deadlines.seconds_left(self._clock())
+
     def check_integrity(self) -> None:
-        """Raise IntegrityError unless every live sequence is in exactly one place and the blocks add up."""
+        """Raise IntegrityError unless every live sequence is in exactly one place and what they hold adds up."""
         self._kv.check_integrity(self._running)
         check_places(self._live.values(), self._waiting, self._running)
+        if self.adapters is not None:
+            self.adapters.check_integrity(s.adapter for s in self._running if s.adapter is not None)
         require(self.num_queued_requests == sum(live.is_queued for live in self._live.values()), "queue is miscounted")
 
     def _schedule_running(self, step: Step) -> None:
@@ -202,27 +225,26 @@ class Scheduler:
             else:
                 step.give(sequence, num_tokens)
 
-    def _with_draft(self, item: ScheduledSequence, drafts: Mapping[int, tuple[int, ...]]) -> ScheduledSequence:
-        draft = drafts.get(item.sequence.sequence_id, ())
-        if not draft or not item.samples or item.sequence.status is not SequenceStatus.RUNNING:
-            return item
-        num_drafts = self._running.grow_for_drafts(item.sequence, len(draft))
-        return replace(item, draft_token_ids=draft[:num_drafts])
-
     def _schedule_waiting(self, step: Step, now: int) -> None:
-        while len(self._waiting) and step.num_tokens_left and not self._running.is_full:
-            sequence = self._waiting.first()
+        if not step.num_tokens_left or self._running.is_full:
+            return
+        waiting = tuple(self._waiting)
+        for sequence in waiting if self._gate is None else self._gate.startable(waiting, now):
             prefix = self._match(sequence)
             num_tokens = sequence.num_tokens - len(prefix) * self._kv.block_size
             if num_tokens > step.num_tokens_left and not self.config.enable_chunked_prefill:
                 break
             if not self._running.fits(sequence, prefix):
                 break
-            num_tokens = min(num_tokens, step.num_tokens_left)
             self._waiting.discard(sequence)
-            self._start(sequence, prefix, now)
+            if not self._start(sequence, prefix, now):
+                self._waiting.push(sequence)
+                continue
+            num_tokens = min(num_tokens, step.num_tokens_left)
             self._running.grow(sequence, num_tokens)
             step.give(sequence, num_tokens)
+            if not step.num_tokens_left or self._running.is_full:
+                break
 
     def _match(self, sequence: Sequence) -> list[int]:
         live = self._live[sequence.request.request_id]
@@ -230,11 +252,13 @@ class Scheduler:
             return []  # Every position's logits are needed, so every position is computed.
         return self._kv.match(sequence, (s for s in live.sequences if s.status is SequenceStatus.RUNNING))
 
-    def _start(self, sequence: Sequence, prefix: list[int], now: int) -> None:
+    def _start(self, sequence: Sequence, prefix: list[int], now: int) -> bool:
         live = self._live[sequence.request.request_id]
+        if not self._running.start(sequence, prefix, now):
+            return False
         self.num_queued_requests -= live.is_queued
         live.is_queued = False
-        self._running.start(sequence, prefix, now)
+        return True
 
     def _preempt(self, sequence: Sequence) -> None:
         self._running.stop(sequence, SequenceStatus.PREEMPTED)
@@ -276,9 +300,8 @@ class Scheduler:
         """Start the held-back siblings on the prompt blocks of `leader`, or queue those that find no place."""
         held_back, live.held_back = live.held_back, []
         for sibling in held_back:
-            if leader.status is SequenceStatus.RUNNING and not self._running.is_full:
-                self._start(sibling, self._kv.match(sibling, [leader]), now)
-            else:
+            may_start = leader.status is SequenceStatus.RUNNING and not self._running.is_full
+            if not may_start or not self._start(sibling, self._kv.match(sibling, [leader]), now):
                 self._waiting.push(sibling)
 
     def _end(
@@ -305,14 +328,3 @@ class Scheduler:
             self.num_queued_requests -= live.is_queued
         elif live.held_back and sequence.index == 0:
             self._release_siblings(live, sequence, self._clock())
-
-    def _end_overdue(self, now: int) -> None:
-        self._next_deadline_ns = float("inf")
-        for request in [live.request for live in self._live.values()]:
-            if request.deadline is None:
-                continue
-            if request.deadline * 1e9 > now:
-                self._next_deadline_ns = min(self._next_deadline_ns, request.deadline * 1e9)
-                continue
-            error = DeadlineExceeded(f"request {request.request_id!r} did not finish before its deadline")
-            self.abort(request.request_id, FinishReason.TIMEOUT, error)

@@ -57,7 +57,7 @@ class SuffixDrafter:
     def _text(self, sequence: Sequence) -> LiveText:
         text = self._texts.get(sequence.sequence_id)
         if text is None:
-            tenant = self._tenants.hold(sequence.request.adapter, sequence.request.cache_salt)
+            tenant = self._tenants.hold(sequence.request.adapter_digest, sequence.request.cache_salt)
             text = self._texts[sequence.sequence_id] = LiveText(sequence, tenant)
         else:
             text.catch_up()

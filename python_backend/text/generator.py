@@ -61,7 +61,8 @@ class TextGenerator:
         Raises:
             InvalidRequest: text that is not UTF-8, a prompt without tokens, stop strings or words out of bounds, a chat
                 without a template, a drafter that the engine lacks; and whatever the executor refuses.
-            UnknownAdapter, Overloaded: see Executor.submit.
+            UnknownAdapter, UnusableAdapter: see Executor.find_adapter.
+            Overloaded: see Executor.submit.
         """
         arrival_time = time.monotonic()
         check_drafters(request.speculation, self._built_speculation)
@@ -87,7 +88,7 @@ class TextGenerator:
                 request_id=request.request_id,
                 prompt_token_ids=prompt_token_ids,
                 sampling=sampling,
-                adapter=request.adapter,
+                adapter=self._executor.find_adapter(request.adapter) if request.adapter else None,
                 cache_salt=request.cache_salt,
                 priority=request.priority,
                 speculation=request.speculation,

@@ -33,6 +33,7 @@ class TextRequest:
     include_stop: bool = False
     """Whether the stop string that ended the output is shown."""
     adapter: str = ""
+    """Name of a registered adapter; empty is the base model."""
     cache_salt: str = ""
     priority: int = 0
     speculation: SpeculationParams = field(default_factory=SpeculationParams)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from support.memory_adapters import ToyWeights, arrange, seed_of
+from trierarch.builder.adapter import AdapterTensors
+from trierarch.python_backend.adapters.active_adapter import ActiveAdapter
 from trierarch.python_backend.request import FinishReason, Request, TokenLogprob
 from trierarch.python_backend.scheduling.plan import Plan, ScheduledSequence, SequenceOutput, StepOutput
 from trierarch.python_backend.sequence import Sequence
@@ -10,12 +13,12 @@ Slot = tuple[int, int]
 """(block id, offset)"""
 
 
-def next_token(token_ids: list[int], index: int, vocab_size: int, mistakes: int = 0) -> int:
+def next_token(token_ids: list[int], index: int, vocab_size: int, mistakes: int = 0, seed: int = 0) -> int:
     """The model: greedy, and a function of everything before, so that a wrong history shows in the output.
 
-    A weaker one says something else after one history in `mistakes`; 0 is never.
+    A weaker one says something else after one history in `mistakes`; 0 is never. `seed`: of an adapter.
     """
-    state = index + 1
+    state = index + 1 + seed
     for token in token_ids:
         state = (31 * state + token + 1) % 1_000_003
     return (state + (mistakes > 0 and state % mistakes == 0)) % vocab_size
@@ -27,7 +30,8 @@ def alone(request: Request, index: int, vocab_size: int, end_ids: tuple[int, ...
     ends = end_ids if sampling.end_ids is None else sampling.end_ids
     output: list[int] = []
     while True:
-        token = next_token([*request.prompt_token_ids, *output], index, vocab_size)
+        known = [*request.prompt_token_ids, *output]
+        token = next_token(known, index, vocab_size, seed=seed_of(request.adapter_digest))
         may_stop = len(output) >= sampling.min_tokens
         if may_stop and token in ends:
             return output, FinishReason.STOP
@@ -42,7 +46,8 @@ class CheckingRunner:
     """Computes plans on KV slots that hold, for each token, the whole history that led to it.
 
     Before and after each step every computed position of every scheduled sequence must hold what that sequence
-    expects: this finds blocks shared wrongly, given away too early, or overwritten. `guesses` are drafts: for the
+    expects: this finds blocks shared wrongly, given away too early, or overwritten. Each sequence must have the version
+    of the adapter that its request has, in a slot of its own: what is drawn comes of the weights. `guesses` are drafts: for the
     k-th one a True is a right guess and a False a wrong one; they are used over and over.
     """
 
@@ -53,8 +58,13 @@ class CheckingRunner:
         guesses: tuple[bool, ...] = (),
         mistakes: int = 0,
         runs_ahead: bool = False,
+        max_adapters: int = 0,
     ) -> None:
-        """`mistakes` as in `next_token`. A draft model `runs_ahead` of the tokens that its sequences count as computed."""
+        """`mistakes` as in `next_token`. A draft model `runs_ahead` of the tokens that its sequences count as computed.
+
+        It may run without the adapters of its requests.
+        """
+        self.max_adapters = max_adapters
         self.block_size = block_size
         self.mistakes = mistakes
         self.runs_ahead = runs_ahead
@@ -74,6 +84,10 @@ class CheckingRunner:
         """As many as anybody may want."""
         return 1 << 30
 
+    def arrange(self, tensors: AdapterTensors) -> ToyWeights:
+        """See Runner.arrange."""
+        return arrange(tensors)
+
     def close(self) -> None:
         """Nothing to give back."""
 
@@ -82,6 +96,7 @@ class CheckingRunner:
         scheduled_ids = [item.sequence.sequence_id for item in plan.scheduled]
         assert len(scheduled_ids) == len(set(scheduled_ids))
         assert not set(scheduled_ids) & set(plan.finished_sequence_ids)
+        self._check_adapters([item.sequence for item in plan.scheduled])
         for item in plan.scheduled:
             assert item.num_tokens >= 1
             assert self.runs_ahead or item.start == item.sequence.num_computed_tokens
@@ -91,7 +106,7 @@ class CheckingRunner:
             tokens = _tokens_of_step(item)
             for position in range(item.start, len(tokens)):
                 request = item.sequence.request
-                content = request.adapter, request.cache_salt, tuple(tokens[: position + 1])
+                content = request.adapter_digest, request.cache_salt, tuple(tokens[: position + 1])
                 self.slots[self._slot(item.sequence, position)] = content
                 self.num_computed += 1
         for item in plan.scheduled:
@@ -99,29 +114,44 @@ class CheckingRunner:
             self._check(item.sequence, tokens, len(tokens))
         return StepOutput({item.sequence.sequence_id: self._draw(item) for item in plan.scheduled})
 
+    def _check_adapters(self, sequences: list[Sequence]) -> None:
+        active: dict[int, ActiveAdapter] = {}
+        for sequence in sequences:
+            adapter, digest = sequence.adapter, sequence.request.adapter_digest
+            if adapter is None:
+                assert self.runs_ahead or not digest, f"sequence {sequence.sequence_id} runs without its adapter"
+                continue
+            assert isinstance(adapter.weights, ToyWeights)
+            assert adapter.digest == adapter.weights.digest == digest
+            assert 1 <= adapter.slot <= self.max_adapters
+            assert active.setdefault(adapter.slot, adapter) is adapter, "two adapters in one slot"
+        assert len({adapter.digest for adapter in active.values()}) == len(active), "an adapter in two slots"
+
     def _slot(self, sequence: Sequence, position: int) -> Slot:
         return sequence.block_table[position // self.block_size], position % self.block_size
 
     def _check(self, sequence: Sequence, tokens: list[int], num_tokens: int) -> None:
         for position in range(num_tokens):
-            expected = sequence.request.adapter, sequence.request.cache_salt, tuple(tokens[: position + 1])
+            expected = sequence.request.adapter_digest, sequence.request.cache_salt, tuple(tokens[: position + 1])
             found = self.slots[self._slot(sequence, position)]
             assert found == expected, f"sequence {sequence.sequence_id} reads {found}, not {expected}"
 
     def _draft(self, item: ScheduledSequence) -> tuple[int, ...]:
         drafts: list[int] = []
         for is_right in self.guesses:
-            right = next_token([*item.sequence.token_ids, *drafts], item.sequence.index, self.vocab_size)
+            seed = seed_of(item.sequence.request.adapter_digest)
+            right = next_token([*item.sequence.token_ids, *drafts], item.sequence.index, self.vocab_size, seed=seed)
             drafts.append(right if is_right else (right + 1) % self.vocab_size)
         return tuple(drafts)
 
     def _draw(self, item: ScheduledSequence) -> SequenceOutput:
         sequence, sampling = item.sequence, item.sequence.request.sampling
         drawn: list[int] = []
+        seed = 0 if sequence.adapter is None else seed_of(sequence.adapter.digest)
         if item.samples:
             for guess in (*item.draft_token_ids, None):
                 known = [*sequence.token_ids, *drawn]
-                drawn.append(next_token(known, sequence.index, self.vocab_size, self.mistakes))
+                drawn.append(next_token(known, sequence.index, self.vocab_size, self.mistakes, seed))
                 if guess != drawn[-1]:
                     break
         prompt_end = min(item.start + item.num_tokens + 1, sequence.num_prompt_tokens)

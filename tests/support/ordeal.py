@@ -5,7 +5,9 @@ from __future__ import annotations
 from random import Random
 
 from support.checking_runner import alone
+from support.memory_adapters import make_adapter
 from support.scheduling import World, make_request
+from trierarch.python_backend.adapters.adapter import Adapter
 from trierarch.python_backend.errors import ExecutorFailed, InvalidRequest, Overloaded
 from trierarch.python_backend.request import FinishReason, Request
 from trierarch.python_backend.sequence import SequenceStatus
@@ -13,6 +15,9 @@ from trierarch.python_backend.sequence import SequenceStatus
 VOCAB_SIZE = 3
 MAX_SEQ_LEN = 16
 """Tiny, as the vocabulary is, so that equal prefixes and full pools come fast."""
+ADAPTER_NAMES = ("a", "b", "c", "d", "e")
+MAX_ADAPTER_BYTES = 4
+"""Of weights; the draft model's take one byte more."""
 PROMPTS = ((0, 1, 1, 0, 1, 0, 0, 1), (0, 1, 1, 0, 0, 1, 1, 0), (1, 0, 0, 1, 0, 1, 1, 0))
 
 
@@ -32,6 +37,9 @@ def random_world(seed: int) -> World:
         max_queue_size=random.randint(2, 8),
         max_seq_len=MAX_SEQ_LEN,
         enable_chunked_prefill=random.random() < 0.7,
+        max_adapters=random.randint(1, 3),
+        host_bytes=random.randint(MAX_ADAPTER_BYTES + 1, 12),
+        adapter_patience_seconds=random.choice((0.0, 1.0)),
     )
 
 
@@ -40,7 +48,12 @@ class Ordeal:
 
     def __init__(self, seed: int) -> None:
         self.world = random_world(seed)
+        self.world.loads_amid_steps = seed % 3 == 0
         self.requests: dict[str, Request] = {}
+        self.faulty: set[str] = set()
+        """Digests of versions that cannot be loaded"""
+        self._versions: dict[str, Adapter] = {}  # name -> what it means now
+        self._num_versions = 0
         self.disturbed: set[tuple[str, int]] = set()
         """(request id, index) of sequences that were told to end"""
 
@@ -54,7 +67,7 @@ class Ordeal:
             max_tokens=random.randint(1, 9),
             n=random.choice((1, 1, 2, 3)),
             priority=random.randint(-1, 1),
-            adapter=random.choice(("", "", "", "x")),
+            adapter=None if random.random() < 0.4 else self._version(random.choice(ADAPTER_NAMES)),
             cache_salt=random.choice(("", "", "", "s")),
             stop_words=random.choice(((), (), ((0, 0),), ((1,), (2, 0, 1)))),
             end_ids=random.choice((None, None, (), (1, 2))),
@@ -71,6 +84,28 @@ class Ordeal:
             assert world.scheduler.num_queued_requests == world.config.max_queue_size
         else:
             self.requests[request.request_id] = request
+
+    def load(self, seed: int = 0) -> None:
+        """The loader's thread gets to run."""
+        self.world.load()
+
+    def replace_adapter(self, seed: int) -> None:
+        """A name means another version from now on; or it is deleted, and then put back."""
+        name = Random(seed).choice(ADAPTER_NAMES)
+        self._versions.pop(name, None)
+
+    def _version(self, name: str) -> Adapter:
+        """The version of that name; some are damaged, some are too large, and few are as large as they look."""
+        if name not in self._versions:
+            self._num_versions += 1
+            random = Random(self._num_versions)
+            num_bytes = random.randint(1, MAX_ADAPTER_BYTES) if random.random() < 0.9 else 100
+            fault = "damaged" if random.random() < 0.1 else None
+            adapter = make_adapter(name, self._num_versions, num_bytes, fault, guess=random.randint(0, 6))
+            self._versions[name] = adapter
+            if fault or num_bytes > MAX_ADAPTER_BYTES:
+                self.faulty.add(adapter.digest)
+        return self._versions[name]
 
     def cancel(self, seed: int) -> None:
         """A request, or one of its sequences, is told to end; it may not have started, or be over."""
@@ -105,10 +140,16 @@ class Ordeal:
     def step(self, seed: int = 0) -> None:
         """One turn of the loop, within the limits and never idle while a request lives."""
         world = self.world
-        plan = world.step()
+        plan = world.plan()
+        if not plan.scheduled:  # Then all that live wait for a disk.
+            live = [request.adapter_digest for request in world.scheduler.requests()]
+            assert all(digest and world.cache.get(digest) is None for digest in live)
+        world.note(plan)
+        world.scheduler.update(plan, world.run_plan(plan))
+        world.collect()
+        world.scheduler.check_integrity()
         assert len(plan.scheduled) <= world.config.max_batch_size
         assert sum(item.num_tokens for item in plan.scheduled) <= world.config.token_budget
-        assert plan.scheduled or not world.scheduler.stats().num_active_requests
 
     def check(self) -> None:
         """All that must hold between any two deeds."""
@@ -117,6 +158,9 @@ class Ordeal:
         world.scheduler.check_integrity()
         stats = world.scheduler.stats()
         num_running = sum(s.status is SequenceStatus.RUNNING for s in world.sequences.values())
+        assert world.adapters is not None
+        assert world.adapters.slots.num_active <= world.adapters.slots.num_slots
+        assert world.cache.num_bytes <= world.cache.max_bytes
         assert stats.used_blocks + stats.free_blocks == stats.max_blocks
         num_wasted_slots = stats.used_blocks * stats.tokens_per_block - stats.used_slots
         assert 0 <= num_wasted_slots <= (stats.tokens_per_block - 1) * num_running
@@ -127,10 +171,14 @@ class Ordeal:
         for _ in range(max_steps):
             if not self.world.scheduler.has_work:
                 break
+            if not self.world.loads_amid_steps:
+                self.load()
             self.step()
             self.check()
         assert not self.world.scheduler.has_work
         assert self.world.kv.num_free_blocks == self.world.kv.num_blocks
+        assert self.world.adapters is not None
+        self.world.adapters.check_integrity([])
         for name, request in self.requests.items():
             for index in range(request.sampling.n):
                 self._check_stream(name, index, request)
@@ -142,7 +190,10 @@ class Ordeal:
         assert last.usage is not None
         assert last.usage.num_output_tokens == len(output)
         tokens, reason = alone(request, index, VOCAB_SIZE, self.world.end_ids)
-        if last.finish_reason in (FinishReason.STOP, FinishReason.LENGTH):
+        if request.adapter_digest in self.faulty:
+            assert not output
+            assert last.finish_reason not in (FinishReason.STOP, FinishReason.LENGTH)
+        elif last.finish_reason in (FinishReason.STOP, FinishReason.LENGTH):
             assert (output, last.finish_reason) == (tokens, reason)
         else:
             assert last.finish_reason is FinishReason.TIMEOUT or (name, index) in self.disturbed

@@ -1,60 +1,85 @@
-"""Packed adapters with random weights, straight from an Architecture: no checkpoint, no PEFT."""
+"""Packed adapters with random numbers, for any engine; no PEFT."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection
+from pathlib import Path
 
 import numpy as np
 
-from trierarch.builder.adapter import PIECES, AdapterManifest, AdapterTensors, Array, piece_names, piece_shape
-from trierarch.builder.manifest import Architecture, DType
+from trierarch.builder.adapter import (
+    LAYER_PIECES,
+    AdapterManifest,
+    AdapterTensors,
+    Array,
+    piece_names,
+    piece_shape,
+    rounded_to,
+)
+from trierarch.builder.adapter_check import headers_of, pieces_of, rank_of
+from trierarch.builder.manifest import WEIGHTS_NAME, DType, EngineManifest, FileDigest, Lora
+from trierarch.builder.packed_adapter import digest_of, write_packed
+from trierarch.builder.verify import digest_file
+
+
+def taking_adapters(manifest: EngineManifest, engine: Path | None = None, **lora: int) -> EngineManifest:
+    """The same engine, taking adapters; the digest of its weights is that of `engine`'s, if given."""
+    weights = FileDigest(num_bytes=0, sha256="0" * 64) if engine is None else digest_file(engine / WEIGHTS_NAME)
+    files = {**manifest.files, WEIGHTS_NAME: weights}
+    return manifest.model_copy(update={"lora": Lora(**lora), "files": files})
 
 
 def random_packed(
-    architecture: Architecture,
-    dtype: DType = DType.FLOAT32,
+    manifest: EngineManifest,
     *,
     rank: int = 4,
-    seed: int = 0,
-    pieces: Collection[str] = PIECES,
+    pieces: Collection[str] = LAYER_PIECES,
     whole: Collection[str] = (),
     is_dora: bool = False,
+    seed: int = 0,
+    strength: float = 1.0,
+    source: str = "random",
 ) -> AdapterTensors:
-    """Every piece of `pieces` at `rank`, of a size that moves outputs visibly. whole: of lm_head and embed, replaced."""
-    chance = np.random.default_rng(seed)
+    """Adapts `pieces` in every layer, and has `whole` of embed and lm_head whole.
+
+    Each matrix changes by about `strength` times what keeps activations near 1; gains are within a fifth of 1.
+    """
+    generator = np.random.default_rng(seed)
+
+    def noise(shape: tuple[int, ...], size: float, dtype: DType = manifest.dtype) -> Array:
+        return rounded_to(generator.standard_normal(shape, np.float32) * np.float32(size), dtype)
+
     arrays: dict[str, Array] = {}
-
-    def noise(*shape: int) -> Array:
-        size = shape[-1] ** -0.5
-        numbers = chance.standard_normal(shape).astype(np.float32) * np.float32(size)
-        return _to_bits(numbers) if dtype is DType.BFLOAT16 else numbers
-
-    for name, piece in piece_names(architecture):
-        if piece not in pieces:
-            continue
-        out_features, in_features = piece_shape(architecture, piece)
+    for stem, piece in piece_names(manifest.architecture):
+        out_size, in_size = piece_shape(manifest.architecture, piece)
         if piece in whole:
-            arrays[f"{name}.weight"] = noise(architecture.vocab_size, architecture.hidden_size)
-        elif piece == "embed":
-            arrays |= {"embed.a": noise(in_features, rank), "embed.b": noise(out_features, rank)}
-        else:
-            arrays |= {f"{name}.a": noise(rank, in_features), f"{name}.b": noise(out_features, rank)}
-            if is_dora:
-                arrays[f"{name}.gain"] = (0.5 + chance.random(out_features)).astype(np.float32)
-    digest = hashlib.sha256(b"".join(name.encode() + arrays[name].tobytes() for name in sorted(arrays))).hexdigest()
-    manifest = AdapterManifest(
-        digest=digest,
-        rank=rank,
-        dtype=dtype,
-        pieces=tuple(piece for piece in PIECES if piece in pieces),
+            arrays[f"{stem}.weight"] = noise((in_size, out_size) if piece == "embed" else (out_size, in_size), 0.2)
+        elif piece in pieces:
+            arrays[f"{stem}.a"] = noise((in_size, rank) if piece == "embed" else (rank, in_size), in_size**-0.5)
+            arrays[f"{stem}.b"] = noise((out_size, rank), strength * rank**-0.5)
+            if is_dora and piece != "embed":
+                arrays[f"{stem}.gain"] = 1 + noise((out_size,), 0.07, DType.FLOAT32).clip(-0.2, 0.2)
+    return AdapterTensors(manifest_of(arrays, manifest, is_dora, source), arrays)
+
+
+def manifest_of(
+    arrays: dict[str, Array], engine: EngineManifest, is_dora: bool = False, source: str = "random"
+) -> AdapterManifest:
+    """What a packed adapter with these tensors says of itself."""
+    headers = headers_of(arrays)
+    return AdapterManifest(
+        digest=digest_of(arrays),
+        rank=rank_of(headers),
+        dtype=engine.dtype,
+        pieces=pieces_of(headers),
         is_dora=is_dora,
-        source="random",
+        base_digest=engine.files[WEIGHTS_NAME].sha256 if is_dora else None,
+        source=source,
     )
-    return AdapterTensors(manifest, arrays)
 
 
-def _to_bits(numbers: Array) -> Array:
-    """Rounded to the nearest bfloat16, ties to even."""
-    words = numbers.view(np.uint32)
-    return ((words + 0x7FFF + (words >> 16 & 1)) >> 16).astype(np.uint16)
+def write_random_packed(directory: Path, name: str, manifest: EngineManifest, **options: object) -> AdapterTensors:
+    """Write `random_packed` into a directory of adapters."""
+    tensors = random_packed(manifest, **options)  # type: ignore[arg-type]
+    write_packed(tensors, directory / f"{name}.safetensors")
+    return tensors

@@ -6,6 +6,9 @@ from collections import defaultdict
 from typing import Any
 
 from support.checking_runner import CheckingRunner
+from support.memory_adapters import arrange_draft
+from trierarch.python_backend.adapters.cache import AdapterCache
+from trierarch.python_backend.adapters.pool import AdapterPool
 from trierarch.python_backend.kv.manager import KVCacheManager
 from trierarch.python_backend.request import Request, SamplingParams, TokenDelta, Usage
 from trierarch.python_backend.scheduling.config import SchedulerConfig
@@ -42,15 +45,21 @@ class World:
         vocab_size: int = 1000,
         guesses: tuple[bool, ...] = (),
         speculator: Speculator | None = None,
+        max_adapters: int = 0,
+        host_bytes: int = 100,
         **config: Any,
     ) -> None:
         self.now = 0.0
         self.kv = KVCacheManager(num_blocks, block_size, enable_prefix_caching)
         self.config = SchedulerConfig(**{**CONFIG_DEFAULTS, **config})
         self.end_ids = end_ids
-        self.runner = CheckingRunner(block_size, vocab_size, guesses)
+        self.runner = CheckingRunner(block_size, vocab_size, guesses, max_adapters=max_adapters)
         self.speculator = speculator
-        self.scheduler = Scheduler(self.config, self.kv, end_ids, lambda: round(self.now * 1e9))
+        self.cache = AdapterCache(host_bytes, self.runner.arrange, arrange_draft, lambda: self.now)
+        self.adapters = AdapterPool(self.cache, max_adapters) if max_adapters else None
+        self.scheduler = Scheduler(self.config, self.kv, end_ids, lambda: round(self.now * 1e9), self.adapters)
+        self.loads_amid_steps = False
+        """Whether the loader's thread comes late: never between two steps, but once while each runs"""
         self.deltas: dict[tuple[str, int], list[TokenDelta]] = defaultdict(list)
         """(request id, index) -> its stream"""
         self.plans: list[Plan] = []
@@ -60,6 +69,16 @@ class World:
     def add(self, request_id: str, prompt: tuple[int, ...] | int, **fields: Any) -> None:
         """Add a request that arrives now."""
         self.scheduler.add(make_request(request_id, prompt, **{"arrival_time": self.now, **fields}))
+
+    def load(self) -> bool:
+        """What the loader's thread does once, if there is anything to load; whether there was."""
+        return self.cache.load_next()
+
+    def load_and_step(self) -> Plan:
+        """One turn of the loop, and one of the loader's."""
+        if not self.loads_amid_steps:
+            self.load()
+        return self.step()
 
     def step(self) -> Plan:
         """One turn of the loop."""
@@ -79,6 +98,8 @@ class World:
     def run_plan(self, plan: Plan) -> StepOutput:
         """What the step draws; the speculator hears of it. A step takes ten milliseconds and one for each token."""
         output = self.runner.run(plan)
+        if self.loads_amid_steps:
+            self.load()
         if self.speculator is not None:
             self.speculator.observe(plan, output, 0.010 + 0.001 * plan.num_tokens)
         return output
@@ -97,11 +118,11 @@ class World:
             stream.append(delta)
 
     def run(self, max_steps: int = 1000) -> int:
-        """Step until nothing is left to do; how many steps that took."""
+        """Step until nothing is left to do, with a load before each; how many steps that took."""
         for num_steps in range(max_steps):
             if not self.scheduler.has_work:
                 return num_steps
-            self.step()
+            self.load_and_step()
         raise AssertionError(f"still working after {max_steps} steps")
 
     def output(self, request_id: str, index: int = 0) -> list[int]:

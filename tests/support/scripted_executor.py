@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from trierarch.python_backend.errors import Cancelled
+from trierarch.python_backend.adapters.adapter import Adapter
+from trierarch.python_backend.adapters.stats import AdapterInfo, AdapterStatus
+from trierarch.python_backend.errors import Cancelled, UnknownAdapter
 from trierarch.python_backend.executors.executor import ExecutorStats, Sink
 from trierarch.python_backend.request import FinishReason, Request, TokenDelta, Usage
 
@@ -15,6 +17,8 @@ class ScriptedExecutor:
     def __init__(self, refusal: Exception | None = None) -> None:
         self.requests: dict[str, Request] = {}
         self.aborted: list[str] = []
+        self.known: dict[str, Adapter] = {}
+        """name -> adapter"""
         self._sinks: dict[str, Sink] = {}
         self._refusal = refusal
 
@@ -24,6 +28,19 @@ class ScriptedExecutor:
             raise self._refusal
         self.requests[request.request_id] = request
         self._sinks[request.request_id] = sink
+
+    def find_adapter(self, name: str) -> Adapter:
+        """One of `known`."""
+        if name not in self.known:
+            raise UnknownAdapter("adapter", name, "is not registered")
+        return self.known[name]
+
+    def adapters(self) -> tuple[AdapterInfo, ...]:
+        """All `known`, on disk."""
+        return tuple(
+            AdapterInfo(name=name, digest=adapter.digest, rank=adapter.manifest.rank, status=AdapterStatus.REGISTERED)
+            for name, adapter in sorted(self.known.items())
+        )
 
     def emit(self, request_id: str, *token_ids: int, index: int = 0, **fields: Any) -> None:
         """A delta with these tokens."""

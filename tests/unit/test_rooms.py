@@ -25,7 +25,12 @@ CONTRACT = {
 ROOMS: dict[str, set[str]] = {
     "builder": set(),
     "python_backend": CONTRACT | {"trierarch.builder.machine"},
-    "ensembles": CONTRACT | {"trierarch.builder.staging", "trierarch.python_backend.triton.contract"},
+    "ensembles": CONTRACT
+    | {
+        "trierarch.builder.staging",
+        "trierarch.python_backend.triton.contract",
+        "trierarch.python_backend.triton.path_list",
+    },
     "orchestrator": {"trierarch"},
     "benchmarks": {"trierarch"},
 }
@@ -59,7 +64,6 @@ LIGHT = (
     "python_backend/executors/cpu",
     "python_backend/executors/sampling",
     "python_backend/executors/drawing.py",
-    "python_backend/adapters",
     "builder/adapter_source.py",
 )
 HEAVY = {"torch", "transformers", "scipy", "trierarch.python_backend.executors.torch"}

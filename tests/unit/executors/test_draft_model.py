@@ -28,7 +28,7 @@ class Rig:
 
     def __init__(self, num_blocks: int = 20, *, mistakes: int = 0, vocab_size: int = VOCAB_SIZE, **model: int) -> None:
         self.kv = KVCacheManager(num_blocks, 2)
-        self.runner = CheckingRunner(2, vocab_size, mistakes=mistakes, runs_ahead=True)
+        self.runner = CheckingRunner(2, vocab_size, mistakes=mistakes, runs_ahead=True, max_adapters=3)
         self.model = DraftModel(self.runner, self.kv, (), model.get("max_num_tokens", 64))
 
     def propose(self, *asks: Ask) -> list[tuple[int, ...]]:
@@ -132,7 +132,8 @@ def test_whatever_happens_to_a_sequence_the_answers_stay(
     rig = Rig(num_blocks, mistakes=mistakes, vocab_size=world.runner.vocab_size, max_num_tokens=max_num_tokens)
     allotment = None if random.random() < 0.3 else FixedLength(3)
     world.speculator = Speculator(SPECULATION, world.runner.vocab_size, models=[rig.model], allotment=allotment)
-    deeds = [ordeal.step] * 12 + [ordeal.arrive] * 6 + [ordeal.cancel, ordeal.fail, ordeal.cancel_during_a_step]
+    deeds = [ordeal.step] * 12 + [ordeal.arrive] * 6 + [ordeal.load] * 6
+    deeds += [ordeal.cancel, ordeal.fail, ordeal.cancel_during_a_step, ordeal.replace_adapter]
     for _ in range(40):
         random.choice(deeds)(random.randrange(2**32))
         ordeal.check()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from support.architecture_adapters import random_packed
 from support.compiled_case import (
     FLAGS,
     HEADS,
@@ -18,7 +19,6 @@ from support.compiled_case import (
     eager_logits,
     relative_errors,
 )
-from support.packed_adapters import random_packed
 from support.random_engine import tiny_architecture
 from trierarch.builder.adapter import STACKED, AdapterTensors, piece_shape, to_floats
 from trierarch.builder.manifest import Architecture, DType

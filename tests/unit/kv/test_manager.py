@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 
+from support.memory_adapters import make_adapter
 from support.scheduling import make_request
 from trierarch.python_backend.kv.integrity import IntegrityError
 from trierarch.python_backend.kv.manager import KVCacheManager
@@ -12,7 +14,7 @@ from trierarch.python_backend.sequence import Sequence
 _ids = itertools.count()
 
 
-def make_sequence(prompt: tuple[int, ...] | int, **fields: str) -> Sequence:
+def make_sequence(prompt: tuple[int, ...] | int, **fields: Any) -> Sequence:
     request = make_request("r", prompt, **fields)
     return Sequence(next(_ids), request, 0, list(request.prompt_token_ids))
 
@@ -74,8 +76,8 @@ def test_only_computed_blocks_are_found() -> None:
     assert kv.match(make_sequence(12)) == [0]
 
 
-@pytest.mark.parametrize("other", [{"adapter": "x"}, {"cache_salt": "s"}])
-def test_another_adapter_or_salt_shares_nothing(other: dict[str, str]) -> None:
+@pytest.mark.parametrize("other", [{"adapter": make_adapter("x")}, {"cache_salt": "s"}])
+def test_another_adapter_or_salt_shares_nothing(other: dict[str, Any]) -> None:
     kv = KVCacheManager(num_blocks=10, block_size=4)
     compute(kv, make_sequence(9), 9)
     assert kv.match(make_sequence(9, **other)) == []

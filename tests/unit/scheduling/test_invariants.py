@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from support.ordeal import Ordeal
 from support.scheduling import World
+from trierarch.python_backend.adapters.pool import AdapterPool
 from trierarch.python_backend.sequence import Sequence
 
 seeds = st.integers(0, 2**32)
@@ -45,6 +46,14 @@ class SchedulerMachine(RuleBasedStateMachine):
     def wait(self, seed: int) -> None:
         self.ordeal.wait(seed)
 
+    @rule(seed=seeds)
+    def replace_adapter(self, seed: int) -> None:
+        self.ordeal.replace_adapter(seed)
+
+    @rule()
+    def load(self) -> None:
+        self.ordeal.load()
+
     @rule(num_steps=st.integers(1, 5))
     def step(self, num_steps: int) -> None:
         for _ in range(num_steps):
@@ -67,19 +76,26 @@ TestScheduler.settings = settings(max_examples=60, stateful_step_count=25, deadl
 def test_long_random_walks() -> None:
     """Hypothesis rarely gets far enough to fill a pool, so these do; they must have seen all there is to see."""
     sequences: list[Sequence] = []
-    for seed in range(250):
+    pools: list[AdapterPool] = []
+    for seed in range(600):
         random, ordeal = Random(seed), Ordeal(seed)
-        deeds = [ordeal.step] * 24 + [ordeal.arrive] * 8
-        deeds += [ordeal.cancel, ordeal.fail, ordeal.cancel_during_a_step, ordeal.wait]
+        deeds = [ordeal.step] * 24 + [ordeal.arrive] * 8 + [ordeal.load] * 12
+        deeds += [ordeal.replace_adapter, ordeal.cancel, ordeal.fail, ordeal.cancel_during_a_step, ordeal.wait]
         for _ in range(60):
             random.choice(deeds)(random.randrange(2**32))
             ordeal.check()
         ordeal.finish()
         sequences += ordeal.world.sequences.values()
+        assert ordeal.world.adapters is not None
+        pools.append(ordeal.world.adapters)
     assert sum(sequence.num_preemptions > 0 for sequence in sequences) > 100
     assert sum(sequence.num_cached_tokens > 0 for sequence in sequences if sequence.index == 0) > 100
     assert sum(sequence.num_reused_blocks > 0 for sequence in sequences if sequence.index > 0) > 100
     assert sum(sequence.num_accepted_draft_tokens > 0 for sequence in sequences) > 100
+    assert sum(pool.cache.num_loads for pool in pools) > 500
+    assert sum(pool.cache.num_evictions for pool in pools) > 100
+    assert sum(pool.cache.num_failures for pool in pools) > 100
+    assert sum(pool.slots.num_evictions for pool in pools) > 100
 
 
 @pytest.mark.parametrize("ageing_seconds", [0.5, 2.0])

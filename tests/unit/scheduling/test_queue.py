@@ -41,5 +41,5 @@ def test_taking_out_from_anywhere_and_what_is_not_here() -> None:
     queue.discard(sequences[1])
     queue.discard(make_sequence(9))
     assert order(queue) == [0, 2]
-    assert queue.first() is sequences[0]
+    assert next(iter(queue)) is sequences[0]
     assert len(queue) == 2

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from support.drafting import draft, finish, make_sequence
+from support.memory_adapters import make_adapter
 from trierarch.builder.manifest import DrafterKind
 from trierarch.python_backend.request import FinishReason
 from trierarch.python_backend.sequence import SequenceStatus
@@ -14,7 +17,7 @@ HISTORY_BYTES = 1 << 20
 ANSWER = list(range(100, 140))
 
 
-def tell(drafter: SuffixDrafter, sequence_id: int, answer: list[int], **fields: str) -> None:
+def tell(drafter: SuffixDrafter, sequence_id: int, answer: list[int], **fields: Any) -> None:
     """A sequence that answers `answer` to prompt 1, 2, 3, and ends."""
     sequence = make_sequence(sequence_id, [1, 2, 3], **fields)
     draft(drafter, sequence)
@@ -87,8 +90,8 @@ def test_a_preempted_sequence_is_not_remembered_and_may_come_back() -> None:
     assert draft(drafter, make_sequence(1, [3, 4, 5]), 1).token_ids == (6,)
 
 
-@pytest.mark.parametrize("fields", [{"cache_salt": "them"}, {"adapter": "them"}])
-def test_two_tenants_with_equal_prompts_see_nothing_of_each_other(fields: dict[str, str]) -> None:
+@pytest.mark.parametrize("fields", [{"cache_salt": "them"}, {"adapter": make_adapter("them")}])
+def test_two_tenants_with_equal_prompts_see_nothing_of_each_other(fields: dict[str, Any]) -> None:
     drafter = SuffixDrafter(HISTORY_BYTES)
     tell(drafter, 0, ANSWER, **fields)
     assert draft(drafter, make_sequence(1, [1, 2, 3])) == NO_DRAFT

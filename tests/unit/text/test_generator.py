@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from support.memory_adapters import make_adapter
 from support.random_engine import tiny_architecture, tiny_manifest
 from support.scripted_executor import ScriptedExecutor
 from support.tokenizers import small_tokenizer
 from trierarch.builder.manifest import DrafterKind
-from trierarch.python_backend.errors import ExecutorFailed, InvalidRequest, Overloaded
+from trierarch.python_backend.errors import ExecutorFailed, InvalidRequest, Overloaded, UnknownAdapter
 from trierarch.python_backend.request import FinishReason, SamplingParams, SpeculationParams, TokenLogprob
 from trierarch.python_backend.text.chat_template import ChatTemplate
 from trierarch.python_backend.text.generator import TextDelta, TextGenerator, TextRequest
@@ -230,6 +231,7 @@ def test_a_detokenizer_that_fails_ends_its_request_only(world: World, monkeypatc
 
 
 def test_fields_reach_the_executor(world: World) -> None:
+    world.executor.known["a1"] = make_adapter("a1")
     world.submit(
         prompt=(5, 6, 7), adapter="a1", cache_salt="s", priority=3, timeout=60.0, bad_words=("Paris",),
         bias_words=(("Rome", 2.0), ("Italy", -math.inf)), logit_bias={3: 1.0}, temperature=0.5,
@@ -237,13 +239,19 @@ def test_fields_reach_the_executor(world: World) -> None:
     )  # fmt: skip
     request = world.executor.requests["r"]
     assert request.prompt_token_ids == (5, 6, 7)
-    assert (request.adapter, request.cache_salt, request.priority) == ("a1", "s", 3)
+    assert (request.adapter, request.cache_salt, request.priority) == (world.executor.known["a1"], "s", 3)
     assert request.speculation == SpeculationParams(max_draft_tokens=2)
     assert request.deadline == request.arrival_time + 60.0
     assert request.sampling.bad_words == tuple(spellings(TOKENIZER, ["Paris"], "bad_words"))
     assert request.sampling.logit_bias[3] == 1.0
     assert -math.inf in request.sampling.logit_bias.values()
     assert request.sampling.temperature == 0.5
+
+
+def test_an_unknown_adapter_is_refused_before_anything_is_queued(world: World) -> None:
+    with pytest.raises(UnknownAdapter, match="adapter is 'a2'"):
+        world.submit(adapter="a2")
+    assert not world.executor.requests
 
 
 def test_a_chat_goes_through_the_template(world: World) -> None:

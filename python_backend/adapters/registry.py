@@ -1,0 +1,56 @@
+"""AdapterRegistry: what is told of the adapters of one engine, on disk and in memory."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+
+from trierarch.python_backend.adapters.adapter import Adapter
+from trierarch.python_backend.adapters.directory import AdapterDirectories
+from trierarch.python_backend.adapters.pool import AdapterPool
+from trierarch.python_backend.adapters.stats import AdapterInfo, AdapterStats, AdapterStatus
+from trierarch.python_backend.errors import InvalidRequest, UnknownAdapter
+from trierarch.python_backend.request import Request
+
+
+class AdapterRegistry:
+    """The directories, and the pool that their adapters come into. `find` and `infos` may be called from any thread."""
+
+    def __init__(self, directories: AdapterDirectories, pool: AdapterPool) -> None:
+        self.pool = pool
+        self._directories = directories
+
+    def find(self, name: str) -> Adapter:
+        """See AdapterDirectories.find."""
+        return self._directories.find(name)
+
+    def infos(self, requests: Iterable[Request]) -> tuple[AdapterInfo, ...]:
+        """Every registered adapter, by name, given all live requests."""
+        num_requests = Counter(request.adapter_digest for request in requests)
+        infos = []
+        for name in self._directories.names():
+            try:
+                manifest, num_bytes = self._directories.look(name)
+            except UnknownAdapter:
+                continue  # It was deleted meanwhile.
+            except InvalidRequest as error:
+                infos.append(AdapterInfo(name=name, status=AdapterStatus.FAILED, reason=str(error)))
+                continue
+            status, reason = self.pool.status(manifest.digest)
+            infos.append(
+                AdapterInfo(
+                    name=name,
+                    digest=manifest.digest,
+                    rank=manifest.rank,
+                    num_bytes=num_bytes,
+                    status=status,
+                    reason=reason,
+                    num_requests=num_requests[manifest.digest],
+                )
+            )
+        return tuple(infos)
+
+    def with_registered(self, stats: AdapterStats) -> AdapterStats:
+        """`stats`, with what is registered now."""
+        return replace(stats, num_registered=len(self._directories.names()))
