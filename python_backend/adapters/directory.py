@@ -13,6 +13,7 @@ import stat
 import threading
 import weakref
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -73,7 +74,7 @@ class AdapterDirectories:
                 raise ConfigError(f"adapter directory {str(directory)!r} is no directory; create it, or name another")
         self._engine = engine
         self._manifest = manifest
-        self._roots = tuple(dict.fromkeys(path.resolve() for path in (engine / ADAPTERS_NAME, *directories)))
+        self._directories = (engine / ADAPTERS_NAME, *directories)
         self._lock = threading.Lock()
         self._opening = threading.Lock()  # one version is opened at a time: some are large
         self._known: dict[str, _Known] = {}
@@ -110,7 +111,7 @@ class AdapterDirectories:
 
     def names(self) -> tuple[str, ...]:
         """All registered names, sorted; whether an adapter can be used is known once it is looked at."""
-        found = {name for root in self._roots for name in _names_in(root)}
+        found = {name for root in self._roots() for name in _names_in(root)}
         drafts = {name for name in found if name.endswith(DRAFT_SUFFIX) and name.removesuffix(DRAFT_SUFFIX) in found}
         with self._lock:
             for gone in self._known.keys() - found:
@@ -118,12 +119,18 @@ class AdapterDirectories:
                 self._open.pop(gone, None)
         return tuple(sorted(found - drafts))
 
+    def _roots(self) -> Iterator[Path]:
+        """The directories as they are now: one that is a link may be made to lead elsewhere."""
+        return (Path(os.path.realpath(directory)) for directory in self._directories)
+
     def _place(self, name: str) -> _Place:
         if _name.fullmatch(name) is None:
             raise UnknownAdapter(
-                "adapter", name, "is no name: it has 1 to 128 letters, digits, dots, dashes and underscores"
+                "adapter",
+                name,
+                "is no name: one has 1 to 128 letters, digits, dots, dashes and underscores, a letter or digit first",
             )
-        for root in self._roots:
+        for root in self._roots():
             packed = root / f"{name}{ADAPTER_SUFFIX}"
             place = _place(root, packed, (packed,)) or _place(
                 root, root / name, tuple(root / name / file for file in _PEFT_FILES)

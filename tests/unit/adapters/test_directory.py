@@ -255,6 +255,12 @@ def test_a_link_within_the_directory_and_a_linked_directory_are_fine(engine: Pat
     (shelf / "new").symlink_to("x-2.safetensors")
     (shelf / "new").rename(shelf / "x.safetensors")
     assert found.find("x").digest == second.manifest.digest
+    (shelf.parent / "next").mkdir()
+    third = write_random_packed(shelf.parent / "next", "x", ENGINE, seed=3)
+    (shelf.parent / "new").symlink_to("next")
+    (shelf.parent / "new").rename(shelf.parent / "link")
+    assert found.find("x").digest == third.manifest.digest, "all are replaced at once"
+    assert found.names() == ("x",)
 
 
 def test_a_file_that_is_cut_short_while_it_is_known_fails_when_it_is_read(
