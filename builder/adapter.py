@@ -119,3 +119,13 @@ def to_floats(array: Array) -> npt.NDArray[np.float32]:
     if array.dtype == np.uint16:
         return (array.astype(np.uint32) << 16).view(np.float32)
     return array.astype(np.float32)
+
+
+def rounded_to(values: npt.NDArray[np.float32], dtype: DType) -> Array:
+    """To the nearest number of `dtype`, of two equally near the even one."""
+    if dtype is DType.FLOAT32:
+        return np.ascontiguousarray(values)
+    if dtype is DType.FLOAT16:
+        return np.ascontiguousarray(values.astype(np.float16))
+    bits = np.ascontiguousarray(values).view(np.uint32)
+    return ((bits + (0x7FFF + (bits >> 16 & 1))) >> 16).astype(np.uint16)

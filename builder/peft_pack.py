@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from trierarch.builder.adapter import Array, piece_shape, to_floats
+from trierarch.builder.adapter import Array, piece_shape, rounded_to, to_floats
 from trierarch.builder.engine_matrices import EngineMatrices, Floats
 from trierarch.builder.errors import AdapterError
 from trierarch.builder.manifest import DType, EngineManifest
@@ -111,16 +111,6 @@ class Packer:
         else:
             _finite(values, module.tensors[part], "scaled")
         return rounded
-
-
-def rounded_to(values: Floats, dtype: DType) -> Array:
-    """To the nearest number of `dtype`, of two equally near the even one."""
-    if dtype is DType.FLOAT32:
-        return np.ascontiguousarray(values)
-    if dtype is DType.FLOAT16:
-        return np.ascontiguousarray(values.astype(np.float16))
-    bits = np.ascontiguousarray(values).view(np.uint32)
-    return ((bits + (0x7FFF + (bits >> 16 & 1))) >> 16).astype(np.uint16)
 
 
 def _finite(values: Floats, name: str, when: str) -> Floats:

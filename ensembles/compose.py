@@ -5,8 +5,9 @@
     tensorrt_llm_bls/   the same door through business-logic scripting
     preprocessing/      text to token ids, for clients that do the steps themselves
     postprocessing/     token ids to text
+    NAME/               the adapter of that name as a model of its own, for each that is asked for
 
-Every model of the backend finds the engine at `<model>/1/engine`. It is linked there once, in tensorrt_llm, and the
+Every model of these five that the backend runs finds the engine at `<model>/1/engine`. It is linked there once, in tensorrt_llm, and the
 others link to that; with `copy` the repository stands alone and the others carry the manifest and the tokenizer.
 """
 
@@ -14,18 +15,22 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import shutil
 from dataclasses import dataclass
+from dataclasses import replace as replace_fields
 from pathlib import Path
 from typing import Final
 
+from trierarch.builder.adapter import NAME_PATTERN
 from trierarch.builder.errors import ConfigError, ResourceError
 from trierarch.builder.manifest import CHAT_TEMPLATE_NAME, MANIFEST_NAME, TOKENIZER_NAME, EngineManifest
 from trierarch.builder.staging import replace
 from trierarch.builder.verify import verify
 from trierarch.ensembles.model_config import EnsembleStep, ModelConfig
 from trierarch.python_backend.triton.contract import ENSEMBLE, MAX_BATCH_SIZE, Role
+from trierarch.python_backend.triton.path_list import text_of
 
 CONFIG_NAME: Final = "config.pbtxt"
 ENSEMBLE_NAME: Final = "ensemble"
@@ -47,6 +52,14 @@ class ComposeOptions:
     """Whether unstreamed answers leave out the prompt when the client does not say."""
     accumulate_tokens: bool = False
     """Whether tensorrt_llm_bls streams the text so far in place of what is new."""
+    adapters: tuple[Path, ...] = ()
+    """Directories that adapters are found in, after the engine's own. With `copy` they are copied as they are now."""
+    adapter_models: tuple[str, ...] = ()
+    """Adapters that are models of their own, too."""
+    adapter_uploads: bool = True
+    """Whether clients may send adapters, as TensorRT-LLM's do."""
+    adapter_upload_directory: Path | None = None
+    """Where those are kept; None keeps them for as long as the model is loaded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,17 +76,23 @@ def compose(engine: Path, output: Path, options: ComposeOptions = ComposeOptions
 
     Raises:
         EngineError: the engine is not one, or not for this machine.
-        ConfigError: something that is not a repository is at `output`.
+        ConfigError: something that is not a repository is at `output`; there is no such directory of adapters, or the engine
+            takes none; a model cannot be named for an adapter.
         ResourceError: the disk is full or cannot be written.
     """
     manifest = verify(engine)
     output = Path(os.path.abspath(output))
     _check_replaceable(output, engine)
+    _check_adapters(manifest, options)
+    adapters, options = options.adapters, _placed(options, output)
     staging = output.with_name(f".{output.name}.{secrets.token_hex(4)}.composing")
     try:
         staging.mkdir(parents=True)
         write_configs(staging, options)
         _place_engine(engine, manifest, staging, output, options.copy)
+        if options.copy:
+            for source, place in zip(adapters, options.adapters, strict=True):
+                shutil.copytree(source, staging / place)
         replace(staging, output)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -88,6 +107,10 @@ def model_configs(options: ComposeOptions) -> tuple[ModelConfig, ...]:
     """The configs of a repository. What is left at its default is not written: auto-complete supplies it."""
     exclude = {"exclude_input_in_output": "true"} if options.exclude_input_in_output else {}
     accumulate = {"accumulate_tokens": "true"} if options.accumulate_tokens else {}
+    directories = {"adapter_directories": text_of([str(path) for path in options.adapters])} if options.adapters else {}
+    uploads = {} if options.adapter_uploads else {"allow_adapter_uploads": "false"}
+    if options.adapter_upload_directory is not None:
+        uploads["adapter_upload_directory"] = str(options.adapter_upload_directory)
     is_decoupled = None if options.decoupled else False
     ensemble = ModelConfig(
         name=ENSEMBLE_NAME,
@@ -105,8 +128,12 @@ def model_configs(options: ComposeOptions) -> tuple[ModelConfig, ...]:
         ensemble,
         ModelConfig(name=Role.POSTPROCESSING),
         ModelConfig(name=Role.PREPROCESSING),
-        ModelConfig(name=Role.TENSORRT_LLM, parameters=exclude, is_decoupled=is_decoupled),
+        ModelConfig(name=Role.TENSORRT_LLM, parameters=exclude | directories | uploads, is_decoupled=is_decoupled),
         ModelConfig(name=Role.TENSORRT_LLM_BLS, parameters=accumulate, is_decoupled=is_decoupled),
+        *(
+            ModelConfig(name=name, parameters={"role": Role.ADAPTER, **directories}, is_decoupled=is_decoupled)
+            for name in options.adapter_models
+        ),
     )
 
 
@@ -116,10 +143,45 @@ def write_configs(repository: Path, options: ComposeOptions) -> None:
         version = repository / config.name / VERSION
         version.mkdir(parents=True)
         (repository / config.name / CONFIG_NAME).write_text(config.to_pbtxt(), encoding="utf-8")
-        if config.steps:
+        if config.steps or config.name in options.adapter_models:
             (version / KEEP).touch()
         elif config.name != Role.TENSORRT_LLM:
             (version / ENGINE).symlink_to(Path("..", "..", Role.TENSORRT_LLM, VERSION, ENGINE))
+
+
+def _check_adapters(manifest: EngineManifest, options: ComposeOptions) -> None:
+    if manifest.lora is None and (options.adapters or options.adapter_models):
+        raise ConfigError(f"engine {manifest.name!r} takes no adapters; build it with --max-adapters 1 or more")
+    for directory in options.adapters:
+        if not directory.is_dir():
+            raise ConfigError(f"adapters is {str(directory)!r}: no directory is there; create it, or name another")
+    taken = {config.name for config in model_configs(replace_fields(options, adapter_models=()))}
+    for name in options.adapter_models:
+        if not re.fullmatch(NAME_PATTERN, name):
+            raise ConfigError(f"adapter_models has {name!r}, which is no adapter's name; name one that there is")
+        if name in taken:
+            raise ConfigError(
+                f"adapter_models has {name!r}: a model of that name is there; rename the adapter, or name it once"
+            )
+        taken.add(name)
+
+
+def _placed(options: ComposeOptions, output: Path) -> ComposeOptions:
+    """With paths as configurations say them: relative to the repository, and if that is to stand alone, within it."""
+    place = output.parent.resolve() / output.name
+    uploads = options.adapter_upload_directory
+    if options.copy:
+        home = Path(Role.TENSORRT_LLM, VERSION)
+        adapters = tuple(home / f"adapters-{number}" for number in range(len(options.adapters)))
+        uploads = None if uploads is None else uploads.resolve()
+    else:
+        adapters = tuple(_relative(path, place) for path in options.adapters)
+        uploads = None if uploads is None else _relative(uploads, place)
+    return replace_fields(options, adapters=adapters, adapter_upload_directory=uploads)
+
+
+def _relative(path: Path, place: Path) -> Path:
+    return Path(os.path.relpath(path.resolve(), place))
 
 
 def _place_engine(engine: Path, manifest: EngineManifest, staging: Path, output: Path, copy: bool) -> None:

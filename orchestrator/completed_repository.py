@@ -6,6 +6,7 @@ of a start here (docs/log.md). What the backend would answer is known without it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,15 +17,25 @@ from trierarch.ensembles.compose import CONFIG_NAME
 from trierarch.ensembles.model_config import BACKEND
 from trierarch.ensembles.triton_messages import model_config_pb2
 from trierarch.python_backend.triton.auto_complete import complete
+from trierarch.python_backend.triton.contract import Role
+from trierarch.python_backend.triton.model_config import role_of
+from trierarch.python_backend.triton.path_list import paths_of, text_of
 
+DIRECTORIES: Final = "adapter_directories"
+UPLOADS: Final = "adapter_upload_directory"
 COMPLETE_PLATFORMS: Final = frozenset({"ensemble"})
 """Models that Triton serves without a backend to ask."""
 
 
-def complete_repository(repository: Path, target: Path) -> bool:
+def complete_repository(
+    repository: Path, target: Path, adapters: Sequence[Path] = (), uploads: Path | None = None
+) -> bool:
     """Write `repository` to `target` with completed configurations, its versions linked; whether that could be done.
 
     It cannot where a model is of another backend, which may want to be asked; nothing is written then.
+
+    adapters: directories of adapters that are looked into after those that the configurations name.
+    uploads: where clients' adapters are kept if the configuration names no place.
 
     Raises:
         ConfigError: a configuration cannot be read, or a model has no role.
@@ -34,7 +45,9 @@ def complete_repository(repository: Path, target: Path) -> bool:
         return False
     for model, config in configs.items():
         if config.backend == BACKEND:
-            complete(_Completable(config, model.name))
+            completable = _Completable(config, model.name)
+            complete(completable)
+            _add_adapters(config, role_of(completable.as_dict()), adapters, uploads)
         place = target / model.name
         place.mkdir(parents=True)
         (place / CONFIG_NAME).write_text(text_format.MessageToString(config), encoding="utf-8")
@@ -75,6 +88,15 @@ class _Completable:
 
     def set_model_transaction_policy(self, policy: dict[str, bool]) -> None:
         self._message.model_transaction_policy.decoupled = policy["decoupled"]
+
+
+def _add_adapters(config: Any, role: Role, adapters: Sequence[Path], uploads: Path | None) -> None:
+    if adapters and role in (Role.TENSORRT_LLM, Role.ADAPTER):
+        named = paths_of(config.parameters[DIRECTORIES].string_value)
+        assert isinstance(named, list)
+        config.parameters[DIRECTORIES].string_value = text_of([*named, *(str(path.resolve()) for path in adapters)])
+    if uploads is not None and role is Role.TENSORRT_LLM and UPLOADS not in config.parameters:
+        config.parameters[UPLOADS].string_value = str(uploads)
 
 
 def _add(tensors: Any, tensor: dict[str, Any]) -> None:

@@ -15,6 +15,8 @@ class Prompt:
     max_tokens: int
     chat: bool = False
     """Whether the engine's chat template is put around the text."""
+    adapter: str = ""
+    """Name of the LoRA adapter that answers; empty is the base model."""
     temperature: float | None = None
     top_k: int | None = None
     """0 is off, and must be sent to be off: Triton's contract takes the most likely token otherwise."""
@@ -52,6 +54,8 @@ class Prompt:
                 yield name, datatype, [value]
         if self.stop:
             yield "stop_words", "BYTES", [word.encode() for word in self.stop]
+        if self.adapter:
+            yield "lora_name", "BYTES", [self.adapter.encode()]
         if self.drafters:
             yield "drafters", "BYTES", [name.encode() for name in self.drafters]
 

@@ -29,6 +29,7 @@ class RunDirectory:
     lib/                  libpython alone, so that no other library of its folder shadows the server's
     repository/           where an engine is composed, when an engine and not a repository is served
     completed/            the repository that is served, its configurations completed
+    uploads/              adapters that clients sent, where the repository names no place for them
     server.log            what the server and its stubs say
     lock                  held while we live: a directory whose lock is free was left by a process that was killed
 
@@ -74,6 +75,11 @@ class RunDirectory:
     def completed(self) -> Path:
         """Place for the served repository with its configurations completed."""
         return self.path / "completed"
+
+    @property
+    def uploads(self) -> Path:
+        """Place for clients' adapters: they outlive a server that crashes, and not us."""
+        return self.path / "uploads"
 
     @property
     def log(self) -> Path:

@@ -8,6 +8,7 @@ from typing import Final
 
 from trierarch.orchestrator.ports import Ports
 
+_EXPLICIT: Final = ("--model-control-mode=explicit", "--load-model=*")
 WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
@@ -18,6 +19,15 @@ class LogLevel(StrEnum):
     WARNING = "warning"
     INFO = "info"
     VERBOSE = "verbose"
+
+
+class ModelControl(StrEnum):
+    """Whether models come and go while the server runs."""
+
+    NONE = "none"
+    """Those that are there at the start stay."""
+    EXPLICIT = "explicit"
+    """All are loaded at the start; clients may load and unload them by Triton's model control extension."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +50,7 @@ class ServerConfig:
     """Seconds that open requests are given to finish when the server is stopped."""
     ready_timeout: float = 600.0
     """Seconds until every model must be ready."""
+    model_control: ModelControl = ModelControl.NONE
     auto_complete: bool = True
     """Whether Triton asks each model for what its configuration leaves out."""
 
@@ -59,6 +70,7 @@ class ServerConfig:
             f"--log-info={LogLevel.INFO in shown}",
             f"--log-verbose={int(LogLevel.VERBOSE in shown)}",
             *([] if self.auto_complete else ["--disable-auto-complete-config"]),
+            *(_EXPLICIT if self.model_control is ModelControl.EXPLICIT else []),
         ]
 
     @property

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from trierarch.builder.errors import ResourceError
+from trierarch.builder.errors import ConfigError, ResourceError
 from trierarch.orchestrator.completed_repository import complete_repository
 from trierarch.orchestrator.repository import repository_of
 from trierarch.orchestrator.run_directory import RunDirectory
-from trierarch.orchestrator.server_config import ServerConfig
+from trierarch.orchestrator.server_config import ModelControl, ServerConfig
 from trierarch.orchestrator.triton_install import find_triton
 from trierarch.orchestrator.triton_server import TritonServer
 
 
 @contextmanager
 def serving(
-    path: Path, config: ServerConfig, on_wait: Callable[[float], None] = lambda seconds: None
+    path: Path,
+    config: ServerConfig,
+    on_wait: Callable[[float], None] = lambda seconds: None,
+    adapters: Sequence[Path] = (),
 ) -> Iterator[TritonServer]:
     """Serve `path`, ready when the block is entered and gone when it is left; `on_wait` hears the seconds until ready.
+
+    adapters: directories of adapters beside those that a repository names.
 
     Raises:
         TrierarchError: there is no server to run, a port is occupied, or `path` cannot be served. The run directory
@@ -31,8 +36,14 @@ def serving(
     keep_log = False
     try:
         repository = repository_of(path, run)
-        if complete_repository(repository, run.completed):
+        # A model that is to come later would not come into a copy.
+        is_fixed = config.model_control is ModelControl.NONE or repository == run.repository
+        if is_fixed and complete_repository(repository, run.completed, adapters, run.uploads):
             repository, config = run.completed, replace(config, auto_complete=False)
+        elif adapters:
+            raise ConfigError(
+                f"--adapters is {str(adapters[0])!r}: this repository is served as it stands; compose it with --adapters"
+            )
         with TritonServer(install.binary, repository, run, config) as server:
             server.start(on_wait)
             yield server

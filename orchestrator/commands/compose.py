@@ -25,21 +25,48 @@ def compose(
     accumulate_tokens: Annotated[
         bool, typer.Option("--accumulate-tokens", help="Let tensorrt_llm_bls stream the text so far, not what is new.")
     ] = False,
+    adapters: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="A directory of LoRA adapters, looked into at every request. Repeatable."),
+    ] = None,
+    adapter_model: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Make a model of that adapter, too. Repeatable."),
+    ] = None,
+    adapter_models: Annotated[
+        bool, typer.Option("--adapter-models", help="Make a model of every adapter that there is now.")
+    ] = False,
+    adapter_uploads: Annotated[
+        bool,
+        typer.Option("--adapter-uploads/--no-adapter-uploads", help="Whether clients may send adapters of their own."),
+    ] = True,
+    adapter_upload_directory: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where those are kept.", show_default="as long as the model is loaded"),
+    ] = None,
 ) -> None:
     """Compose an engine into a Triton model repository.
 
-    The repository has TensorRT-LLM's models: tensorrt_llm, ensemble, tensorrt_llm_bls, preprocessing, postprocessing.
-    Each is a short config.pbtxt; the backend fills in tensors and limits from the engine's manifest.
+    The repository has TensorRT-LLM's models: tensorrt_llm, ensemble, tensorrt_llm_bls, preprocessing, postprocessing, and
+    one for each adapter that is to be one. Each is a short config.pbtxt; the backend fills in tensors and limits from the
+    engine's manifest.
     """
+    from trierarch.builder.adapter_directory import adapters_in
     from trierarch.ensembles.compose import ComposeOptions
     from trierarch.ensembles.compose import compose as compose_repository
     from trierarch.orchestrator.console import OUT, say
 
+    directories = tuple(adapters or ())
+    found = [name for place in (engine, *directories) for name, _ in adapters_in(place)] if adapter_models else []
     options = ComposeOptions(
         copy=copy,
         decoupled=decoupled,
         exclude_input_in_output=exclude_input,
         accumulate_tokens=accumulate_tokens,
+        adapters=directories,
+        adapter_models=tuple(dict.fromkeys([*(adapter_model or ()), *found])),
+        adapter_uploads=adapter_uploads,
+        adapter_upload_directory=adapter_upload_directory,
     )
     composition = compose_repository(engine, output, options)
     OUT.print(f"[bold cyan]{output}[/]: {', '.join(composition.models)}", soft_wrap=True)

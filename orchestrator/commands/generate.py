@@ -19,6 +19,9 @@ def generate(
     prompt: Annotated[str, typer.Argument(help="What to ask; '-' reads standard input.")],
     url: Annotated[str, typer.Option(help="The server's gRPC address.")] = "localhost:8001",
     model: Annotated[str, typer.Option(help="Model to ask.")] = "tensorrt_llm",
+    adapter: Annotated[
+        str, typer.Option(metavar="NAME", help="LoRA adapter that answers.", show_default="the base model")
+    ] = "",
     max_tokens: Annotated[int, typer.Option(help="Most tokens of the answer.")] = 256,
     chat: Annotated[
         bool,
@@ -69,6 +72,7 @@ def generate(
         text=sys.stdin.read() if prompt == "-" else prompt,
         max_tokens=max_tokens,
         chat=chat,
+        adapter=adapter,
         stop=tuple(stop or ()),
         n=n,
         max_draft_tokens=max_draft_tokens,

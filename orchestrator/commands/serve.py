@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from trierarch.orchestrator.server_config import LogLevel
+    from trierarch.orchestrator.server_config import LogLevel, ModelControl
     from trierarch.orchestrator.triton_server import TritonServer
 
 
@@ -27,6 +27,14 @@ def serve(
     log_level: Annotated[
         str, typer.Option(metavar="LEVEL", help="Triton's log: error, warning, info or verbose.")
     ] = "info",
+    adapters: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="A directory of LoRA adapters, looked into at every request. Repeatable."),
+    ] = None,
+    model_control: Annotated[
+        str,
+        typer.Option(metavar="MODE", help="explicit lets clients load and unload models; none does not."),
+    ] = "none",
     json: Annotated[bool, typer.Option("--json", help="Once ready, print the endpoints as one line of JSON.")] = False,
 ) -> None:
     """Serve an engine or a model repository with Triton, until Ctrl-C or SIGTERM.
@@ -45,12 +53,15 @@ def serve(
         ports=Ports(http=http_port, grpc=grpc_port, metrics=metrics_port),
         log_level=_log_level(log_level),
         drain_timeout=drain_timeout,
+        model_control=_model_control(model_control),
     )
     # A container is stopped with SIGTERM: treat it as Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with (
         ERR.status("starting Triton") as status,
-        serving(path, config, lambda waited: status.update(f"starting Triton: {waited:.0f} s")) as server,
+        serving(
+            path, config, lambda waited: status.update(f"starting Triton: {waited:.0f} s"), adapters or ()
+        ) as server,
     ):
         status.stop()
         _announce(server, json)
@@ -70,6 +81,14 @@ def _log_level(name: str) -> LogLevel:
     if name not in list(LogLevel):
         raise typer.BadParameter(f"{name!r} is none of {', '.join(LogLevel)}", param_hint="--log-level")
     return LogLevel(name)
+
+
+def _model_control(name: str) -> ModelControl:
+    from trierarch.orchestrator.server_config import ModelControl
+
+    if name not in list(ModelControl):
+        raise typer.BadParameter(f"{name!r} is none of {', '.join(ModelControl)}", param_hint="--model-control")
+    return ModelControl(name)
 
 
 def _announce(server: TritonServer, as_json: bool) -> None:

@@ -9,7 +9,7 @@ from trierarch.python_backend.errors import Cancelled, InvalidRequest
 from trierarch.python_backend.text.text_request import TextDelta
 from trierarch.python_backend.triton.channel import Channel
 from trierarch.python_backend.triton.metrics import EngineMetrics
-from trierarch.python_backend.triton.request_parser import Row, client_named
+from trierarch.python_backend.triton.request_parser import Row
 from trierarch.python_backend.triton.responses import to_arrays
 from trierarch.python_backend.triton.running_row import Generator, RunningRow
 
@@ -52,7 +52,7 @@ class Answer:
             try:
                 row.submit(self._generator, self._deliver)
             except InvalidRequest as error:
-                self._end(client_named(error, row.options.is_text))
+                self._end(row.client_named(error))
             except Exception as error:  # noqa: BLE001 - whatever it is, the client must hear of it
                 self._end(error)
             if self._is_over:
@@ -73,7 +73,7 @@ class Answer:
 
     def _deliver(self, row: RunningRow, delta: TextDelta) -> None:
         if delta.error is not None:
-            self._end(delta.error)
+            self._end(row.client_named(delta.error) if isinstance(delta.error, InvalidRequest) else delta.error)
             return
         try:
             self._pass_on(row, delta)

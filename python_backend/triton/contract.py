@@ -23,6 +23,8 @@ class Role(StrEnum):
     PREPROCESSING = "preprocessing"
     POSTPROCESSING = "postprocessing"
     TENSORRT_LLM_BLS = "tensorrt_llm_bls"
+    ADAPTER = "adapter"
+    """One adapter by its name; its model is named for that, and has the role as a parameter."""
 
 
 class DataType(StrEnum):
@@ -246,4 +248,5 @@ CONTRACTS: dict[Role, Contract] = {
     Role.PREPROCESSING: PREPROCESSING,
     Role.POSTPROCESSING: POSTPROCESSING,
     Role.TENSORRT_LLM_BLS: TENSORRT_LLM_BLS,
+    Role.ADAPTER: TENSORRT_LLM,
 }

@@ -1,52 +1,26 @@
 """What the models tell Triton's metrics port: TensorRT-LLM's families, and ours under `trierarch_`.
 
-Gauges are read from the executor's snapshot every `stats_check_period_ms`, and so are the counters of speculation
-(`speculation_metrics`); histograms take one value a sequence, or one a token for the inter-token latency. Setting a metric
-costs Triton's Python backend some 20 µs, so an unchanged gauge is left alone.
+Gauges are read from the executor's snapshot every `stats_check_period_ms`, and so is what is told of speculation
+(`speculation_metrics`) and of adapters (`adapter_metrics`); histograms take one value a sequence, or one a token for the
+inter-token latency. Setting a metric costs Triton's Python backend some 20 µs, so an unchanged gauge is left alone.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
-from trierarch.builder.manifest import Speculation
+from trierarch.builder.manifest import Lora, Speculation
 from trierarch.python_backend.executors.executor import ExecutorStats
 from trierarch.python_backend.request import Usage
-from trierarch.python_backend.triton.speculation_metrics import CounterRegistry, SpeculationMetrics
+from trierarch.python_backend.triton.adapter_metrics import AdapterMetrics
+from trierarch.python_backend.triton.metric_registry import MetricRegistry
+from trierarch.python_backend.triton.speculation_metrics import SpeculationMetrics
 
 TOKEN_BUCKETS: Final = (10.0, 50.0, 100.0, 500.0, 1000.0)
 SECONDS_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-
-
-class Gauge(Protocol):
-    """A value that goes up and down."""
-
-    def set(self, value: float) -> None:
-        """Replace the value."""
-        ...
-
-
-class Histogram(Protocol):
-    """Counts of values by bucket."""
-
-    def observe(self, value: float) -> None:
-        """Count one value."""
-        ...
-
-
-class MetricRegistry(CounterRegistry, Protocol):
-    """Makes the metrics; Triton's in the server, a recording one in tests."""
-
-    def gauge(self, name: str, description: str, labels: Mapping[str, str]) -> Gauge:
-        """A gauge of the family `name`."""
-        ...
-
-    def histogram(self, name: str, description: str, labels: Mapping[str, str], buckets: Sequence[float]) -> Histogram:
-        """A histogram of the family `name` with these upper bounds."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,11 +143,17 @@ class EngineMetrics:
     """The metrics of one model that holds an executor."""
 
     def __init__(
-        self, registry: MetricRegistry, model: str, version: str, speculation: Speculation | None = None
+        self,
+        registry: MetricRegistry,
+        model: str,
+        version: str,
+        speculation: Speculation | None = None,
+        lora: Lora | None = None,
     ) -> None:
         """Declare every family, so that all are on the port before the first request.
 
-        speculation: what the engine was built with; None verifies the drafts that come with requests, and no others.
+        speculation, lora: what the engine was built with; without, it verifies no drafts but those that come with requests,
+            and takes no adapters.
         """
         labels = {"model": model, "version": version}
         self._gauges = [
@@ -190,6 +170,7 @@ class EngineMetrics:
             INTER_TOKEN_LATENCY, "Between two output tokens of a sequence", labels, SECONDS_BUCKETS
         )
         self._speculation = SpeculationMetrics(registry, labels, speculation)
+        self._adapters = None if lora is None else AdapterMetrics(registry, labels, lora)
         # Triton drops a family that nobody holds, and its metrics with it. Last here, so that it goes after them.
         self._registry = registry
 
@@ -202,6 +183,8 @@ class EngineMetrics:
                 self._shown[index] = value
         if stats.speculation is not None:
             self._speculation.publish(stats.speculation)
+        if stats.adapters is not None and self._adapters is not None:
+            self._adapters.publish(stats.adapters)
 
     def observe_sequence(self, usage: Usage) -> None:
         """Count a finished sequence; one that never drew a token has no times to count."""

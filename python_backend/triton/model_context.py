@@ -22,6 +22,10 @@ class ModelContext:
     is_decoupled: bool
     """Whether one request may have many responses."""
 
+    def in_repository(self, path: Path) -> Path:
+        """Where a path of the configuration leads: it is relative to the repository, also where a copy of that is served."""
+        return self.engine.parent.resolve().parents[1] / path
+
 
 class RoleModel(Protocol):
     """A model of the repository, made from a ModelContext."""

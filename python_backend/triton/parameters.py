@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, Self
+from pathlib import Path
+from typing import Annotated, Any, Final, Self
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from trierarch.builder.errors import ConfigError
 from trierarch.builder.manifest import Frozen
 from trierarch.python_backend.triton.contract import Role
+from trierarch.python_backend.triton.path_list import paths_of
 
 OF_TRITON: Final = {"FORCE_CPU_ONLY_INPUT_TENSORS", "EXECUTION_ENV_PATH"}
 """Parameters that Triton's Python backend reads itself."""
@@ -34,6 +36,15 @@ class Parameters(Frozen):
     """Whether preprocessing adds the tokenizer's special tokens, such as a beginning-of-sequence token."""
     skip_special_tokens: bool = True
     """Whether postprocessing leaves special tokens out of the text."""
+    adapter_directories: Annotated[tuple[Path, ...], BeforeValidator(paths_of)] = ()
+    """Where adapters are found beside the engine's own: separated as in PATH, or a list in JSON; relative to the repository."""
+    allow_adapter_uploads: bool = True
+    """Whether clients may send an adapter as lora_weights and lora_config, as TensorRT-LLM's do."""
+    adapter_upload_directory: Path | None = None
+    """Where they are kept, relative to the repository; None keeps them for as long as the model is loaded."""
+    max_uploaded_adapters: int = Field(default=1000, ge=0)
+    adapter: str = ""
+    """The adapter that a model of role `adapter` serves; empty is the one of the model's own name."""
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:

@@ -6,11 +6,10 @@ decoder_input_ids, ...) change no output of a decoder without beams; they are ac
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from trierarch.python_backend.errors import InvalidRequest, UnknownAdapter
+from trierarch.python_backend.errors import InvalidRequest
 from trierarch.python_backend.triton.inputs import Inputs
 
 
@@ -21,7 +20,6 @@ class Refusal:
     remedy: str
     neutral: tuple[object, ...] = ()
     """Values that ask for nothing; an empty tensor never does."""
-    error: Callable[[str, object, str], InvalidRequest] = InvalidRequest
 
 
 _NO_BEAMS: Final = "this engine samples and has no beam search; send 1, and num_return_sequences for several answers"
@@ -31,7 +29,6 @@ _EXACT_DRAFTS: Final = (
 _NO_EMBEDDINGS: Final = "this engine takes text or token ids, no embeddings; leave it out"
 _NO_LOGITS: Final = "this engine returns no logits; ask for return_log_probs or num_log_probs instead"
 _NO_GUIDES: Final = "this engine has no guided decoding; leave it out"
-_NO_ADAPTERS: Final = "no LoRA adapter is registered with this engine; leave it out to use the base model"
 _NO_IMAGES: Final = "this engine reads text alone; leave it out"
 _NO_DISAGGREGATION: Final = "this engine computes prompts itself; leave it out"
 
@@ -51,10 +48,6 @@ REFUSALS: Final[dict[str, Refusal]] = {
     "return_generation_logits": Refusal(_NO_LOGITS, neutral=(False,)),
     "guided_decoding_guide_type": Refusal(_NO_GUIDES, neutral=(b"",)),
     "guided_decoding_guide": Refusal(_NO_GUIDES, neutral=(b"",)),
-    "lora_task_id": Refusal(_NO_ADAPTERS, neutral=(0,), error=UnknownAdapter),
-    "lora_name": Refusal(_NO_ADAPTERS, neutral=(b"",), error=UnknownAdapter),
-    "lora_weights": Refusal(_NO_ADAPTERS, error=UnknownAdapter),
-    "lora_config": Refusal(_NO_ADAPTERS, error=UnknownAdapter),
     "context_phase_params": Refusal(_NO_DISAGGREGATION),
     "image_input": Refusal(_NO_IMAGES),
     "image_bytes_input": Refusal(_NO_IMAGES),
@@ -74,7 +67,7 @@ def refuse_unsupported(inputs: Inputs) -> None:
             continue
         values = row.reshape(-1)
         if values.size != 1:
-            raise refusal.error(name, row.shape, refusal.remedy)
+            raise InvalidRequest(name, row.shape, refusal.remedy)
         value = values.tolist()[0]
         if value not in refusal.neutral:
-            raise refusal.error(name, value, refusal.remedy)
+            raise InvalidRequest(name, value, refusal.remedy)

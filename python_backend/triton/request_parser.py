@@ -13,9 +13,17 @@ from typing import Final, TypedDict, TypeVar
 
 import numpy as np
 
-from trierarch.python_backend.errors import InvalidRequest
+from trierarch.python_backend.errors import InvalidRequest, UnknownAdapter
 from trierarch.python_backend.request import SamplingParams, SpeculationParams, check_token_ids
 from trierarch.python_backend.text.text_request import TextRequest
+from trierarch.python_backend.triton.adapter_inputs import (
+    BASE_MODEL,
+    BY_NAME,
+    BY_TASK,
+    AdapterInput,
+    read_adapter,
+    unknown_task,
+)
 from trierarch.python_backend.triton.inputs import Array, Inputs, batch_size
 from trierarch.python_backend.triton.refusals import refuse_unsupported
 from trierarch.python_backend.triton.reply import ReplyOptions
@@ -36,7 +44,7 @@ TEXT_NAMES: Final = {
     "logprobs": "num_log_probs",
     "prompt_logprobs": "num_prompt_log_probs",
     "end_ids": "end_id",
-    "adapter": "lora_name",
+    "adapter": BY_NAME,
     "draft_token_ids": "draft_input_ids",
 }
 """Our name of a field -> the text tensor it came from, where they differ."""
@@ -61,6 +69,15 @@ class Row:
 
     request: TextRequest
     reply: ReplyOptions
+    adapter: AdapterInput = BASE_MODEL
+
+    def client_named(self, error: InvalidRequest) -> InvalidRequest:
+        """The error of this row, about the tensor that the client sent."""
+        if error.field != "adapter" or self.adapter.tensor != BY_TASK:
+            return client_named(error, self.reply.is_text)
+        if isinstance(error, UnknownAdapter) and self.adapter.upload is None:
+            return unknown_task(self.adapter.name)
+        return error.renamed(BY_TASK)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,8 +118,9 @@ class RequestParser:
     def _parse_row(self, inputs: Inputs, envelope: Envelope, index: int, num_rows: int) -> Row:
         refuse_unsupported(inputs)
         is_text = "text_input" in inputs
+        adapter = read_adapter(inputs)
         try:
-            request = self._request(inputs, is_text, envelope, index)
+            request = self._request(inputs, is_text, envelope, index, adapter.name)
         except InvalidRequest as error:
             raise client_named(error, is_text) from None
         is_streaming = either(inputs.flag, inputs, "streaming", "stream") or False
@@ -117,9 +135,9 @@ class RequestParser:
             outputs=_outputs(inputs, envelope.requested, is_text, num_rows, request.sampling),
             batch_index=index,
         )
-        return Row(request, reply)
+        return Row(request, reply, adapter)
 
-    def _request(self, inputs: Inputs, is_text: bool, envelope: Envelope, index: int) -> TextRequest:
+    def _request(self, inputs: Inputs, is_text: bool, envelope: Envelope, index: int, adapter: str) -> TextRequest:
         sampling = self._sampling(inputs)
         return TextRequest(
             request_id=f"{envelope.request_id}.{index}",
@@ -129,6 +147,7 @@ class RequestParser:
             bad_words=_nonempty(inputs.texts("bad_words")),
             bias_words=_bias_words(inputs),
             is_chat=inputs.flag("apply_chat_template") or False,
+            adapter=adapter,
             cache_salt=inputs.text("cache_salt") or "",
             priority=inputs.integer("priority") or 0,
             speculation=self._speculation(inputs, sampling.max_tokens),

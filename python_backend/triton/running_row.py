@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from trierarch.python_backend.errors import InvalidRequest
 from trierarch.python_backend.text.text_request import TextDelta, TextRequest
 from trierarch.python_backend.triton.reply import Reply, ReplyOptions
 from trierarch.python_backend.triton.request_parser import Row
@@ -44,6 +45,10 @@ class RunningRow:
     def options(self) -> ReplyOptions:
         """How to tell the client."""
         return self._row.reply
+
+    def client_named(self, error: InvalidRequest) -> InvalidRequest:
+        """See Row.client_named."""
+        return self._row.client_named(error)
 
     def submit(self, generator: Generator, deliver: Callable[[RunningRow, TextDelta], None]) -> None:
         """Hand the row to the generator; deltas wait for the prompt's token ids, which they may have to repeat.

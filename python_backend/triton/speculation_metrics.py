@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from trierarch.builder.manifest import DEFAULT_MAX_DRAFT_TOKENS, DrafterKind, Speculation
 from trierarch.python_backend.speculation.stats import DrafterStats, SpeculationStats
+from trierarch.python_backend.triton.metric_registry import MetricRegistry
 
 MAX_LABELS: Final = 16
 """Positions and lengths told apart; the last stands for all from there on."""
@@ -19,22 +20,6 @@ CLIENT: Final = "client"
 """Label of drafts that came with a request."""
 
 Read = Callable[[SpeculationStats], int]
-
-
-class Counter(Protocol):
-    """A value that only grows."""
-
-    def increment(self, value: float) -> None:
-        """Add to the value."""
-        ...
-
-
-class CounterRegistry(Protocol):
-    """Makes counters."""
-
-    def counter(self, name: str, description: str, labels: Mapping[str, str]) -> Counter:
-        """A counter of the family `name`."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +36,7 @@ class CounterFamily:
 class SpeculationMetrics:
     """The counters of one model."""
 
-    def __init__(self, registry: CounterRegistry, labels: Mapping[str, str], built: Speculation | None) -> None:
+    def __init__(self, registry: MetricRegistry, labels: Mapping[str, str], built: Speculation | None) -> None:
         """Declare every counter that the engine, `built` so, can have; `labels` go to each.
 
         One that guesses nothing by itself still verifies the drafts that come with requests.

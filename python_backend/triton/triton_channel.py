@@ -8,6 +8,7 @@ ever, so a channel sends exactly one final response, whatever happens.
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -16,9 +17,10 @@ from typing import Any, Final
 import triton_python_backend_utils as pb
 
 from trierarch.python_backend.errors import ServingError
+from trierarch.python_backend.triton.incoming import Incoming
 from trierarch.python_backend.triton.inputs import Array
 from trierarch.python_backend.triton.responses import NamedArray
-from trierarch.python_backend.triton.status import status_of, tag
+from trierarch.python_backend.triton.status import TAG_ERRORS, status_of, tag
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +73,18 @@ def answer_each(requests: Sequence[Any], answer: Callable[[dict[str, Array]], Se
         except Exception as error:  # noqa: BLE001 - whatever it is, the client must hear of it
             responses.append(_error_response(error))
     return responses
+
+
+def take(request: Any) -> Incoming:
+    """Take a pb_utils.InferenceRequest apart. From here on it must be answered through the channel."""
+    tags_errors = bool(json.loads(request.parameters() or "{}").get(TAG_ERRORS, False))
+    return Incoming(
+        client_id=request.request_id(),
+        arrays=to_arrays(request.inputs()),
+        requested=frozenset(request.requested_output_names()),
+        timeout=request.timeout() / 1e6 or None,
+        channel=TritonChannel(request.get_response_sender(), tags_errors),
+    )
 
 
 def to_arrays(tensors: Iterable[Any]) -> dict[str, Array]:

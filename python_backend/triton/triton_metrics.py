@@ -7,8 +7,29 @@ from typing import Any
 
 import triton_python_backend_utils as pb
 
-from trierarch.python_backend.triton.metrics import Gauge, Histogram
-from trierarch.python_backend.triton.speculation_metrics import Counter
+from trierarch.python_backend.triton.metric_registry import Counter, Gauge, Histogram, Info
+
+
+class TritonInfo:
+    """Implements Info. A metric of Triton's stays on the port as long as its family, so each has a family of its own."""
+
+    def __init__(self, name: str, description: str) -> None:
+        """Nothing is shown yet."""
+        self._name = name
+        self._description = description
+        self._family: Any = None
+        self._metric: Any = None
+        self._labels: dict[str, str] | None = None
+
+    def show(self, labels: Mapping[str, str], value: float) -> None:
+        """See Info."""
+        if self._metric is None or labels != self._labels:
+            self._metric = None
+            self._family = None
+            self._family = pb.MetricFamily(name=self._name, description=self._description, kind=pb.MetricFamily.GAUGE)
+            self._metric = self._family.Metric(labels=dict(labels))
+            self._labels = dict(labels)
+        self._metric.set(value)
 
 
 class TritonRegistry:
@@ -27,6 +48,10 @@ class TritonRegistry:
         """See MetricRegistry."""
         metric: Gauge = self._family(name, description, pb.MetricFamily.GAUGE).Metric(labels=dict(labels))
         return metric
+
+    def info(self, name: str, description: str) -> Info:
+        """See MetricRegistry."""
+        return TritonInfo(name, description)
 
     def histogram(self, name: str, description: str, labels: Mapping[str, str], buckets: Sequence[float]) -> Histogram:
         """See MetricRegistry."""

@@ -42,6 +42,12 @@ def test_the_committed_repository_is_what_compose_writes(tmp_path: Path, regener
         ComposeOptions(),
         ComposeOptions(decoupled=False),
         ComposeOptions(exclude_input_in_output=True, accumulate_tokens=True),
+        ComposeOptions(
+            adapters=(Path("../shelf"), Path("a:b")),
+            adapter_models=("french", "italian"),
+            adapter_uploads=False,
+            adapter_upload_directory=Path("../uploads"),
+        ),
     ],
 )
 def test_a_config_read_back_is_the_config_written(options: ComposeOptions) -> None:

@@ -7,11 +7,18 @@ from pathlib import Path
 
 import numpy as np
 
-from trierarch.builder.adapter import LAYER_PIECES, AdapterManifest, AdapterTensors, Array, piece_names, piece_shape
+from trierarch.builder.adapter import (
+    LAYER_PIECES,
+    AdapterManifest,
+    AdapterTensors,
+    Array,
+    piece_names,
+    piece_shape,
+    rounded_to,
+)
 from trierarch.builder.adapter_check import headers_of, pieces_of, rank_of
 from trierarch.builder.manifest import WEIGHTS_NAME, DType, EngineManifest, FileDigest, Lora
 from trierarch.builder.packed_adapter import digest_of, write_packed
-from trierarch.builder.peft_pack import rounded_to
 from trierarch.builder.verify import digest_file
 
 

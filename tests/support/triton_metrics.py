@@ -22,11 +22,22 @@ class Cell:
         self.values.append(value)
 
 
+class RecordingInfo:
+    """Everything that an Info was told."""
+
+    def __init__(self) -> None:
+        self.shown: list[tuple[dict[str, str], float]] = []
+
+    def show(self, labels: Mapping[str, str], value: float) -> None:
+        self.shown.append((dict(labels), value))
+
+
 class RecordingRegistry:
     """Implements MetricRegistry."""
 
     def __init__(self) -> None:
         self.cells: dict[tuple[str, frozenset[tuple[str, str]]], Cell] = {}
+        self.infos: dict[str, RecordingInfo] = {}
 
     def gauge(self, name: str, description: str, labels: Mapping[str, str]) -> Cell:
         assert description
@@ -34,6 +45,12 @@ class RecordingRegistry:
 
     def counter(self, name: str, description: str, labels: Mapping[str, str]) -> Cell:
         return self.gauge(name, description, labels)
+
+    def info(self, name: str, description: str) -> RecordingInfo:
+        assert description
+        assert name not in self.infos
+        self.infos[name] = RecordingInfo()
+        return self.infos[name]
 
     def histogram(self, name: str, description: str, labels: Mapping[str, str], buckets: Sequence[float]) -> Cell:
         assert list(buckets) == sorted(buckets)

@@ -25,7 +25,12 @@ CONTRACT = {
 ROOMS: dict[str, set[str]] = {
     "builder": set(),
     "python_backend": CONTRACT | {"trierarch.builder.machine"},
-    "ensembles": CONTRACT | {"trierarch.builder.staging", "trierarch.python_backend.triton.contract"},
+    "ensembles": CONTRACT
+    | {
+        "trierarch.builder.staging",
+        "trierarch.python_backend.triton.contract",
+        "trierarch.python_backend.triton.path_list",
+    },
     "orchestrator": {"trierarch"},
     "benchmarks": {"trierarch"},
 }

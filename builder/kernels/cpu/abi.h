@@ -74,6 +74,8 @@ struct TrierarchPiece {
 
 struct TrierarchAdaptedLayer {
   TrierarchPiece q, k, v, o, gate, up, down;
+  const void* data;   // where all that they point to lies
+  int64_t num_bytes;  // of it
 };
 
 struct TrierarchAdapter {

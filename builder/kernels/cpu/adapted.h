@@ -1,8 +1,13 @@
 // Adapted: what adapters add to a matrix's products, row by row, inside the product's own panels.
 //
 // The rows of a step are cut into *runs* of one adapter each. Before a matrix is multiplied, each adapted row x gets its
-// few numbers z = a x; while a panel's totals are in the cache, gain * total + b z takes their place. Rows of the base model
-// meet nothing of it. Like the products, a row's z and its share of a panel are summed in one order whatever its neighbours.
+// few numbers z = a x (*shrink*); while a panel's totals are in the cache, gain * total + b z takes their place (*expand*).
+// Rows of the base model meet nothing of it. Like the products, a row's z and b z are summed in one order whatever its
+// neighbours.
+//
+// Where many runs are short, b comes from memory, and must be read front to back to come fast: b z of short runs is worked
+// out ahead, run by run, and a panel only adds it. A long run reads b again for each of its tiles, which wants it in the
+// cache: there a panel works it out itself.
 #pragma once
 
 #include <vector>
@@ -47,6 +52,15 @@ struct Stack {
   const TrierarchPiece& of(const Adapter& adapter, int i) const {
     return layer < 0 ? adapter.lm_head : adapter.layers[layer].*pieces[i].member;
   }
+
+  // Blocks of all the pieces before the `i`-th.
+  int64_t first_delta(int i) const {
+    int64_t blocks = 0;
+    for (int before = 0; before < i; ++before) blocks += blocks_of(pieces[before].out_features);
+    return blocks;
+  }
+
+  int64_t num_blocks() const { return first_delta(count); }
 };
 
 constexpr int kDotRows = 4, kDotRanks = 4;
@@ -84,6 +98,8 @@ TRIERARCH_INLINE void dot_whole(const Operand<T>* x, int64_t x_stride, const T* 
   }
 }
 
+TRIERARCH_INLINE WordRegister as_word_register(FloatRegister value) { return reinterpret_cast<WordRegister>(value); }
+
 TRIERARCH_INLINE float sum_register(FloatRegister value) {
   return fold_register<kRegisterLanes / 2>(
       value, [](FloatRegister a, FloatRegister b) __attribute__((always_inline)) { return a + b; })[0];
@@ -109,122 +125,178 @@ __attribute__((noinline)) void dot_tile(const Operand<T>* x, const T* a, int64_t
   });
 }
 
-// A block's totals of some rows: gain * total + b z.
-template <class T, int Rows, bool HasGain>
-__attribute__((noinline)) void add_tile(const Operand<T>* z, int64_t z_stride, const uint32_t* b, int64_t depth,
-                                        const FloatRegister* gain, Totals totals) {
-  FloatRegister acc[Rows][kParts] = {};
-  multiply<T, Rows, kParts>(z, z_stride, b, 0, depth, acc);
+// b z of some rows of some blocks. b: of the blocks, one after the other. result: rows of `stride` registers.
+template <class T, int Rows, int Blocks>
+__attribute__((noinline)) void expand_tile(const Operand<T>* z, int64_t z_stride, const uint32_t* b, int64_t depth,
+                                           FloatRegister* result, int64_t stride) {
+  FloatRegister acc[Rows][kColumns<Blocks>] = {};
+  multiply<T, Rows, kColumns<Blocks>>(z, z_stride, b, depth * kLanes, depth, acc);
   unrolled<Rows>([&](auto m) TRIERARCH_LAMBDA_INLINE {
-    unrolled<kParts>([&](auto p) TRIERARCH_LAMBDA_INLINE {
-      FloatRegister& total = totals[m * kPanelRegisters + p];
-      if constexpr (HasGain) {
-        const auto left = reinterpret_cast<WordRegister>(total), right = reinterpret_cast<WordRegister>(gain[p]);
-        total = add_product<float>(acc[m][p], left, right);
-      } else {
-        total += acc[m][p];
-      }
-    });
+    unrolled<kColumns<Blocks>>([&](auto c) TRIERARCH_LAMBDA_INLINE { result[m * stride + c] = acc[m][c]; });
   });
 }
+
+constexpr int64_t kShortRun = 8;
 
 // One matrix in one step. Empty where all rows are the base model's.
 template <class T>
 class Adapted {
  public:
-  // z: room for (rows, width), where width is at least the z of any of the adapters.
-  Adapted(const std::vector<Run>& runs, const Stack& stack, Operand<T>* z, int64_t width)
-      : runs_(runs), stack_(stack), z_(z), width_(width) {}
+  // What is worked out of the rows of a step, kept from one matrix to the next.
+  struct Space {
+    Scratch<Operand<T>> z;          // (rows, width)
+    Scratch<FloatRegister> deltas;  // (rows, registers of the widest matrix): b z of short runs
+    int64_t width = 0;              // at least the z of any of the adapters
+    bool has_short_runs = false;
+    std::vector<Errand> errands;  // (num_threads)
+  };
+
+  Adapted(const std::vector<Run>& runs, const Stack& stack, Space& space) : runs_(runs), stack_(stack), space_(space) {}
 
   bool is_empty() const { return runs_.empty(); }
 
-  // z of all rows; to be called by all of a team. x: (rows, depth).
+  // What a thread's products are to fetch meanwhile; null where nothing is.
+  Errand* errand(const Team& team) const { return is_empty() ? nullptr : &space_.errands[team.member()]; }
+
+  // z of all rows, and b z of short runs; to be called by all of a team. x: (rows, depth).
+  void prepare(Team& team, const Operand<T>* x, int64_t depth) const {
+    shrink(team, x, depth);
+    if (!space_.has_short_runs) return;
+    const int64_t blocks = stack_.num_blocks();
+    team.share(static_cast<int64_t>(runs_.size()) * blocks, blocks, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin / blocks; i * blocks < end; ++i) {
+        const Run& run = runs_[i];
+        if (is_short(run)) expand_ahead(run, std::max<int64_t>(begin - i * blocks, 0), std::min(end - i * blocks, blocks));
+      }
+    });
+  }
+
+  // gain * total + b z in place of the totals of `num_blocks` blocks from `block` on, for rows first to last.
+  void add(int64_t block, int64_t num_blocks, int64_t first, int64_t last, Totals totals) const {
+    over(first, last, [&](const Run& run, const TrierarchPiece& piece, int i, int64_t begin, int64_t end) {
+      const Blocks blocks = meet(stack_.pieces[i], block, num_blocks);
+      const int64_t count = blocks.count * kParts, step = stack_.pieces[i].block_step;
+      if (count == 0) return;
+      FloatRegister gain[kPanelRegisters];
+      if (piece.gain != nullptr) load_gain(piece, blocks, stack_.pieces[i].out_features, gain);
+      FloatRegister room[kWide.rows * kPanelRegisters];
+      for (int64_t row = begin; row < end; row += kWide.rows) {
+        const int64_t rows = std::min<int64_t>(kWide.rows, end - row);
+        const FloatRegister* deltas = is_short(run) ? deltas_of(row, i, blocks.of_piece) : room;
+        const int64_t stride = is_short(run) ? deltas_stride() : kPanelRegisters;
+        if (!is_short(run)) expand(run, i, row, rows, blocks.of_piece, blocks.count, room, stride);
+        for (int64_t m = 0; m < rows; ++m)
+          combine(deltas + m * stride, count, step, piece.gain == nullptr ? nullptr : gain,
+                  totals + (row + m - first) * kPanelRegisters + blocks.first * kParts);
+      }
+    });
+  }
+
+ private:
+  static bool is_short(const Run& run) { return run.end - run.first <= kShortRun; }
+
   void shrink(Team& team, const Operand<T>* x, int64_t depth) const {
     team.share(runs_.back().end, 8, [&](int64_t first, int64_t last) {
-      over(first, last, [&](const TrierarchPiece& piece, const Stack::Piece&, int64_t first_z, int64_t begin, int64_t end) {
+      over(first, last, [&](const Run& run, const TrierarchPiece& piece, int i, int64_t begin, int64_t end) {
         const auto* a = static_cast<const T*>(piece.a);
+        Operand<T>* z = z_of(run, i, begin);
         for (int64_t k = 0; k < piece.rank; k += kDotRanks)
           over_row_tiles<kDotRows>(end - begin, [&](int64_t row, auto rows) {
             with_constant<kDotRanks>(static_cast<int>(std::min<int64_t>(kDotRanks, piece.rank - k)), [&](auto ranks) {
               dot_tile<T, decltype(rows)::value, decltype(ranks)::value>(
-                  x + (begin + row) * depth, a + k * depth, depth, z_ + (begin + row) * width_ + first_z + k, width_);
+                  x + (begin + row) * depth, a + k * depth, depth, z + row * space_.width + k, space_.width);
             });
           });
       });
     });
   }
 
-  // Asks for what `add` will read, while something else is worked on.
-  void prefetch(int64_t block, int64_t num_blocks, int64_t first, int64_t last) const {
-    over(first, last, [&](const TrierarchPiece& piece, const Stack::Piece& place, int64_t, int64_t, int64_t) {
-      over_blocks(place, block, num_blocks, [&](int64_t, int64_t of_piece) {
-        const auto* b = reinterpret_cast<const char*>(words(piece, of_piece));
-        for (int64_t i = 0; i < piece.rank * kLanes * static_cast<int64_t>(sizeof(T)); i += 64) __builtin_prefetch(b + i, 0, 2);
+  // Of the blocks first to last of all the pieces, one piece's after the other's.
+  void expand_ahead(const Run& run, int64_t first, int64_t last) const {
+    for (int i = 0; i < stack_.count; ++i) {
+      const int64_t of_all = stack_.first_delta(i), count = blocks_of(stack_.pieces[i].out_features);
+      const int64_t begin = std::max<int64_t>(first - of_all, 0), end = std::min(last - of_all, count);
+      if (begin < end && stack_.of(*run.adapter, i).rank > 0)
+        expand(run, i, run.first, run.end - run.first, begin, end - begin, deltas_of(run.first, i, begin), deltas_stride());
+    }
+  }
+
+  // b z of `count` blocks of a piece.
+  void expand(const Run& run, int i, int64_t first_row, int64_t num_rows, int64_t block, int64_t count,
+              FloatRegister* result, int64_t stride) const {
+    const TrierarchPiece& piece = stack_.of(*run.adapter, i);
+    const int64_t depth = piece.rank / kPerWord<T>;
+    const auto* b = static_cast<const uint32_t*>(piece.b) + block * depth * kLanes;
+    const Operand<T>* z = z_of(run, i, first_row);
+    over_block_tiles<kWide.blocks>(count, [&](int64_t n, auto blocks) {
+      over_row_tiles<kWide.rows>(num_rows, [&](int64_t row, auto rows) {
+        expand_tile<T, decltype(rows)::value, decltype(blocks)::value>(
+            z + row * space_.width, space_.width, b + n * depth * kLanes, depth, result + row * stride + n * kParts, stride);
       });
     });
   }
 
-  // gain * total + b z in place of the totals of `num_blocks` blocks from `block` on, for rows first to last.
-  void add(int64_t block, int64_t num_blocks, int64_t first, int64_t last, Totals totals) const {
-    over(first, last, [&](const TrierarchPiece& piece, const Stack::Piece& place, int64_t first_z, int64_t begin, int64_t end) {
-      over_blocks(place, block, num_blocks, [&](int64_t n, int64_t of_piece) {
-        const auto add_rows = [&](auto has_gain, const FloatRegister* gain) {
-          over_row_tiles<kTall.rows>(end - begin, [&](int64_t row, auto rows) {
-            add_tile<T, decltype(rows)::value, decltype(has_gain)::value>(
-                z_ + (begin + row) * width_ + first_z, width_, words(piece, of_piece), piece.rank / kPerWord<T>, gain,
-                totals + (begin + row - first) * kPanelRegisters + n * kParts);
-          });
-        };
-        if (piece.gain == nullptr) return add_rows(std::false_type(), nullptr);
-        FloatRegister gain[kParts];
-        load_gain(piece, of_piece, place.out_features, gain);
-        add_rows(std::true_type(), gain);
-      });
-    });
+  // One row's: of the totals' blocks, every `step`-th.
+  static void combine(const FloatRegister* deltas, int64_t count, int64_t step, const FloatRegister* gain, Totals totals) {
+    for (int64_t c = 0; c < count; ++c) {
+      FloatRegister& total = totals[c / kParts * step * kParts + c % kParts];
+      if (gain == nullptr) total += deltas[c];
+      else total = add_product<float>(deltas[c], as_word_register(total), as_word_register(gain[c]));
+    }
   }
 
- private:
-  // Calls use(piece, its place, where its z begin, begin, end) for what is adapted of rows first to last.
+  // Calls use(run, piece, its number, begin, end) for what is adapted of rows first to last.
   template <class Use>
   TRIERARCH_INLINE void over(int64_t first, int64_t last, Use&& use) const {
     for (const Run& run : runs_) {
       const int64_t begin = std::max(first, run.first), end = std::min(last, run.end);
       if (begin >= end) continue;
-      for (int64_t i = 0, first_z = 0; i < stack_.count; ++i) {
+      for (int i = 0; i < stack_.count; ++i) {
         const TrierarchPiece& piece = stack_.of(*run.adapter, i);
-        if (piece.rank > 0 || piece.gain != nullptr) use(piece, stack_.pieces[i], first_z, begin, end);
-        first_z += piece.rank;
+        if (piece.rank > 0) use(run, piece, i, begin, end);
       }
     }
   }
 
-  // Calls use(which of the blocks, its number in the piece) for those that are the piece's.
-  template <class Use>
-  static TRIERARCH_INLINE void over_blocks(const Stack::Piece& place, int64_t block, int64_t num_blocks, Use&& use) {
-    const int64_t end = place.first_block + blocks_of(place.out_features) * place.block_step;
-    for (int64_t n = 0; n < num_blocks; ++n) {
-      const int64_t offset = block + n - place.first_block;
-      if (offset >= 0 && block + n < end && offset % place.block_step == 0) use(n, offset / place.block_step);
-    }
+  // Blocks of a matrix that are a piece's: the first of them, counted from where they were looked for, and its number in the
+  // piece; each next one is block_step further on in the matrix.
+  struct Blocks {
+    int64_t first, of_piece, count;
+  };
+
+  static Blocks meet(const Stack::Piece& place, int64_t block, int64_t num_blocks) {
+    const int64_t step = place.block_step, offset = block - place.first_block;
+    const int64_t begin = offset <= 0 ? 0 : (offset + step - 1) / step;
+    const int64_t last = offset + num_blocks - 1;
+    const int64_t end = last < 0 ? 0 : std::min(blocks_of(place.out_features), last / step + 1);
+    return {begin * step - offset, begin, std::max<int64_t>(end - begin, 0)};
   }
 
-  static const uint32_t* words(const TrierarchPiece& piece, int64_t block) {
-    return static_cast<const uint32_t*>(piece.b) + block * piece.rank / kPerWord<T> * kLanes;
-  }
-
-  static void load_gain(const TrierarchPiece& piece, int64_t block, int64_t out_features, FloatRegister (&gain)[kParts]) {
-    for (int64_t p = 0; p < kParts; ++p) {
-      const int64_t column = block * kLanes + p * kRegisterLanes;
-      gain[p] = splat<FloatRegister>(1.0f);
+  static void load_gain(const TrierarchPiece& piece, const Blocks& blocks, int64_t out_features, FloatRegister* gain) {
+    for (int64_t i = 0; i < blocks.count * kParts; ++i) {
+      const int64_t column = blocks.of_piece * kLanes + i * kRegisterLanes;
+      gain[i] = splat<FloatRegister>(1.0f);
       const int64_t left = std::min<int64_t>(kRegisterLanes, out_features - column);
-      if (left > 0) std::memcpy(gain + p, piece.gain + column, left * sizeof(float));
+      if (left > 0) std::memcpy(gain + i, piece.gain + column, left * sizeof(float));
     }
+  }
+
+  // A row's z of a piece: behind those of the pieces before it.
+  Operand<T>* z_of(const Run& run, int i, int64_t row) const {
+    int64_t first = 0;
+    for (int before = 0; before < i; ++before) first += stack_.of(*run.adapter, before).rank;
+    return space_.z.begin() + row * space_.width + first;
+  }
+
+  int64_t deltas_stride() const { return stack_.num_blocks() * kParts; }
+
+  FloatRegister* deltas_of(int64_t row, int i, int64_t block) const {
+    return space_.deltas.begin() + row * deltas_stride() + (stack_.first_delta(i) + block) * kParts;
   }
 
   const std::vector<Run>& runs_;
   const Stack stack_;
-  Operand<T>* const z_;
-  const int64_t width_;
+  Space& space_;
 };
 
 }  // namespace trierarch

@@ -46,7 +46,7 @@ class Decoder final : public AnyDecoder {
     normed_.reserve(num_rows * model_.hidden);
     activations_.reserve(num_rows, model_.hidden);
     cut_into_runs(adapters, num_rows, [](int64_t) { return 1; }, runs_);
-    reserve_z(num_rows);
+    reserve_space(num_rows, lm_head_stack().num_blocks());
     const std::vector<HeadRun> heads = head_runs(num_rows);
     Team::gather(num_threads_, [&](Team& team) {
       team.share(num_rows, 4, [&](int64_t begin, int64_t end) {
@@ -107,12 +107,33 @@ class Decoder final : public AnyDecoder {
   // Of the step's runs.
   Adapted<T> adapted(const Stack& stack) { return adapted(runs_, stack); }
 
-  Adapted<T> adapted(const std::vector<Run>& runs, const Stack& stack) { return {runs, stack, z_.begin(), z_width_}; }
+  Adapted<T> adapted(const std::vector<Run>& runs, const Stack& stack) { return {runs, stack, space_}; }
 
-  void reserve_z(int64_t num_rows) {
-    z_width_ = 0;
-    for (const Run& run : runs_) z_width_ = std::max(z_width_, run.adapter->z_width);
-    z_.reserve(num_rows * z_width_);
+  // What adapters have of the layer after `index` is fetched while that one is computed.
+  void send_for_next_layer(const Team& team, int64_t index) {
+    if (runs_.empty()) return;
+    Errand& errand = space_.errands[team.member()];
+    errand.clear();
+    if (index + 1 == model_.num_layers) return;
+    for (const Run& run : runs_) {
+      const TrierarchAdaptedLayer& next = run.adapter->layers[index + 1];
+      errand.add(next.data, next.num_bytes, team.member(), team.size());
+    }
+  }
+
+  // Room for what adapters need of `num_rows` rows; widest: of their matrices, the most blocks.
+  void reserve_space(int64_t num_rows, int64_t widest) {
+    space_.width = 0;
+    int64_t num_short = 0;
+    for (const Run& run : runs_) {
+      space_.width = std::max(space_.width, run.adapter->z_width);
+      if (run.end - run.first <= kShortRun) num_short = run.end;
+    }
+    space_.has_short_runs = num_short > 0;
+    space_.errands.resize(num_threads_);
+    for (Errand& errand : space_.errands) errand.clear();
+    space_.z.reserve(num_rows * space_.width);
+    space_.deltas.reserve(num_short * widest * kParts);
   }
 
   Stack qkv_stack(int64_t layer) const {
@@ -152,7 +173,7 @@ class Decoder final : public AnyDecoder {
       sequences_.insert(sequences_.end(), step.num_queries[s], s);
     }
     cut_into_runs(step.adapters, step.num_sequences, [&](int64_t s) { return step.num_queries[s]; }, runs_);
-    reserve_z(n);
+    reserve_space(n, std::max({qkv_stack(0).num_blocks(), o_stack(0).num_blocks(), gate_up_stack(0).num_blocks()}));
     plans_.clear();
     plan_of_layer_.clear();
     std::vector<int64_t> windows;
@@ -234,6 +255,7 @@ class Decoder final : public AnyDecoder {
   void run_layer(Team& team, const TrierarchStep& step, int64_t index, float* x, float* tapped) {
     const TrierarchLayer& layer = layers_[index];
     const int64_t rows = step.num_tokens;
+    send_for_next_layer(team, index);
     if (index == 0) {
       team.share(rows, 4, [&](int64_t begin, int64_t end) {
         for (int64_t row = begin; row < end; ++row) norm(x + row * model_.hidden, layer.attn_norm, row);
@@ -305,8 +327,8 @@ class Decoder final : public AnyDecoder {
   std::vector<AttentionPlan> plans_;     // one for each distinct window
   std::vector<int64_t> plan_of_layer_;
   std::vector<Run> runs_;
-  int64_t z_width_ = 0;
-  Scratch<Operand<T>> normed_, queries_, attended_, gated_, z_;
+  typename Adapted<T>::Space space_;
+  Scratch<Operand<T>> normed_, queries_, attended_, gated_;
   Scratch<float> qkv_, branch_, angles_, partials_;
   ActivationScratch activations_;
   Partial partial_{};

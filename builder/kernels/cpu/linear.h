@@ -58,8 +58,7 @@ void over_products(Team& team, const Activations<T>& x, const Packed& weight, co
               [&](int64_t unit, int64_t count, int64_t first, int64_t end) {
                 FloatRegister totals[kRowChunk * kPanelRegisters];
                 const int64_t block = unit * unit_blocks, num_blocks = count * unit_blocks;
-                if (!adapted.is_empty()) adapted.prefetch(block, num_blocks, first, end);
-                panel<T, Shape>(x.from(first).first(end - first), weight, block, num_blocks, totals);
+                panel<T, Shape>(x.from(first).first(end - first), weight, block, num_blocks, adapted.errand(team), totals);
                 if (!adapted.is_empty()) adapted.add(block, num_blocks, first, end, totals);
                 finish(unit, count, first, end - first, totals);
               });
@@ -69,7 +68,7 @@ void over_products(Team& team, const Activations<T>& x, const Packed& weight, co
 template <class T>
 void prepare(Team& team, const Activations<T>& x, const Packed& weight, const Adapted<T>& adapted) {
   if (weight.is_quantised()) prepare(team, x);
-  if (!adapted.is_empty()) adapted.shrink(team, x.rows, x.width);
+  if (!adapted.is_empty()) adapted.prepare(team, x.rows, x.width);
 }
 
 // y = x · weightᵀ + bias, adapted. y: (rows, columns) float32.

@@ -9,12 +9,13 @@
 
 namespace trierarch {
 
-// `Shape` is the tile's where the processor's byte products do not ask for their own.
+// `Shape` is the tile's where the processor's byte products do not ask for their own. `errand` may be null.
 template <class T, TileShape Shape>
-void panel(const Activations<T>& x, const Packed& weight, int64_t block, int64_t num_blocks, Totals totals) {
+void panel(const Activations<T>& x, const Packed& weight, int64_t block, int64_t num_blocks, Errand* errand,
+           Totals totals) {
   if (weight.format == Format::kInt8) return quantised_panel<T, Int8, Shape>(x, weight, block, num_blocks, totals);
   if (weight.format == Format::kInt4) return quantised_panel<T, Int4, Shape>(x, weight, block, num_blocks, totals);
-  plain_panel<T, Shape>(x, weight, block, num_blocks, totals);
+  plain_panel<T, Shape>(x, weight, block, num_blocks, errand, totals);
 }
 
 }  // namespace trierarch

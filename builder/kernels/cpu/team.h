@@ -51,6 +51,7 @@ class Team {
   Team(Meeting& meeting, int member) : meeting_(meeting), member_(member) {}
 
   int member() const { return member_; }
+  int size() const { return meeting_.size(); }
 
   // Every thread calls it with the same counts; work(begin, end) is called for disjoint ranges of at most `most` that
   // cover 0..count. Ranges shrink towards the end. Returns when all threads are done.

@@ -9,6 +9,7 @@
 #include <algorithm>
 
 #include "element.h"
+#include "errand.h"
 
 namespace trierarch {
 
@@ -61,11 +62,13 @@ TRIERARCH_INLINE void multiply_word(const Operand<T>* left, int64_t left_stride,
   });
 }
 
-template <class T, int Rows, int Columns, bool Prefetch = false>
+// `errand`: where HasErrand, as many lines as there is depth are asked for there.
+template <class T, int Rows, int Columns, bool Prefetch = false, bool HasErrand = false>
 TRIERARCH_INLINE void multiply(const Operand<T>* left, int64_t left_stride, const uint32_t* right, int64_t block_stride,
-                               int64_t depth, FloatRegister (&acc)[Rows][Columns]) {
+                               int64_t depth, FloatRegister (&acc)[Rows][Columns], const char* errand = nullptr) {
   for (int64_t d = 0; d < depth; ++d) {
     WordRegister words[Columns];
+    if (HasErrand) __builtin_prefetch(errand + d * Errand::kLine);
     unrolled<Columns>([&](auto c) TRIERARCH_LAMBDA_INLINE {
       const uint32_t* line = right + c / kParts * block_stride + d * kLanes;
       if (Prefetch && c % kParts == 0) __builtin_prefetch(line + kAhead / 4);

@@ -112,7 +112,7 @@ class PieceStruct(ctypes.Structure):
 class AdaptedLayerStruct(ctypes.Structure):
     """An adapter's pieces of one layer."""
 
-    _fields_ = tuple((piece, PieceStruct) for piece in LAYER_PIECES)
+    _fields_ = (*((piece, PieceStruct) for piece in LAYER_PIECES), ("data", ctypes.c_void_p), ("num_bytes", _Int))
 
 
 class AdapterStruct(ctypes.Structure):

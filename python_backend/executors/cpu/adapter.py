@@ -19,8 +19,6 @@ from trierarch.python_backend.executors.cpu.abi import (
 )
 from trierarch.python_backend.executors.cpu.arena import Arena, aligned
 
-_NO_PIECE: Final = PieceStruct()
-
 
 class CpuAdapter:
     """All of an adapter in one arena, in the order a step reads it. Implements Arranged."""
@@ -39,7 +37,7 @@ class CpuAdapter:
         self._struct = AdapterStruct(
             z_width=_z_width(self._arrays, num_layers),
             layers=self._layers,
-            lm_head=self._piece("lm_head"),
+            lm_head=self._pieces({"lm_head": "lm_head"}).get("lm_head", PieceStruct()),
             own_lm_head=self._own_lm_head(),
             embedding=self._copied("embed.weight"),
             embedding_rank=self._arrays["embed.a"].shape[1] if "embed.a" in self._arrays else 0,
@@ -51,15 +49,28 @@ class CpuAdapter:
         """Of the C struct."""
 
     def _layer(self, index: int) -> AdaptedLayerStruct:
-        return AdaptedLayerStruct(**{piece: self._piece(f"layers.{index}.{piece}") for piece in LAYER_PIECES})
+        """The a of all pieces of a stacked matrix, then their b: each is read front to back."""
+        layer = AdaptedLayerStruct(data=self._arena.end)
+        for pieces in STACKED.values():
+            structs = self._pieces({piece: f"layers.{index}.{piece}" for piece in pieces if piece in LAYER_PIECES})
+            for piece, struct in structs.items():
+                setattr(layer, piece, struct)
+        layer.num_bytes = self._arena.end - layer.data
+        return layer
 
-    def _piece(self, name: str) -> PieceStruct:
-        a = self._arrays.get(f"{name}.a")
-        if a is None:
-            return _NO_PIECE
-        return PieceStruct(
-            rank=len(a), a=self._copied(f"{name}.a"), b=self._packed(f"{name}.b"), gain=self._copied(f"{name}.gain")
-        )
+    def _pieces(self, names: Mapping[str, str]) -> dict[str, PieceStruct]:
+        """Piece -> its struct, for those that are adapted. names: piece -> the name of its tensors."""
+        adapted = {piece: name for piece, name in names.items() if f"{name}.a" in self._arrays}
+        a = {piece: self._copied(f"{name}.a") for piece, name in adapted.items()}
+        return {
+            piece: PieceStruct(
+                rank=len(self._arrays[f"{name}.a"]),
+                a=a[piece],
+                b=self._packed(f"{name}.b"),
+                gain=self._copied(f"{name}.gain"),
+            )
+            for piece, name in adapted.items()
+        }
 
     def _own_lm_head(self) -> LinearStruct:
         name = "lm_head.weight"

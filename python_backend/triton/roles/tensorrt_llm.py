@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import itertools
 import logging
+from pathlib import Path
 from typing import Any
 
 from trierarch.builder.manifest import EngineManifest
-from trierarch.python_backend.executors.factory import open_executor
+from trierarch.python_backend.executors.factory import open_directories, open_executor
 from trierarch.python_backend.text.chat_template import ChatTemplate
 from trierarch.python_backend.text.generator import TextGenerator
 from trierarch.python_backend.text.tokenizer import Tokenizer
+from trierarch.python_backend.triton.adapter_uploads import AdapterUploads
 from trierarch.python_backend.triton.answer import Answer
 from trierarch.python_backend.triton.cancellation import OpenRequests
-from trierarch.python_backend.triton.incoming import Incoming, take
+from trierarch.python_backend.triton.incoming import Incoming
 from trierarch.python_backend.triton.inputs import Inputs
 from trierarch.python_backend.triton.metrics import EngineMetrics
 from trierarch.python_backend.triton.model_context import ModelContext
 from trierarch.python_backend.triton.periodic import Periodic
 from trierarch.python_backend.triton.request_parser import Envelope, RequestParser
+from trierarch.python_backend.triton.triton_channel import take
 from trierarch.python_backend.triton.triton_metrics import TritonRegistry
+from trierarch.python_backend.triton.upload_line import UploadLine
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +35,7 @@ class TensorrtLlm:
         """Load the engine and start serving it.
 
         Raises:
+            ConfigError: an adapter directory is not there, or the engine takes no adapters.
             EngineError: the engine is corrupt, or foreign to this version or machine.
             ResourceError: the machine has no room for the weights or the KV cache.
         """
@@ -38,8 +43,14 @@ class TensorrtLlm:
         tokenizer = Tokenizer.load(context.engine)
         template = ChatTemplate.load(context.engine, manifest, tokenizer)
         self._drain_timeout = context.parameters.drain_timeout_seconds
-        self._metrics = EngineMetrics(TritonRegistry(), context.name, context.version, manifest.speculation)
-        self._executor = open_executor(context.engine)
+        self._metrics = EngineMetrics(
+            TritonRegistry(), context.name, context.version, manifest.speculation, manifest.lora
+        )
+        directories = tuple(context.in_repository(path) for path in context.parameters.adapter_directories)
+        self._uploads = _open_uploads(context, manifest, directories)
+        if self._uploads is not None:
+            directories += (self._uploads.directory,)
+        self._executor = open_executor(context.engine, adapter_directories=directories)
         self._generator = TextGenerator(self._executor, tokenizer, template, manifest)
         self._parser = RequestParser(
             vocab_size=manifest.architecture.vocab_size,
@@ -48,6 +59,7 @@ class TensorrtLlm:
         )
         self._serial = itertools.count()
         self._open = OpenRequests()
+        self._line = UploadLine(self._start)
         parameters = context.parameters
         self._watch = Periodic(
             "trierarch-cancellation", parameters.cancellation_check_period_ms / 1000, self._open.cancel_abandoned
@@ -63,20 +75,29 @@ class TensorrtLlm:
         """Start each request; its responses come through its sender."""
         for request in requests:
             incoming = take(request)
-            try:
+            if self._line.takes(incoming):
+                self._line.put(incoming)
+            else:
                 self._start(incoming)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the client must hear of it
-                incoming.channel.fail(error)
 
     def close(self) -> None:
         """Let running requests finish for a while, end the others with CANCELLED, give everything back."""
+        self._line.close()
         self._executor.drain(self._drain_timeout)
         self._watch.stop()
         self._statistics.stop()
         self._executor.close()
         self._generator.close()
+        if self._uploads is not None:
+            self._uploads.close()
 
     def _start(self, incoming: Incoming) -> None:
+        try:
+            self._answer(incoming)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client must hear of it
+            incoming.channel.fail(error)
+
+    def _answer(self, incoming: Incoming) -> None:
         if Inputs(incoming.arrays).flag("stop"):
             self._open.stop(incoming.client_id)
             incoming.channel.send([], is_final=True)
@@ -88,6 +109,27 @@ class TensorrtLlm:
             timeout=incoming.timeout,
         )
         rows = self._parser.parse(incoming.arrays, envelope)
+        if self._uploads is not None:
+            for row in rows:
+                self._uploads.take(row.adapter)
         answer = Answer(incoming.client_id, rows, incoming.channel, self._generator, self._metrics, self._open.discard)
         self._open.add(answer)
         answer.start()
+
+
+def _open_uploads(
+    context: ModelContext, manifest: EngineManifest, directories: tuple[Path, ...]
+) -> AdapterUploads | None:
+    """Where clients' adapters go; None where the engine takes none."""
+    operators = open_directories(context.engine, manifest, directories)
+    if operators is None:
+        return None
+    parameters = context.parameters
+    place = parameters.adapter_upload_directory
+    return AdapterUploads(
+        operators,
+        manifest,
+        None if place is None else context.in_repository(place),
+        max_adapters=parameters.max_uploaded_adapters,
+        is_allowed=parameters.allow_adapter_uploads,
+    )

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
 
 from support.random_engine import tiny_architecture, tiny_manifest
 from trierarch.builder.errors import ConfigError, EngineError, ResourceError
@@ -18,6 +20,7 @@ from trierarch.builder.manifest import (
     WEIGHTS_NAME,
     DrafterKind,
     EngineManifest,
+    Lora,
     Speculation,
 )
 from trierarch.builder.verify import digest_file, verify
@@ -35,7 +38,7 @@ def engine(tmp_path: Path) -> Path:
     (engine / WEIGHTS_NAME).write_bytes(b"weights")
     (engine / TOKENIZER_NAME).write_text("{}")
     files = {name: digest_file(engine / name) for name in (WEIGHTS_NAME, TOKENIZER_NAME)}
-    manifest = tiny_manifest(tiny_architecture()).model_copy(update={"files": files})
+    manifest = tiny_manifest(tiny_architecture()).model_copy(update={"files": files, "lora": Lora()})
     (engine / MANIFEST_NAME).write_text(manifest.to_json())
     return engine
 
@@ -140,3 +143,71 @@ def test_triton_s_messages_come_without_its_client() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def parameters(repository: Path, model: str) -> dict[str, str]:
+    """What a model's configuration says beyond the defaults."""
+    config = text_format.Parse((repository / model / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+    return {name: value.string_value for name, value in config.parameters.items()}
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Path:
+    """A directory of adapters."""
+    shelf = tmp_path / "shelf"
+    shelf.mkdir()
+    (shelf / "french.safetensors").write_bytes(b"french")
+    return shelf
+
+
+def test_adapters_are_linked_relative_to_the_repository(engine: Path, shelf: Path, tmp_path: Path) -> None:
+    options = ComposeOptions(
+        adapters=(shelf,),
+        adapter_models=("french",),
+        adapter_upload_directory=tmp_path / "uploads",
+        adapter_uploads=False,
+    )
+    composition = compose(engine, tmp_path / "repository", options)
+    assert set(composition.models) == MODELS | {"french"}
+    assert parameters(composition.path, "tensorrt_llm") == {
+        "adapter_directories": "../shelf",
+        "adapter_upload_directory": "../uploads",
+        "allow_adapter_uploads": "false",
+    }
+    assert parameters(composition.path, "french") == {"role": "adapter", "adapter_directories": "../shelf"}
+    assert parameters(composition.path, "tensorrt_llm_bls") == {}
+    assert [path.name for path in (composition.path / "french/1").iterdir()] == [".gitkeep"]
+
+
+def test_a_copy_takes_the_adapters_along(engine: Path, shelf: Path, tmp_path: Path) -> None:
+    options = ComposeOptions(copy=True, adapters=(shelf,), adapter_models=("french",))
+    repository = compose(engine, tmp_path / "repository", options).path
+    shutil.rmtree(shelf)
+    named = parameters(repository, "french")["adapter_directories"]
+    assert named == parameters(repository, "tensorrt_llm")["adapter_directories"] == "tensorrt_llm/1/adapters-0"
+    assert (repository / named / "french.safetensors").read_bytes() == b"french"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (ComposeOptions(adapters=(Path("nowhere"),)), "adapters is 'nowhere': no directory is there"),
+        (ComposeOptions(adapter_models=("../x",)), "adapter_models has '../x', which is no adapter's name"),
+        (ComposeOptions(adapter_models=("ensemble",)), "adapter_models has 'ensemble': a model of that name is there"),
+        (ComposeOptions(adapter_models=("x", "x")), "adapter_models has 'x': a model of that name is there"),
+    ],
+)
+def test_adapters_that_cannot_be_served_leave_nothing(
+    engine: Path, tmp_path: Path, options: ComposeOptions, says: str
+) -> None:
+    with pytest.raises(ConfigError, match=says):
+        compose(engine, tmp_path / "repository", options)
+    assert {path.name for path in tmp_path.iterdir()} == {"engine"}
+
+
+def test_adapters_need_an_engine_that_takes_them(engine: Path, shelf: Path, tmp_path: Path) -> None:
+    manifest = EngineManifest.load(engine).model_copy(update={"lora": None})
+    (engine / MANIFEST_NAME).write_text(manifest.to_json())
+    for options in (ComposeOptions(adapters=(shelf,)), ComposeOptions(adapter_models=("french",))):
+        with pytest.raises(ConfigError, match="takes no adapters; build it with --max-adapters"):
+            compose(engine, tmp_path / "repository", options)

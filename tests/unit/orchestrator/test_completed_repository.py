@@ -23,7 +23,7 @@ def read(path: Path) -> Any:
 def repository(tmp_path: Path) -> Path:
     path = tmp_path / "repository"
     path.mkdir()
-    write_configs(path, ComposeOptions())
+    write_configs(path, ComposeOptions(adapter_models=(Role.ADAPTER,)))
     return path
 
 
@@ -71,3 +71,28 @@ def test_a_configuration_that_cannot_be_read_is_named(repository: Path, tmp_path
     (repository / Role.TENSORRT_LLM / CONFIG_NAME).write_text("no such field: 1")
     with pytest.raises(ConfigError, match=r"tensorrt_llm/config\.pbtxt cannot be read .*trierarch compose"):
         complete_repository(repository, tmp_path / "completed")
+
+
+def test_adapters_are_added_where_they_are_served(repository: Path, tmp_path: Path) -> None:
+    shelf, uploads = tmp_path / "shelf", tmp_path / "uploads"
+    complete_repository(repository, tmp_path / "completed", (shelf,), uploads)
+    main, bls, adapter = (
+        read(tmp_path / "completed" / role).parameters
+        for role in (Role.TENSORRT_LLM, Role.TENSORRT_LLM_BLS, Role.ADAPTER)
+    )
+    assert main["adapter_directories"].string_value == adapter["adapter_directories"].string_value == str(shelf)
+    assert main["adapter_upload_directory"].string_value == str(uploads)
+    assert not bls
+    assert "adapter_upload_directory" not in adapter
+
+
+def test_what_the_file_says_of_adapters_stays(repository: Path, tmp_path: Path) -> None:
+    (repository / Role.TENSORRT_LLM / CONFIG_NAME).write_text(
+        'backend: "trierarch"'
+        ' parameters { key: "adapter_directories" value { string_value: "../own" } }'
+        ' parameters { key: "adapter_upload_directory" value { string_value: "../sent" } }'
+    )
+    complete_repository(repository, tmp_path / "completed", (tmp_path / "shelf",), tmp_path / "uploads")
+    parameters = read(tmp_path / "completed" / Role.TENSORRT_LLM).parameters
+    assert parameters["adapter_directories"].string_value == f"../own:{tmp_path / 'shelf'}"
+    assert parameters["adapter_upload_directory"].string_value == "../sent"

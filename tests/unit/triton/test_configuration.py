@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +14,9 @@ from trierarch.builder.errors import ConfigError
 from trierarch.python_backend.triton.auto_complete import complete
 from trierarch.python_backend.triton.contract import CONTRACTS, MAX_BATCH_SIZE, Role
 from trierarch.python_backend.triton.model_config import is_decoupled, role_of
+from trierarch.python_backend.triton.model_context import ModelContext
 from trierarch.python_backend.triton.parameters import Parameters
+from trierarch.python_backend.triton.path_list import text_of
 
 
 class FakeModelConfig:
@@ -104,3 +108,33 @@ def test_parameters_are_typed() -> None:
 def test_a_bad_parameter_is_named(name: str, value: str) -> None:
     with pytest.raises(ConfigError, match=rf"model 'm': parameter {name} is '{value}'"):
         Parameters.from_config({"name": "m", **parameters(**{name: value})})
+
+
+@pytest.mark.parametrize("paths", [["a"], ["a", "/b/c d"], ["[odd", "a"], ["a:b", "c"], []])
+def test_lists_of_paths_are_read_as_they_are_written(paths: list[str]) -> None:
+    config = {"name": "tensorrt_llm", **parameters(adapter_directories=text_of(paths))}
+    assert Parameters.from_config(config).adapter_directories == tuple(map(Path, paths))
+
+
+def test_one_list_is_written_as_in_path_and_read_as_json_too() -> None:
+    assert text_of(["a", "b"]) == f"a{os.pathsep}b"
+    config = {"name": "tensorrt_llm", **parameters(adapter_directories='["a", "b"]')}
+    assert Parameters.from_config(config).adapter_directories == (Path("a"), Path("b"))
+
+
+@pytest.mark.parametrize("value", ["[", "[1]", '[{"a": 1}]'])
+def test_a_damaged_list_is_named(value: str) -> None:
+    with pytest.raises(ConfigError, match="parameter adapter_directories"):
+        Parameters.from_config({"name": "tensorrt_llm", **parameters(adapter_directories=value)})
+
+
+def test_paths_are_relative_to_the_repository_also_where_a_copy_of_it_is_served(tmp_path: Path) -> None:
+    (tmp_path / "repository/french/1").mkdir(parents=True)
+    copy = tmp_path / "run/completed/french"
+    copy.mkdir(parents=True)
+    (copy / "1").symlink_to(tmp_path / "repository/french/1")
+    context = ModelContext(
+        name="french", version="1", engine=copy / "1/engine", parameters=Parameters(), is_decoupled=True
+    )
+    assert context.in_repository(Path("../shelf")).resolve() == tmp_path / "shelf"
+    assert context.in_repository(Path("/shelf")) == Path("/shelf")

@@ -12,7 +12,12 @@ from trierarch.python_backend.triton.refusals import REFUSALS
 
 RECORDED = Path(__file__).with_name("trtllm_contract.txt")
 LINE = re.compile(r"(\w+) (in|out) (\w+) (\w+)\[([-\d,]+)\]( opt)?")
-MODELS: dict[str, Contract] = {**CONTRACTS, "ensemble": ENSEMBLE}
+OURS = {Role.ADAPTER}
+"""Roles that TensorRT-LLM's repository knows nothing of."""
+MODELS: dict[str, Contract] = {
+    **{role: contract for role, contract in CONTRACTS.items() if role not in OURS},
+    "ensemble": ENSEMBLE,
+}
 
 # Our tensorrt_llm also takes text, so what its token door requires may be left out.
 OPTIONAL_HERE = {"input_lengths", "request_output_len"}
@@ -79,3 +84,7 @@ def test_speculation_has_the_same_options_on_every_model_that_generates() -> Non
 def test_refusals_name_tensors_that_exist() -> None:
     declared = {tensor.name for contract in MODELS.values() for tensor in contract.inputs}
     assert set(REFUSALS) <= declared
+
+
+def test_an_adapter_has_both_doors() -> None:
+    assert CONTRACTS[Role.ADAPTER] == CONTRACTS[Role.TENSORRT_LLM]

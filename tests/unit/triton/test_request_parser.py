@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
 from trierarch.builder.manifest import DrafterKind
-from trierarch.python_backend.errors import InvalidRequest, UnknownAdapter
+from trierarch.python_backend.errors import InvalidRequest, UnknownAdapter, UnusableAdapter
 from trierarch.python_backend.request import SamplingParams, SpeculationParams
 from trierarch.python_backend.triton.contract import TENSORRT_LLM, DataType
 from trierarch.python_backend.triton.inputs import Array
@@ -268,9 +269,41 @@ def test_errors_of_the_executor_are_renamed() -> None:
     assert client_named(InvalidRequest("max_tokens", 1, "x"), is_text=False).field == "request_output_len"
 
 
-def test_adapters_are_unknown_here() -> None:
-    with pytest.raises(UnknownAdapter, match=r"^lora_name is b'french'"):
-        text(lora_name="french")
+@pytest.mark.parametrize("door", [text, tokens])
+def test_adapters_by_name_and_by_task(door: Callable[..., Row]) -> None:
+    assert door().request.adapter == door(lora_name="", lora_task_id=0).request.adapter == ""
+    assert door(lora_name="french").request.adapter == "french"
+    assert door(lora_task_id=7).request.adapter == "7"
+    assert door(lora_task_id=2**64 - 1).request.adapter == str(2**64 - 1)
+    assert door(lora_name="7", lora_task_id=7).request.adapter == "7"
+    with pytest.raises(InvalidRequest, match=r"^lora_name is 'french': contradicts lora_task_id, which is 7"):
+        door(lora_name="french", lora_task_id=7)
+
+
+@pytest.mark.parametrize(
+    ("sent", "says"),
+    [
+        ({"lora_weights": (1, 2, 8)}, "lora_config is None: lora_weights comes with it"),
+        ({"lora_config": (1, 2, 3)}, "lora_weights is None: lora_config comes with it"),
+        ({"lora_weights": (1, 2, 8), "lora_config": (1, 2, 3)}, "lora_task_id is 0: lora_weights are of a task"),
+    ],
+)
+def test_weights_need_their_description_and_a_task(sent: dict[str, tuple[int, ...]], says: str) -> None:
+    tensors = {name: np.zeros(shape, TYPES[name]) for name, shape in sent.items()}
+    with pytest.raises(InvalidRequest, match=f"^{says}"):
+        RequestParser(VOCAB_SIZE, True, False).parse(
+            arrays(text_input="hello", max_tokens=8) | tensors, Envelope(request_id="r", requested=EVERYTHING)
+        )
+
+
+def test_errors_about_an_adapter_name_what_the_client_sent() -> None:
+    unknown, unusable = UnknownAdapter("adapter", "7", "is not here"), UnusableAdapter("adapter", "7", "is damaged")
+    by_name, by_task = text(lora_name="7"), tokens(lora_task_id=7)
+    assert str(by_name.client_named(unknown)) == "lora_name is '7': is not here"
+    assert str(by_task.client_named(unusable)) == "lora_task_id is '7': is damaged"
+    # These words of TensorRT-LLM's make a client send the weights again.
+    assert "LoRA task 7 not found in cache. Please send LoRA weights with request" in str(by_task.client_named(unknown))
+    assert by_task.client_named(InvalidRequest("max_tokens", 0, "x")).field == "request_output_len"
 
 
 def test_what_asks_for_nothing_is_let_pass() -> None:
