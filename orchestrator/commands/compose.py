@@ -55,9 +55,11 @@ def compose(
     from trierarch.ensembles.compose import ComposeOptions
     from trierarch.ensembles.compose import compose as compose_repository
     from trierarch.orchestrator.console import OUT, say
+    from trierarch.python_backend.adapters.directory import DRAFT_SUFFIX
 
     directories = tuple(adapters or ())
     found = [name for place in (engine, *directories) for name, _ in adapters_in(place)] if adapter_models else []
+    found = [name for name in found if not name.endswith(DRAFT_SUFFIX)]  # the draft model's, which answers nobody
     options = ComposeOptions(
         copy=copy,
         decoupled=decoupled,
