@@ -75,7 +75,7 @@ def test_unary_clients_are_served_by_a_model_of_an_adapter(adapted: AdaptedEngin
 
 def test_a_directory_that_is_not_there_is_told_at_once(adapted: AdaptedEngine, tmp_path: Path) -> None:
     with (
-        pytest.raises(ConfigError, match="--adapters is .*nowhere"),
+        pytest.raises(ConfigError, match=r"--adapters is .*nowhere"),
         serving(adapted.engine, ServerConfig(), adapters=(tmp_path / "nowhere",)),
     ):
         pass
