@@ -7,8 +7,8 @@
     postprocessing/     token ids to text
     NAME/               the adapter of that name as a model of its own, for each that is asked for
 
-Every model of these five that the backend runs finds the engine at `<model>/1/engine`. It is linked there once, in tensorrt_llm, and the
-others link to that; with `copy` the repository stands alone and the others carry the manifest and the tokenizer.
+Of the five, every model of the backend finds the engine at `<model>/1/engine`. It is linked there once, in tensorrt_llm,
+and the others link to that; with `copy` the repository stands alone and the others carry the manifest and the tokenizer.
 """
 
 from __future__ import annotations
