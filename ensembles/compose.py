@@ -7,8 +7,8 @@
     postprocessing/     token ids to text
     NAME/               the adapter of that name as a model of its own, for each that is asked for
 
-Every model of these five that the backend runs finds the engine at `<model>/1/engine`. It is linked there once, in tensorrt_llm, and the
-others link to that; with `copy` the repository stands alone and the others carry the manifest and the tokenizer.
+Of the five, every model of the backend finds the engine at `<model>/1/engine`. It is linked there once, in tensorrt_llm,
+and the others link to that; with `copy` the repository stands alone and the others carry the manifest and the tokenizer.
 """
 
 from __future__ import annotations
@@ -28,16 +28,13 @@ from trierarch.builder.errors import ConfigError, ResourceError
 from trierarch.builder.manifest import CHAT_TEMPLATE_NAME, MANIFEST_NAME, TOKENIZER_NAME, EngineManifest
 from trierarch.builder.staging import replace
 from trierarch.builder.verify import verify
-from trierarch.ensembles.model_config import EnsembleStep, ModelConfig
+from trierarch.ensembles.adapter_model import DIRECTORIES, adapter_model
+from trierarch.ensembles.model_config import CONFIG_NAME, KEEP, VERSION, EnsembleStep, ModelConfig
 from trierarch.python_backend.triton.contract import ENSEMBLE, MAX_BATCH_SIZE, Role
 from trierarch.python_backend.triton.path_list import text_of
 
-CONFIG_NAME: Final = "config.pbtxt"
 ENSEMBLE_NAME: Final = "ensemble"
-VERSION: Final = "1"
 ENGINE: Final = "engine"
-KEEP: Final = ".gitkeep"
-"""Triton wants a version directory even where it holds nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +104,7 @@ def model_configs(options: ComposeOptions) -> tuple[ModelConfig, ...]:
     """The configs of a repository. What is left at its default is not written: auto-complete supplies it."""
     exclude = {"exclude_input_in_output": "true"} if options.exclude_input_in_output else {}
     accumulate = {"accumulate_tokens": "true"} if options.accumulate_tokens else {}
-    directories = {"adapter_directories": text_of([str(path) for path in options.adapters])} if options.adapters else {}
+    directories = {DIRECTORIES: text_of([str(path) for path in options.adapters])} if options.adapters else {}
     uploads = {} if options.adapter_uploads else {"allow_adapter_uploads": "false"}
     if options.adapter_upload_directory is not None:
         uploads["adapter_upload_directory"] = str(options.adapter_upload_directory)
@@ -130,10 +127,7 @@ def model_configs(options: ComposeOptions) -> tuple[ModelConfig, ...]:
         ModelConfig(name=Role.PREPROCESSING),
         ModelConfig(name=Role.TENSORRT_LLM, parameters=exclude | directories | uploads, is_decoupled=is_decoupled),
         ModelConfig(name=Role.TENSORRT_LLM_BLS, parameters=accumulate, is_decoupled=is_decoupled),
-        *(
-            ModelConfig(name=name, parameters={"role": Role.ADAPTER, **directories}, is_decoupled=is_decoupled)
-            for name in options.adapter_models
-        ),
+        *(adapter_model(name, directories, is_decoupled) for name in options.adapter_models),
     )
 
 

@@ -17,6 +17,10 @@ from trierarch.ensembles.triton_messages import model_config_pb2
 from trierarch.python_backend.triton.contract import Contract, Tensor
 
 BACKEND: Final = "trierarch"
+CONFIG_NAME: Final = "config.pbtxt"
+VERSION: Final = "1"
+KEEP: Final = ".gitkeep"
+"""Triton wants a version directory even where it holds nothing."""
 MAX_LINE: Final = 120
 
 

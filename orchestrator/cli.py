@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from trierarch.builder.errors import TrierarchError
+from trierarch.orchestrator.commands.adapter_models import load, status, unload
 from trierarch.orchestrator.commands.adapters import adapters
 from trierarch.orchestrator.commands.build import build
 from trierarch.orchestrator.commands.compose import compose
@@ -42,9 +43,12 @@ app = typer.Typer(
 MAKE = "From a checkpoint to a model repository"
 RUN = "Serve and ask"
 LOOK = "Look"
+SERVED = "As models of a server that runs"
 
 app.command(rich_help_panel=MAKE)(build)
 app.command(rich_help_panel=MAKE)(compose)
+for command in (load, unload, status):
+    adapters.command(rich_help_panel=SERVED)(command)
 app.add_typer(adapters, name="adapters", rich_help_panel=MAKE)
 app.command(rich_help_panel=RUN)(serve)
 app.command(rich_help_panel=RUN)(generate)

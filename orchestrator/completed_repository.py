@@ -13,15 +13,14 @@ from typing import Any, Final
 from google.protobuf import text_format
 
 from trierarch.builder.errors import ConfigError
-from trierarch.ensembles.compose import CONFIG_NAME
-from trierarch.ensembles.model_config import BACKEND
+from trierarch.ensembles.adapter_model import DIRECTORIES
+from trierarch.ensembles.model_config import BACKEND, CONFIG_NAME
 from trierarch.ensembles.triton_messages import model_config_pb2
 from trierarch.python_backend.triton.auto_complete import complete
 from trierarch.python_backend.triton.contract import Role
 from trierarch.python_backend.triton.model_config import role_of
 from trierarch.python_backend.triton.path_list import paths_of, text_of
 
-DIRECTORIES: Final = "adapter_directories"
 UPLOADS: Final = "adapter_upload_directory"
 COMPLETE_PLATFORMS: Final = frozenset({"ensemble"})
 """Models that Triton serves without a backend to ask."""

@@ -12,6 +12,11 @@ _OK: Final = 200
 class FetchFailed(Exception):
     """Nothing answers there, or what answers is no success."""
 
+    def __init__(self, message: str, content: str | None = None) -> None:
+        """`content` is what was answered, if anything was."""
+        super().__init__(message)
+        self.content = content
+
 
 def fetch(url: str, body: str | None = None, timeout: float = 10.0) -> str:
     """What GET answers at an http URL, or POST where there is a `body` of JSON.
@@ -31,5 +36,5 @@ def fetch(url: str, body: str | None = None, timeout: float = 10.0) -> str:
     finally:
         connection.close()
     if response.status != _OK:
-        raise FetchFailed(f"status {response.status}: {content[:200]}")
+        raise FetchFailed(f"status {response.status}: {content[:200]}", content)
     return content

@@ -31,6 +31,9 @@ def serving(
         TrierarchError: there is no server to run, a port is occupied, or `path` cannot be served. The run directory
             is then left for its log to be read, until the next server starts.
     """
+    for directory in adapters:
+        if not directory.is_dir():
+            raise ConfigError(f"--adapters is {str(directory)!r}: no directory is there; create it, or name another")
     install = find_triton()
     run = RunDirectory(install)
     keep_log = False

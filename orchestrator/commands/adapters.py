@@ -79,7 +79,7 @@ def pack(
             f"--name is {name!r}, and there are {len(sources)} adapters; leave it out, or pack one at a time"
         )
     _refuse_engine(output)
-    names = [_valid_name(name or _name_of(source)) for source in sources]
+    names = [valid_name(name or _name_of(source)) for source in sources]
     if len(set(names)) < len(names):
         twice = next(one for one in names if names.count(one) > 1)
         raise ConfigError(f"{twice!r} is the name of more than one adapter; pack one at a time, with --name")
@@ -147,7 +147,7 @@ def remove(
     from trierarch.orchestrator.console import say
 
     _refuse_engine(directory)
-    paths = [packed_path(directory, _valid_name(name)) for name in names]
+    paths = [packed_path(directory, valid_name(name)) for name in names]
     for path in paths:
         if not path.is_file():
             raise AdapterError(
@@ -199,7 +199,12 @@ def _name_of(source: Path) -> str:
     return source.resolve().name if source.is_dir() else source.stem
 
 
-def _valid_name(name: str) -> str:
+def valid_name(name: str) -> str:
+    """`name`, if an adapter may be named so.
+
+    Raises:
+        ConfigError: it may not.
+    """
     import re
 
     from trierarch.builder.adapter import NAME_PATTERN

@@ -52,12 +52,21 @@ def compose(
     engine's manifest.
     """
     from trierarch.builder.adapter_directory import adapters_in
+    from trierarch.builder.errors import ConfigError
     from trierarch.ensembles.compose import ComposeOptions
     from trierarch.ensembles.compose import compose as compose_repository
     from trierarch.orchestrator.console import OUT, say
+    from trierarch.python_backend.adapters.directory import DRAFT_SUFFIX
 
     directories = tuple(adapters or ())
-    found = [name for place in (engine, *directories) for name, _ in adapters_in(place)] if adapter_models else []
+    known = [name for place in (engine, *directories) for name, _ in adapters_in(place)]
+    for name in adapter_model or ():
+        if name not in known:
+            raise ConfigError(
+                f"--adapter-model is {name!r}: there is none in the engine and in --adapters; name one of them"
+            )
+    # Those of the draft model answer nobody.
+    found = [name for name in known if not name.endswith(DRAFT_SUFFIX)] if adapter_models else []
     options = ComposeOptions(
         copy=copy,
         decoupled=decoupled,

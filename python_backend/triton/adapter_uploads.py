@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +20,7 @@ from trierarch.builder.manifest import EngineManifest
 from trierarch.builder.packed_adapter import read_manifest, write_packed
 from trierarch.python_backend.adapters.directory import AdapterDirectories
 from trierarch.python_backend.errors import ExecutorFailed, InvalidRequest, UnknownAdapter, UnusableAdapter
-from trierarch.python_backend.triton.adapter_inputs import AdapterInput
+from trierarch.python_backend.triton.adapter_inputs import AdapterInput, LoraTensors
 from trierarch.python_backend.triton.lora_tensors import WEIGHTS, read_lora
 
 logger = logging.getLogger(__name__)
@@ -55,22 +56,32 @@ class AdapterUploads:
             directory = Path(self._temporary.name)
         self.directory = _made(directory)
 
-    def take(self, adapter: AdapterInput) -> None:
-        """Register what came with a request, if anything did; the same again changes nothing, another replaces it.
+    def take(self, adapter: AdapterInput) -> AdapterInput:
+        """Register what came with a request, if anything did, and let go of it.
+
+        The same again changes nothing, another replaces it.
 
         Raises:
             InvalidRequest: the tensors are no adapter of this engine; uploads are switched off; there is no place left; or
                 the task is the operator's, and something else.
             ExecutorFailed: the disk is full or cannot be written.
         """
-        if adapter.upload is None:
-            return
-        shape = adapter.upload.weights.shape
+        if adapter.upload is not None:
+            self._register(adapter, adapter.upload)
+        return replace(adapter, upload=None)
+
+    def close(self) -> None:
+        """Remove a temporary directory. Idempotent."""
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+    def _register(self, adapter: AdapterInput, upload: LoraTensors) -> None:
+        shape = upload.weights.shape
         if not self._is_allowed:
             raise InvalidRequest(
                 WEIGHTS, shape, "this server takes no adapters from clients; send the id of a registered task alone"
             )
-        tensors = read_lora(adapter.upload, self._manifest, source=f"{adapter.tensor} {adapter.name}")
+        tensors = read_lora(upload, self._manifest, source=f"{adapter.tensor} {adapter.name}")
         known = self._operators_digest(adapter)
         if known is not None:
             if known != tensors.manifest.digest:
@@ -97,11 +108,6 @@ class AdapterUploads:
                 "adapter %s of a client cannot be kept: %s", adapter.name, error
             )  # where, is no client's affair
             raise ExecutorFailed("the server cannot keep lora_weights; its log says why") from error
-
-    def close(self) -> None:
-        """Remove a temporary directory. Idempotent."""
-        if self._temporary is not None:
-            self._temporary.cleanup()
 
     def _operators_digest(self, adapter: AdapterInput) -> str | None:
         """Of the operator's adapter of that name; None if there is none."""

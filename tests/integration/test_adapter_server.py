@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,15 @@ import pytest
 from support.adapted_engine import AdaptedEngine, adapted_engine
 from support.eventually import eventually
 from support.serve_process import serve
-from support.triton_requests import ask
+from support.triton_requests import ask, refusal, unary
+from trierarch.builder.errors import ConfigError
+from trierarch.ensembles.compose import ComposeOptions, compose
 from trierarch.orchestrator.client import TritonClient
+from trierarch.orchestrator.ports import Ports
 from trierarch.orchestrator.prompt import Prompt
+from trierarch.orchestrator.server_config import ServerConfig
+from trierarch.orchestrator.serving import serving
+from trierarch.python_backend.triton.status import StatusCode
 
 PROMPT = Prompt(text="the ferry left at noon", max_tokens=12, adapter="french")
 
@@ -44,3 +51,31 @@ def test_an_engine_is_served_with_a_directory_and_a_crash_forgets_no_task(
         eventually(is_back, "an answer after the crash")
         (again,) = ask(url, "tensorrt_llm", lora_task_id=7, **fields)
         assert again.text == sent.text
+
+
+def test_unary_clients_are_served_by_a_model_of_an_adapter(adapted: AdaptedEngine, tmp_path: Path) -> None:
+    """Of a repository that stands alone, adapters and all."""
+    shelf = tmp_path / "shelf"
+    shelf.mkdir()
+    adapted.put(shelf, "french", 1)
+    options = ComposeOptions(decoupled=False, copy=True, adapters=(shelf,), adapter_models=("french",))
+    repository = compose(adapted.engine, tmp_path / "repository", options).path
+    shutil.rmtree(shelf)
+    with serving(repository, ServerConfig(ports=Ports(http=0, grpc=0, metrics=0), drain_timeout=5)) as server:
+        url = server.endpoints.grpc
+        fields = {"text_input": PROMPT.text, "max_tokens": 12, "end_id": -1, "exclude_input_in_output": True}
+        reply = unary(url, "french", **fields)
+        assert reply.arrays["output_ids"].reshape(-1).tolist() == adapted.greedy(1, PROMPT.text, 12)
+        assert reply.text == unary(url, "tensorrt_llm", lora_name="french", **fields).text
+        status, message = refusal(url, "french", stream=True, **fields)
+        assert status is StatusCode.INVALID_ARG
+        assert "this model is not decoupled" in message
+        server.stop()
+
+
+def test_a_directory_that_is_not_there_is_told_at_once(adapted: AdaptedEngine, tmp_path: Path) -> None:
+    with (
+        pytest.raises(ConfigError, match=r"--adapters is .*nowhere"),
+        serving(adapted.engine, ServerConfig(), adapters=(tmp_path / "nowhere",)),
+    ):
+        pass

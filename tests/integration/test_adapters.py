@@ -23,6 +23,7 @@ from support.eventually import eventually
 from support.metrics import wait_until_idle
 from support.triton_requests import ask, refusal, stream
 from trierarch.ensembles.compose import ComposeOptions, compose
+from trierarch.orchestrator import cli
 from trierarch.orchestrator.metrics import Metrics
 from trierarch.orchestrator.ports import Ports
 from trierarch.orchestrator.server_config import ModelControl, ServerConfig
@@ -142,6 +143,38 @@ def test_a_task_is_unknown_until_its_weights_come(world: World, model: str) -> N
     assert text(world, model, lora_task_id=task, **world.adapted.sent(number)) == same
     assert text(world, model, lora_task_id=task) == same
     assert text(world, model, lora_name=str(task), lora_task_id=task) == same
+
+
+def test_the_token_door_takes_what_the_contracts_client_sends(world: World) -> None:
+    """All that inflight_batcher_llm_client.py sends with --lora-path and --lora-task-id, then with the id alone."""
+    ids = small_tokenizer().encode(PROMPT).ids
+    fields: dict[str, Any] = {
+        "input_ids": ids,
+        "input_lengths": len(ids),
+        "request_output_len": NUM_TOKENS,
+        "beam_width": 1,
+        "temperature": 1.0,
+        "streaming": True,
+        "end_id": -1,
+        "pad_id": 0,
+        "runtime_top_k": 1,
+        "runtime_top_p": 0.0,
+        "lora_task_id": 500,
+    }
+    for sent in (world.adapted.sent(6), {}):
+        replies = ask(world.url, "tensorrt_llm", **fields, **sent)
+        drawn = [token for reply in replies for token in reply.arrays["output_ids"].reshape(-1).tolist()]
+        assert drawn == greedy(world, 6)
+
+
+def test_over_http_a_name_is_a_field(world: World) -> None:
+    url = f"{world.server.endpoints.http}/v2/models/tensorrt_llm/generate"
+    body = {"text_input": PROMPT, "max_tokens": NUM_TOKENS, "end_id": -1, "exclude_input_in_output": True}
+    answer = httpx.post(url, json=body | {"lora_name": "french"}, timeout=60, trust_env=False).json()
+    assert answer["output_ids"] == greedy(world, 1)
+    refused = httpx.post(url, json=body | {"lora_name": "never"}, timeout=60, trust_env=False)
+    assert refused.status_code == 400
+    assert "lora_name is 'never': is not registered" in refused.json()["error"]
 
 
 def test_a_task_that_was_sent_once_is_never_forgotten(world: World) -> None:
@@ -324,36 +357,36 @@ def test_a_model_of_an_adapter_stops_when_its_client_goes_or_says_so(world: Worl
     assert not last.arrays
 
 
-def control(world: World, action: str, model: str) -> httpx.Response:
-    url = f"{world.server.endpoints.http}/v2/repository/models/{model}/{action}"
-    return httpx.post(url, json={}, timeout=60, trust_env=False)
+def command(*arguments: object) -> int:
+    """Exit status of `trierarch adapters ARGUMENTS`."""
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["adapters", *map(str, arguments)])
+    return int(exit_.value.code or 0)
 
 
-def write_model(world: World, name: str) -> None:
-    """What an operator writes by hand."""
-    (world.repository / name / "1").mkdir(parents=True, exist_ok=True)
-    shelf = os.path.relpath(world.shelf, world.repository)
-    (world.repository / name / "config.pbtxt").write_text(
-        'backend: "trierarch"\ninstance_group { kind: KIND_CPU }\n'
-        'parameters { key: "role" value { string_value: "adapter" } }\n'
-        f'parameters {{ key: "adapter_directories" value {{ string_value: "{shelf}" }} }}\n'
-    )
-
-
-def test_models_of_adapters_come_and_go_while_others_run(world: World) -> None:
-    write_model(world, "italian")
+def test_models_of_adapters_come_and_go_while_others_run(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    repository, url = ("--repository", world.repository), ("--url", world.server.endpoints.http)
     with running_stream(world):
-        failed = control(world, "load", "italian")
-        assert failed.status_code == 400
-        assert "is not registered" in failed.json()["error"]
-        world.put("italian", 5)
-        assert control(world, "load", "italian").status_code == 200
-        assert tokens(world, "italian") == greedy(world, 5)
-        index = httpx.post(f"{world.server.endpoints.http}/v2/repository/index", json={}, trust_env=False).json()
-        assert {"name": "italian", "version": "1", "state": "READY"} in index
-        assert control(world, "unload", "italian").status_code == 200
+        assert command("load", "italian", *repository, *url) == 1
+        assert "italian" in (said := capsys.readouterr().err)
+        assert "is not registered" in said
+        assert "Traceback" not in said
+        assert "At:" not in said
+        assert not (world.repository / "italian").exists()
+        source = ("--from", world.adapted.peft / "5")
+        assert command("load", "italian", *source, *repository, *url) == 0
+        assert tokens(world, "italian") == tokens(world, lora_name="italian") == greedy(world, 5)
+        capsys.readouterr()
+        assert command("status", *url) == 0
+        shown = capsys.readouterr().out
+        assert re.search(r"french +READY", shown)
+        assert re.search(r"italian +READY", shown)
+        assert "tensorrt_llm" not in shown
+        assert command("unload", "italian", *repository, *url) == 0
+        assert not (world.repository / "italian").exists()
         ready = f"{world.server.endpoints.http}/v2/models/italian/ready"
         eventually(lambda: httpx.get(ready, trust_env=False).status_code == 400, "the model gone")
+        assert tokens(world, lora_name="italian") == greedy(world, 5)
 
 
 def test_metrics(world: World) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,8 +111,7 @@ class TensorrtLlm:
         )
         rows = self._parser.parse(incoming.arrays, envelope)
         if self._uploads is not None:
-            for row in rows:
-                self._uploads.take(row.adapter)
+            rows = tuple(replace(row, adapter=self._uploads.take(row.adapter)) for row in rows)
         answer = Answer(incoming.client_id, rows, incoming.channel, self._generator, self._metrics, self._open.discard)
         self._open.add(answer)
         answer.start()

@@ -7,7 +7,9 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -100,7 +102,7 @@ class Stage:
         config = SchedulerConfig(max_batch_size=8, max_seq_len=64, max_num_tokens=64, max_queue_size=1000)
         scheduler = Scheduler(config, KVCacheManager(64, BLOCK_SIZE), (), adapters=self.pool)
         self.executor = StepExecutor(scheduler, self.runner, VOCAB, registry=AdapterRegistry(directories, self.pool))
-        self._num_requests = 0
+        self._request_ids = count()
 
     def write(self, name: str, version: int = 0) -> str:
         """Put a version there; its digest."""
@@ -111,14 +113,13 @@ class Stage:
         adapter = self.executor.find_adapter(name) if name else None
         stream, now = Stream(adapter), time.monotonic()
         request = Request(
-            request_id=str(self._num_requests),
+            request_id=str(next(self._request_ids)),
             prompt_token_ids=PROMPT,
             sampling=SamplingParams(max_tokens=max_tokens),
             adapter=adapter,
             arrival_time=now,
             deadline=None if timeout is None else now + timeout,
         )
-        self._num_requests += 1
         self.executor.submit(request, stream.deltas.put)
         return stream
 
@@ -192,6 +193,7 @@ def test_loading_begins_while_a_step_runs(stage: Stage) -> None:
     stage.write("a")
     stage.runner.steps.clear()
     base = stage.ask()
+    eventually(lambda: stage.executor.stats().num_scheduled_requests == 1, "the base model runs")
     stream = stage.ask("a")
     eventually(lambda: stage.status("a") is AdapterStatus.LOADED, "a is loaded beside a step that does not end")
     stage.runner.steps.set()
@@ -270,14 +272,17 @@ def test_hundreds_of_adapters_and_requests_from_many_threads(tmp_path: Path) -> 
     for number in range(40):
         tensors = random_packed(ENGINE, pieces=("q",), rank=1, seed=100 + number)
         write_packed(tensors, stage.shelf / f"a{number}.safetensors")
-    streams: list[Stream] = []
-    for number in range(160):
-        streams.append(stage.ask(f"a{number * 7 % 40}" if number % 5 else ""))
+
+    def ask(number: int) -> Stream:
+        stream = stage.ask(f"a{number // 4}" if number % 4 else "")
         stats = stage.executor.stats().adapters
         assert stats is not None
         assert stats.loaded_bytes <= 6 * size
         assert stats.num_active <= 3
-    assert all(stream.is_right() for stream in streams)
+        return stream
+
+    with ThreadPoolExecutor(4) as clients:
+        assert all(stream.is_right() for stream in clients.map(ask, range(160)))
     stats = stage.executor.stats().adapters
     assert stats is not None
     assert stats.num_loads >= 40

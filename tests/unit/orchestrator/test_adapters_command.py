@@ -269,3 +269,21 @@ def test_the_help_of_build_tells_the_defaults_of_adapters() -> None:
         assert f"[default: ({default})]" in line
     with pytest.raises(ConfigError, match="--max-lora-rank is 0"):
         build_config(model="x", output=Path("y"), max_lora_rank=0)
+
+
+def test_compose_makes_models_of_adapters_that_are_there(
+    engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shelf, output = tmp_path / "shelf", tmp_path / "repository"
+    shelf.mkdir()
+    manifest = EngineManifest.load(engine)
+    for name in ("french", "french.draft", "7"):
+        write_random_packed(shelf, name, manifest)
+    composing = ("compose", engine, "--output", output, "--adapters", shelf)
+    assert run(*composing, "--adapter-model", "typo") == 2
+    assert "--adapter-model is 'typo'" in capsys.readouterr().err
+    assert not output.exists()
+    assert run(*composing, "--adapter-model", "french", "--adapter-models") == 0
+    models = {path.name for path in output.iterdir()}
+    assert {"french", "7"} <= models
+    assert "french.draft" not in models

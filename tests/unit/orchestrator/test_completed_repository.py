@@ -10,7 +10,8 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from trierarch.builder.errors import ConfigError
-from trierarch.ensembles.compose import CONFIG_NAME, ComposeOptions, write_configs
+from trierarch.ensembles.compose import ComposeOptions, write_configs
+from trierarch.ensembles.model_config import CONFIG_NAME
 from trierarch.orchestrator.completed_repository import complete_repository
 from trierarch.python_backend.triton.contract import CONTRACTS, MAX_BATCH_SIZE, Role
 

@@ -98,6 +98,14 @@ def test_two_tenants_with_equal_prompts_see_nothing_of_each_other(fields: dict[s
     assert draft(drafter, make_sequence(2, [1, 2, 3], **fields), 4).token_ids == tuple(ANSWER[:4])
 
 
+def test_a_new_version_of_an_adapter_begins_without_a_history() -> None:
+    drafter = SuffixDrafter(HISTORY_BYTES)
+    old, same, new = make_adapter("x", 1), make_adapter("x", 1), make_adapter("x", 2)
+    tell(drafter, 0, ANSWER, adapter=old)
+    assert draft(drafter, make_sequence(1, [1, 2, 3], adapter=new)) == NO_DRAFT
+    assert draft(drafter, make_sequence(2, [1, 2, 3], adapter=same), 4).token_ids == tuple(ANSWER[:4])
+
+
 def test_what_earlier_answers_disagree_about_is_weak_ground() -> None:
     drafter = SuffixDrafter(HISTORY_BYTES)
     tell(drafter, 0, [*ANSWER, 7])

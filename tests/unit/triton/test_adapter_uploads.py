@@ -57,8 +57,8 @@ def digest(number: float) -> str:
 
 def test_what_is_sent_is_found_by_its_id(tmp_path: Path, shelf: Path) -> None:
     uploads = opened(tmp_path)
-    uploads.take(upload(7))
-    uploads.take(BASE_MODEL)
+    assert uploads.take(upload(7)) == AdapterInput("7", BY_TASK)  # the tensors are not held as long as the request runs
+    assert uploads.take(BASE_MODEL) == BASE_MODEL
     uploads.take(AdapterInput("french"))
     assert kept(uploads) == {"7": digest(0.5)}
     found = AdapterDirectories((shelf, uploads.directory), tmp_path / "engine", ENGINE).find("7")

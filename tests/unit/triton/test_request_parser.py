@@ -280,6 +280,16 @@ def test_adapters_by_name_and_by_task(door: Callable[..., Row]) -> None:
         door(lora_name="french", lora_task_id=7)
 
 
+def test_each_row_has_its_own_adapter() -> None:
+    sent = {
+        "text_input": np.array([[b"a"], [b"b"], [b"c"]], np.object_),
+        "max_tokens": np.array([[4]] * 3, np.int32),
+        "lora_name": np.array([[b"french"], [b""], [b"7"]], np.object_),
+    }
+    rows = RequestParser(VOCAB_SIZE, True, False).parse(sent, Envelope(request_id="r", requested=EVERYTHING))
+    assert [row.request.adapter for row in rows] == ["french", "", "7"]
+
+
 @pytest.mark.parametrize(
     ("sent", "says"),
     [
