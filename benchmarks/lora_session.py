@@ -86,6 +86,18 @@ class LoraSession(Session):
             Stage("cold adapters", self._cold),
         ]
 
+    def prepare(self) -> Iterator[Taken]:
+        """See Session.prepare. Whoever takes part in a mix is loaded."""
+        yield from super().prepare()
+
+        def warm_up(subject: Subject) -> None:
+            for count in self.workload.concurrencies:
+                for mix in MIXES:
+                    prompts = self.workload.prompts(f"warm-up/{mix}", [self.workload.short_prompt] * count)
+                    _ask(subject, prompts, 2, self._names(mix, count))
+
+        self.lineup.each(warm_up)
+
     def _streams(self, count: int) -> Iterator[Taken]:
         """Rates of mixes, taken in turns with the base model's."""
         mixes = {BASE: [], **{mix: self._names(mix, count) for mix in MIXES}}
