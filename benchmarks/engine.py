@@ -61,6 +61,9 @@ def build_demo(
         speculation=speculation if draft is None else (DrafterKind.DRAFT_MODEL,),
         draft=draft,
         max_perplexity_increase=ANY_INCREASE,
+        max_adapters=0 if lora is None else lora.max_adapters,
+        max_lora_rank=(lora or Lora()).max_rank,
+        adapter_host_bytes=(lora or Lora()).host_bytes,
         overwrite=True,
     )
     return output, build(config, measure=teacher_forced_logits)

@@ -133,7 +133,7 @@ def _with_adapters(blueprint: Blueprint, config: BuildConfig) -> Blueprint:
                 f"max_adapters is 0, and there are {len(config.adapters)} adapters for the engine; leave one of them out"
             )
         return blueprint
-    lora = Lora(max_rank=config.max_lora_rank, max_adapters=config.max_adapters)
+    lora = Lora(max_rank=config.max_lora_rank, max_adapters=config.max_adapters, host_bytes=config.adapter_host_bytes)
     manifest = blueprint.manifest.model_copy(update={"lora": lora})
     return replace(blueprint, manifest=manifest, adapters=plan_adapters(config.adapters, manifest))
 

@@ -78,6 +78,7 @@ class BuildConfig(Frozen):
     max_adapters: Annotated[int, Field(ge=0)] = _default(Lora, "max_adapters")
     """Different LoRA adapters in one step; 0 builds an engine that takes none."""
     max_lora_rank: PositiveInt = _default(Lora, "max_rank")
+    adapter_host_bytes: PositiveInt = _default(Lora, "host_bytes")
     adapters: dict[Annotated[str, Field(pattern=NAME_PATTERN)], Path] = Field(default_factory=dict)
     """Name -> PEFT directory or packed file of adapters that the engine brings along."""
     compile: bool = True

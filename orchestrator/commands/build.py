@@ -178,6 +178,15 @@ def build(
         int | None,
         typer.Option(help="Rank of an adapter at most.", show_default="64", rich_help_panel=ADAPTERS),
     ] = None,
+    adapter_host_bytes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Memory for loaded adapters; any number may be registered.",
+            show_default="1GiB",
+            rich_help_panel=ADAPTERS,
+        ),
+    ] = None,
     compile: Annotated[
         bool,
         typer.Option(
@@ -227,6 +236,7 @@ def build(
         adapters=None if adapter is None else _adapters(adapter),
         max_adapters=max_adapters,
         max_lora_rank=max_lora_rank,
+        adapter_host_bytes=None if adapter_host_bytes is None else parse_size(adapter_host_bytes),
         compile=compile,
         overwrite=overwrite,
     )
