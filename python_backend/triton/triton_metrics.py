@@ -23,13 +23,13 @@ class TritonInfo:
 
     def show(self, labels: Mapping[str, str], value: float) -> None:
         """See Info."""
-        if self._metric is None or labels != self._labels:
-            self._metric = None
-            self._family = None
-            self._family = pb.MetricFamily(name=self._name, description=self._description, kind=pb.MetricFamily.GAUGE)
-            self._metric = self._family.Metric(labels=dict(labels))
-            self._labels = dict(labels)
-        self._metric.set(value)
+        if labels == self._labels:
+            self._metric.set(value)
+            return
+        family = pb.MetricFamily(name=self._name, description=self._description, kind=pb.MetricFamily.GAUGE)
+        metric = family.Metric(labels=dict(labels))
+        metric.set(value)
+        self._metric, self._family, self._labels = metric, family, dict(labels)  # the old ones go, the metric first
 
 
 class TritonRegistry:

@@ -199,7 +199,7 @@ BAD: dict[str, dict[str, Any]] = {
     "top_k is -1": {"top_k": -1},
     "min_tokens is 9": {"min_tokens": 9},
     "beam_width is 4": {"beam_width": 4},
-    "lora_name is b'unknown'": {"lora_name": "unknown"},
+    "lora_name is 'unknown'": {"lora_name": "unknown"},
     "drafters is 'medusa'": {"drafters": ["medusa"]},
     "this engine was built with": {"drafters": ["mtp"]},
     "max_draft_tokens is -1": {"max_draft_tokens": -1},
