@@ -22,11 +22,6 @@ class SteeredAllotment:
         """Do so from the next step on."""
         self._policy = self._adaptive if isinstance(speculated, str) else FixedLength(speculated)
 
-    @property
-    def adapts(self) -> bool:
-        """See Allotment.adapts."""
-        return self._policy.adapts
-
     def allot(self, chances: Sequence[Chances], seconds: Callable[[int], float], expected: float, pace: float) -> Share:
         """See Allotment.allot."""
         return self._policy.allot(chances, seconds, expected, pace)

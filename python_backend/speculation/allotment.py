@@ -30,11 +30,6 @@ class Share:
 class Allotment(Protocol):
     """A policy. `expected` is what a step yields without the guesses at hand: a token for each sequence that draws."""
 
-    @property
-    def adapts(self) -> bool:
-        """Whether steps may go without guesses where guessing does not pay."""
-        ...
-
     def allot(self, chances: Rows[Chances], seconds: Callable[[int], float], expected: float, pace: float) -> Share:
         """How many tokens of each guess to verify.
 
@@ -60,8 +55,6 @@ class BestRate:
     is worth the tokens that it makes elsewhere, so that a step is the better the more it yields beyond what its time is
     worth (Dinkelbach, 1967). It is never worth less than what this step makes of it without a draft.
     """
-
-    adapts = True
 
     def allot(self, chances: Rows[Chances], seconds: Callable[[int], float], expected: float, pace: float) -> Share:
         """See Allotment.allot."""
@@ -97,8 +90,6 @@ class BestRate:
 
 class FixedLength:
     """Always the same length, whatever it costs: what adapting is measured against."""
-
-    adapts = False
 
     def __init__(self, num_tokens: int) -> None:
         self._num_tokens = num_tokens

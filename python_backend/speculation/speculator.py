@@ -18,7 +18,6 @@ from trierarch.python_backend.speculation.drafter import Ask, Draft, Drafter, Mo
 from trierarch.python_backend.speculation.guarded_drafter import GuardedDrafter
 from trierarch.python_backend.speculation.pace import Pace
 from trierarch.python_backend.speculation.probing import Probing
-from trierarch.python_backend.speculation.rest import Rest
 from trierarch.python_backend.speculation.stats import SpeculationStats
 from trierarch.python_backend.speculation.step_cost import StepCost
 from trierarch.python_backend.speculation.tally import Tally
@@ -61,9 +60,9 @@ class _Round:
 class Speculator:
     """Asks drafters, decides by measured acceptance and measured time how far to follow them, and learns the outcome.
 
-    Guesses from text cost little. They are learnt from even where they are not verified, so that no sequence is given up
-    for good; only where that little is never worth it, most steps go without. Guesses of models are made where they pay,
-    and now and then to see whether they would.
+    Guesses from text cost next to nothing. They are made in every step and learnt from even where they are not
+    verified, so that no sequence is given up for good. Guesses of models are made where they pay, and now and then to
+    see whether they would.
     """
 
     def __init__(
@@ -91,7 +90,6 @@ class Speculator:
         self._acceptance = Acceptance()
         self._cost = StepCost()
         self._pace = Pace()
-        self._rest = Rest()
         self._round = _Round()
         self._tally = Tally(self._limit)
 
@@ -105,27 +103,20 @@ class Speculator:
         asks = [ask for item in plan.scheduled if item.samples and (ask := self._ask(item)) is not None]
         if not asks:
             return {}
-        started = self._clock()
         num_drawing = sum(item.samples for item in plan.scheduled)
         asks = [ask for ask in asks if not self._takes_the_callers(ask)]
+        self._guess_from_text(asks)
         num_sequences, num_tokens = len(plan.scheduled), plan.num_tokens
 
         def seconds(num_drafts: int) -> float:
             return self._cost.seconds(num_sequences, num_tokens + num_drafts)
 
-        is_guessing = bool(asks) and (not self._allotment.adapts or self._rest.is_over(num_drawing))
-        if is_guessing:
-            self._guess_from_text(asks)
-            for model, probing in self._models:
-                self._guess_by(model, probing, asks, seconds, num_drawing)
+        for model, probing in self._models:
+            self._guess_by(model, probing, asks, seconds, num_drawing)
         best = list(self._round.best.values())
-        spent, pace = self._round.seconds, self._pace.rate(num_drawing)
+        spent = self._round.seconds
         chances = [guess.chances for guess in best]
-        share = self._allotment.allot(chances, lambda n: seconds(n) + spent, num_drawing, pace)
-        if is_guessing and pace > 0.0 and plan.num_context_tokens == 0:
-            taken = seconds(sum(share.counts)) - seconds(0) + self._clock() - started
-            gained = sum(sum(run[:count]) for run, count in zip(chances, share.counts, strict=True))
-            self._rest.note(gained - taken * num_drawing / seconds(0))
+        share = self._allotment.allot(chances, lambda n: seconds(n) + spent, num_drawing, self._pace.rate(num_drawing))
         return {
             guess.ask.sequence.sequence_id: guess.draft.token_ids[:count]
             for guess, count in zip(best, share.counts, strict=True)
