@@ -46,6 +46,8 @@ class Plan:
     zipf_exponent: float = 1.0
     num_cold: int = 9
     """Adapters that are asked for the first time, in one sample."""
+    most_samples: int = 9
+    """Repeats times attempts: each wants other cold adapters."""
 
     def num_adapters(self, num_streams: int) -> int:
         """All that are written."""
@@ -54,7 +56,7 @@ class Plan:
     def files(self, num_streams: int) -> dict[str, int]:
         """Adapter -> rank."""
         warm = dict.fromkeys(map(name_of, range(max(*self.registered, num_streams))), self.rank)
-        return warm | dict.fromkeys(map(cold_name, range(100 * self.num_cold)), self.cold_rank)
+        return warm | dict.fromkeys(map(cold_name, range(self.most_samples * self.num_cold)), self.cold_rank)
 
 
 def name_of(index: int) -> str:

@@ -24,6 +24,8 @@ from trierarch.builder.safetensors_file import Header
 STORED: Final[Mapping[DType, str]] = {DType.FLOAT32: "F32", DType.FLOAT16: "F16", DType.BFLOAT16: "BF16"}
 """What safetensors calls a type."""
 _ARRAY_TYPES: Final = {"float32": "F32", "float16": "F16", "uint16": "BF16"}
+_EXPONENT: Final = np.uint16(0x7F80)
+"""Of bfloat16: all of its bits are set in NaN and infinity, and in nothing else."""
 _CHUNK: Final = 1 << 20
 """Numbers looked at at once."""
 
@@ -36,6 +38,15 @@ def check_adapter(tensors: AdapterTensors, engine: EngineManifest) -> None:
             NaN or infinity; the tensor, its value and the remedy are named.
     """
     check_headers(tensors.manifest, headers_of(tensors.arrays), engine)
+    check_numbers(tensors)
+
+
+def check_numbers(tensors: AdapterTensors) -> None:
+    """The rest of `check_adapter` for an adapter whose headers were checked.
+
+    Raises:
+        AdapterError: it holds NaN or infinity.
+    """
     for name, array in tensors.arrays.items():
         if not is_finite(array):
             raise AdapterError(f"{name} holds NaN or infinity; train the adapter anew, or take an earlier step of it")
@@ -86,8 +97,10 @@ def headers_of(arrays: Mapping[str, Array]) -> dict[str, Header]:
 
 
 def is_finite(array: Array) -> bool:
-    """Whether there is no NaN and no infinity; a few numbers at a time are in memory."""
+    """Whether there is no NaN and no infinity; no copy of all the numbers is made in a wider type."""
     flat = array.reshape(-1)
+    if flat.dtype == np.uint16:
+        return not bool(((flat & _EXPONENT) == _EXPONENT).any())
     return all(bool(np.isfinite(to_floats(flat[at : at + _CHUNK])).all()) for at in range(0, flat.size, _CHUNK))
 
 

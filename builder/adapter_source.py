@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from trierarch.builder.adapter import AdapterManifest, AdapterTensors
-from trierarch.builder.adapter_check import check_adapter, check_headers
+from trierarch.builder.adapter_check import check_adapter, check_headers, check_numbers
 from trierarch.builder.manifest import EngineManifest
 from trierarch.builder.packed_adapter import PackedAdapter, digest_of
 from trierarch.builder.peft import PeftDirectory
@@ -50,7 +50,10 @@ class AdapterSource:
             EngineError: the engine's weights, which a DoRA of PEFT needs, cannot be read.
         """
         tensors = self._opened.read()
-        check_adapter(tensors, self._engine_manifest)
+        if isinstance(self._opened, PackedAdapter):
+            check_numbers(tensors)  # its headers were checked when it was opened
+        else:
+            check_adapter(tensors, self._engine_manifest)
         return tensors
 
     def close(self) -> None:

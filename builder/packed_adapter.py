@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -108,9 +109,15 @@ def digest_of(arrays: Mapping[str, Array]) -> str:
     """SHA-256 over each tensor's name, type and shape, and its bytes, in the order of names."""
     digest = hashlib.sha256()
     for name, array in sorted(arrays.items()):
-        digest.update(json.dumps([name, array.dtype.name, list(array.shape)]).encode() + b"\n")
+        digest.update(_label(name, array.dtype.str, array.shape))
         digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
+
+
+@lru_cache(maxsize=4096)
+def _label(name: str, dtype: str, shape: tuple[int, ...]) -> bytes:
+    """Most adapters of an engine have tensors of the same names and shapes."""
+    return json.dumps([name, np.dtype(dtype).name, list(shape)]).encode() + b"\n"
 
 
 def _manifest(path: Path, metadata: Mapping[str, str]) -> AdapterManifest:

@@ -48,6 +48,7 @@ _LENGTH_BYTES: Final = 8
 _READ_BYTES: Final = 1 << 20
 _METADATA: Final = "__metadata__"
 _ALIGNMENT: Final = 64
+_ITEM_BYTES: Final = {name: np.dtype(dtype).itemsize for name, dtype in DTYPES.items()}
 _WRITTEN: Final = {np.dtype(np.float32): "F32", np.dtype(np.float16): "F16", np.dtype(np.uint16): "BF16"}
 
 
@@ -250,7 +251,7 @@ def _place(name: str, entry: Any, begin: int) -> _Place:
     if not _are_sizes(offsets) or len(offsets) != 2:
         raise SafetensorsError(f"{name} has no place that a tensor can have")
     first, last = offsets
-    if last - first != math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize:
+    if last - first != math.prod(shape) * _ITEM_BYTES[dtype]:
         raise SafetensorsError(f"{name} is not where its header says")
     return _Place((dtype, tuple(shape)), begin + first)
 

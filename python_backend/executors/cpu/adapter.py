@@ -32,7 +32,7 @@ class CpuAdapter:
         self._library = library
         self._arrays = {name: _even(name, array) for name, array in tensors.arrays.items()}
         self.num_bytes = sum(aligned(self._num_bytes(name)) for name in self._arrays)
-        self._arena = Arena(self.num_bytes)
+        self._arena = Arena(self.num_bytes, on_huge_pages=False)  # loaded while others stream
         self._layers = (AdaptedLayerStruct * num_layers)(*[self._layer(index) for index in range(num_layers)])
         self._struct = AdapterStruct(
             z_width=_z_width(self._arrays, num_layers),

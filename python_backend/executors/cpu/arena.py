@@ -19,8 +19,8 @@ class Arena:
     prefetcher, which stops at page ends, runs on.
     """
 
-    def __init__(self, num_bytes: int) -> None:
-        """Map `num_bytes`.
+    def __init__(self, num_bytes: int, on_huge_pages: bool = True) -> None:
+        """Map `num_bytes`. Huge pages may keep their first writer waiting while the kernel makes room for them.
 
         Raises:
             ResourceError: there is no room.
@@ -30,7 +30,7 @@ class Arena:
             self._map = mmap.mmap(-1, num_bytes + 2 * _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except (OSError, ValueError) as error:
             raise ResourceError(f"no room for {num_bytes} bytes of weights ({error}): free some memory") from error
-        if hasattr(mmap, "MADV_HUGEPAGE"):
+        if on_huge_pages and hasattr(mmap, "MADV_HUGEPAGE"):
             self._map.madvise(mmap.MADV_HUGEPAGE)
         self._address = -(-ctypes.addressof(ctypes.c_char.from_buffer(self._map)) // _HUGE_PAGE) * _HUGE_PAGE
         self._used = 0
