@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,11 +31,13 @@ from trierarch.python_backend.errors import UnknownAdapter
 from trierarch.python_backend.executors.factory import open_executor
 from trierarch.python_backend.executors.fake import FakeRunner, FakeWeights
 from trierarch.python_backend.executors.loop import StepExecutor
-from trierarch.python_backend.request import Request, SamplingParams, TokenDelta
+from trierarch.python_backend.request import Request, SamplingParams, SpeculationParams, TokenDelta
 from trierarch.python_backend.speculation.allotment import FixedLength
 
 PROMPTS = ((3, 4, 5, 6, 7), (9, 8, 7), (3, 4, 5, 6, 9))
 NAMES = ("", "a", "b", "a", "c")
+GREEDY = SamplingParams(max_tokens=8, temperature=0.0, end_ids=())
+SEEDED = SamplingParams(max_tokens=24, temperature=0.7, top_p=0.9, seed=7, end_ids=())
 
 
 def tiny(**changes: int) -> Architecture:
@@ -54,8 +57,11 @@ def make_engine(folder: Path, is_compiled: bool = False, architecture: Architect
     return manifest
 
 
-def answers(executor: StepExecutor, names: Iterable[str]) -> list[list[int]]:
+def answers(
+    executor: StepExecutor, names: Iterable[str], sampling: SamplingParams = GREEDY, guesses: bool = True
+) -> list[list[int]]:
     """What each name's requests answer to each prompt, all asked at once."""
+    speculation = SpeculationParams(max_draft_tokens=None if guesses else 0)
     deltas: queue.SimpleQueue[TokenDelta] = queue.SimpleQueue()
     outputs: dict[str, list[int]] = {}
     for place, name in enumerate(names):
@@ -63,7 +69,8 @@ def answers(executor: StepExecutor, names: Iterable[str]) -> list[list[int]]:
             request = Request(
                 request_id=f"{place} {prompt}",
                 prompt_token_ids=prompt,
-                sampling=SamplingParams(max_tokens=8, temperature=0.0, end_ids=()),
+                sampling=sampling,
+                speculation=speculation,
                 adapter=executor.find_adapter(name) if name else None,
                 arrival_time=time.monotonic(),
             )
@@ -111,16 +118,57 @@ def test_directories_are_no_use_to_an_engine_that_takes_no_adapters(tmp_path: Pa
         open_executor(tmp_path, adapter_directories=(tmp_path,))
 
 
+def make_guessing(engine: Path, *drafters: DrafterKind, is_compiled: bool = False) -> EngineManifest:
+    """An engine that takes adapters and guesses; its draft, if it has one, is the same model."""
+    manifest = make_engine(engine, is_compiled)
+    folder = "draft" if DrafterKind.DRAFT_MODEL in drafters else None
+    files = dict(manifest.files)
+    if folder is not None:
+        assert make_engine(engine / folder).lora is not None
+        files |= {f"{folder}/{name}": digest_file(engine / folder / name) for name in (MANIFEST_NAME, WEIGHTS_NAME)}
+    speculation = Speculation(drafters=drafters, max_draft_tokens=3, draft_engine=folder)
+    manifest = manifest.model_copy(update={"speculation": speculation, "files": files})
+    write_engine(engine, manifest, random_weights(manifest.architecture))
+    return manifest
+
+
+@pytest.mark.parametrize("sampling", [replace(GREEDY, max_tokens=24), SEEDED], ids=["greedy", "seeded"])
+@pytest.mark.parametrize(
+    "drafters",
+    [
+        (DrafterKind.SUFFIX,),
+        (DrafterKind.PROMPT_LOOKUP,),
+        (DrafterKind.DRAFT_MODEL,),
+        (DrafterKind.SUFFIX, DrafterKind.PROMPT_LOOKUP, DrafterKind.DRAFT_MODEL),
+    ],
+    ids=lambda drafters: "+".join(drafters),
+)
+def test_adapted_answers_do_not_depend_on_guesses(
+    tmp_path: Path, drafters: tuple[DrafterKind, ...], sampling: SamplingParams
+) -> None:
+    """Twice, since the second time the answers are in the history; more adapters than slots."""
+    engine, shelf = tmp_path / "engine", tmp_path / "shelf"
+    manifest = make_guessing(engine, *drafters)
+    shelf.mkdir()
+    for seed, name in enumerate(("a", "b", "c")):
+        write_random_packed(shelf, name, manifest, seed=seed, strength=4.0)
+    executor = open_executor(engine, FixedLength(3), (shelf,))
+    try:
+        expected = answers(executor, NAMES, sampling, guesses=False)
+        assert len({tuple(output) for output in expected}) > 2 * len(PROMPTS)
+        assert answers(executor, NAMES, sampling) == expected
+        assert answers(executor, NAMES, sampling) == expected
+        stats = executor.stats().speculation
+        assert stats is not None
+        assert sum(drafter.num_accepted_tokens for drafter in stats.drafters) > 0
+    finally:
+        executor.close()
+
+
 def test_a_self_draft_runs_with_the_same_adapter(tmp_path: Path) -> None:
     """The draft is the same model: with the same adapter it guesses everything right, without it next to nothing."""
     engine, shelf = tmp_path / "engine", tmp_path / "shelf"
-    manifest = make_engine(engine)
-    draft = make_engine(engine / "draft")
-    speculation = Speculation(drafters=(DrafterKind.DRAFT_MODEL,), max_draft_tokens=3, draft_engine="draft")
-    files = {f"draft/{name}": digest_file(engine / "draft" / name) for name in (MANIFEST_NAME, WEIGHTS_NAME)}
-    manifest = manifest.model_copy(update={"speculation": speculation, "files": manifest.files | files})
-    write_engine(engine, manifest, random_weights(manifest.architecture))
-    assert draft.lora is not None
+    manifest = make_guessing(engine, DrafterKind.DRAFT_MODEL)
     shelf.mkdir()
     write_random_packed(shelf, "a", manifest, strength=4.0)
     executor = open_executor(engine, FixedLength(3), (shelf,))
