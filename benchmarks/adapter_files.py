@@ -10,45 +10,40 @@ import numpy as np
 from trierarch.builder.adapter import (
     ADAPTER_SUFFIX,
     LAYER_PIECES,
-    AdapterManifest,
     AdapterTensors,
-    Array,
     piece_names,
     piece_shape,
+    rounded_to,
 )
-from trierarch.builder.manifest import DType, EngineManifest
-from trierarch.builder.packed_adapter import digest_of, write_packed
+from trierarch.builder.adapter_check import manifest_of
+from trierarch.builder.manifest import EngineManifest
+from trierarch.builder.packed_adapter import write_packed
+from trierarch.builder.safetensors_file import Array
 
 
 def write_adapters(directory: Path, manifest: EngineManifest, ranks: Mapping[str, int], seed: int) -> None:
-    """Write an adapter of all linear layers for each name, of its rank; no two are equal."""
-    noise: dict[int, dict[str, Array]] = {}
+    """Write an adapter of all linear layers for each name, of its rank. Of one rank they differ in their first row alone."""
+    noise = {rank: _random_arrays(manifest, rank, seed + rank) for rank in set(ranks.values())}
     for index, (name, rank) in enumerate(ranks.items()):
-        if rank not in noise:
-            noise[rank] = _random_arrays(manifest, rank, seed + rank)
         arrays = dict(noise[rank])
         first = next(iter(arrays))
         arrays[first] = arrays[first].copy()
-        arrays[first].flat[: index % rank + 1] = arrays[first].flat[index : index + index % rank + 1]
-        arrays[first].flat[-1] = np.array(index, arrays[first].dtype)  # small, and what makes it its own
-        tensors = AdapterTensors(_manifest(manifest, arrays, rank), arrays)
-        write_packed(tensors, directory / f"{name}{ADAPTER_SUFFIX}")
-
-
-def _manifest(manifest: EngineManifest, arrays: Mapping[str, Array], rank: int) -> AdapterManifest:
-    return AdapterManifest(
-        digest=digest_of(arrays), rank=rank, dtype=manifest.dtype, pieces=LAYER_PIECES, source="benchmark"
-    )
+        arrays[first][0] = np.roll(arrays[first][0], index % arrays[first].shape[1])
+        arrays[first][0, 0] = rounded_to(np.array([index / 1e5], np.float32), manifest.dtype)[0]
+        write_packed(
+            AdapterTensors(manifest_of(arrays, manifest, "benchmark"), arrays), directory / f"{name}{ADAPTER_SUFFIX}"
+        )
 
 
 def _random_arrays(manifest: EngineManifest, rank: int, seed: int) -> dict[str, Array]:
     chance = np.random.default_rng(seed)
+
+    def noise(*shape: int) -> Array:
+        return rounded_to(chance.standard_normal(shape, np.float32) * np.float32(0.02), manifest.dtype)
+
     arrays: dict[str, Array] = {}
     for name, piece in piece_names(manifest.architecture):
         if piece in LAYER_PIECES:
             out_features, in_features = piece_shape(manifest.architecture, piece)
-            for side, shape in (("a", (rank, in_features)), ("b", (out_features, rank))):
-                numbers = (chance.standard_normal(shape) * 0.02).astype(np.float32)
-                is_short = manifest.dtype is DType.BFLOAT16
-                arrays[f"{name}.{side}"] = (numbers.view(np.uint32) >> 16).astype(np.uint16) if is_short else numbers
+            arrays |= {f"{name}.a": noise(rank, in_features), f"{name}.b": noise(out_features, rank)}
     return arrays

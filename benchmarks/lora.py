@@ -12,7 +12,7 @@ from trierarch.benchmarks import campaign
 from trierarch.benchmarks.adapter_files import write_adapters
 from trierarch.benchmarks.engine import adapting, build_demo
 from trierarch.benchmarks.lineup import Lineup
-from trierarch.benchmarks.lora_session import LoraSession, Plan
+from trierarch.benchmarks.lora_session import EXECUTOR, SLOTS, LoraSession, Plan
 from trierarch.benchmarks.machine import Limits
 from trierarch.benchmarks.paths import OUT
 from trierarch.benchmarks.registry import Options
@@ -57,16 +57,19 @@ def run(options: Options) -> Iterator[Report]:
     workload, plan = sweep.workload.with_streams(options.streams), sweep.plan
     most = max(workload.concurrencies)
     engines = {
-        "executor": Lora(max_adapters=most, host_bytes=HOST_BYTES),
-        "executor-slots": Lora(max_adapters=plan.num_slots, host_bytes=HOST_BYTES),
+        EXECUTOR: Lora(max_adapters=most, host_bytes=HOST_BYTES),
+        SLOTS: Lora(max_adapters=plan.num_slots, host_bytes=HOST_BYTES),
     }
     subjects = []
+    manifests = []
     for name, lora in engines.items():
         options.say(f"building an engine with {lora.max_adapters} slots")
         engine, manifest = build_demo(output=FOLDER / name, max_batch_size=most, dtype=options.dtype, lora=lora)
         subjects.append(WorkerSubject(adapting(engine, name)))
-    options.say(f"writing {plan.num_adapters(most)} adapters")
-    write_adapters(_fresh(FOLDER / ADAPTERS), manifest, plan.files(most), options.seed)
+        manifests.append(manifest)
+    ranks = plan.ranks(workload)
+    options.say(f"writing {len(ranks)} adapters")
+    write_adapters(_fresh(FOLDER / ADAPTERS), manifests[0], ranks, options.seed)  # of one model: they fit both
     options.say("measuring what the machine gives")
     lengths = {name: value for name, value in asdict(workload).items() if name != "seed"}
     lengths |= asdict(plan) | {"dtype": options.dtype, "host_bytes": HOST_BYTES}

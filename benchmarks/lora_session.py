@@ -46,17 +46,13 @@ class Plan:
     zipf_exponent: float = 1.0
     num_cold: int = 9
     """Adapters that are asked for the first time, in one sample."""
-    most_samples: int = 9
-    """Repeats times attempts: each wants other cold adapters."""
 
-    def num_adapters(self, num_streams: int) -> int:
-        """All that are written."""
-        return len(self.files(num_streams))
-
-    def files(self, num_streams: int) -> dict[str, int]:
-        """Adapter -> rank."""
-        warm = dict.fromkeys(map(name_of, range(max(*self.registered, num_streams))), self.rank)
-        return warm | dict.fromkeys(map(cold_name, range(self.most_samples * self.num_cold)), self.cold_rank)
+    def ranks(self, workload: Workload) -> dict[str, int]:
+        """Adapter -> rank, of all that are written. Each sample wants cold adapters of its own."""
+        num_warm = max(*self.registered, *workload.concurrencies)
+        num_cold = workload.num_repeats * workload.num_attempts * self.num_cold
+        warm = dict.fromkeys(map(name_of, range(num_warm)), self.rank)
+        return warm | dict.fromkeys(map(cold_name, range(num_cold)), self.cold_rank)
 
 
 def name_of(index: int) -> str:

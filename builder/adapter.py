@@ -1,4 +1,4 @@
-"""A packed adapter: one LoRA as executors want it, in one safetensors file that is mapped, never parsed by others' rules.
+"""A packed adapter: one LoRA as executors want it, in one safetensors file.
 
 A file `NAME.safetensors` holds one version of the adapter NAME. Its header's metadata has one key, METADATA_KEY, with an
 AdapterManifest as JSON. Replacing the file by another (write beside, then rename) replaces the adapter.
@@ -23,22 +23,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
 from trierarch.builder.manifest import Architecture, DType, Frozen, PositiveInt
+from trierarch.builder.safetensors_file import Array
 
 ADAPTER_SUFFIX: Final = ".safetensors"
 ADAPTER_SCHEMA_VERSION: Final = 1
 METADATA_KEY: Final = "trierarch_adapter"
 NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 """Of an adapter's name: a file's stem, with nothing in it that means anything in a path."""
-
-Array = npt.NDArray[Any]
-"""float32, float16, or uint16 that are the bits of bfloat16."""
 
 
 class AdapterManifest(Frozen):
@@ -62,11 +60,11 @@ class AdapterManifest(Frozen):
 
 @dataclass(frozen=True, slots=True)
 class AdapterTensors:
-    """A packed adapter in memory, or mapped."""
+    """A packed adapter in memory."""
 
     manifest: AdapterManifest
     arrays: Mapping[str, Array]
-    """By the names above."""
+    """By the names above: float32, float16, or uint16 that are the bits of bfloat16."""
 
     @property
     def num_bytes(self) -> int:
@@ -115,7 +113,7 @@ def piece_names(architecture: Architecture) -> Iterator[tuple[str, str]]:
 
 
 def to_floats(array: Array) -> npt.NDArray[np.float32]:
-    """The numbers of an Array."""
+    """The numbers of an array of AdapterTensors."""
     if array.dtype == np.uint16:
         return (array.astype(np.uint32) << 16).view(np.float32)
     return array.astype(np.float32)

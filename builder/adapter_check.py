@@ -11,15 +11,14 @@ from trierarch.builder.adapter import (
     PIECES,
     AdapterManifest,
     AdapterTensors,
-    Array,
     piece_names,
     piece_shape,
     to_floats,
 )
 from trierarch.builder.errors import AdapterError
 from trierarch.builder.manifest import WEIGHTS_NAME, DType, EngineManifest, Lora
-from trierarch.builder.packed_adapter import REPACK
-from trierarch.builder.safetensors_file import Header
+from trierarch.builder.packed_adapter import REPACK, digest_of
+from trierarch.builder.safetensors_file import Array, Header
 
 STORED: Final[Mapping[DType, str]] = {DType.FLOAT32: "F32", DType.FLOAT16: "F16", DType.BFLOAT16: "BF16"}
 """What safetensors calls a type."""
@@ -122,6 +121,22 @@ def pieces_of(names: Collection[str]) -> tuple[str, ...]:
     """Which pieces the tensors of these names adapt, in the order of PIECES."""
     found = {name.split(".")[2 if name.startswith("layers.") else 0] for name in names}
     return tuple(piece for piece in PIECES if piece in found)
+
+
+def manifest_of(
+    arrays: Mapping[str, Array], engine: EngineManifest, source: str, *, is_dora: bool = False
+) -> AdapterManifest:
+    """What a packed adapter of these tensors says of itself, for the engine that they are of."""
+    headers = headers_of(arrays)
+    return AdapterManifest(
+        digest=digest_of(arrays),
+        rank=rank_of(headers),
+        dtype=engine.dtype,
+        pieces=pieces_of(headers),
+        is_dora=is_dora,
+        base_digest=engine.files[WEIGHTS_NAME].sha256 if is_dora else None,
+        source=source,
+    )
 
 
 def rank_of(headers: Mapping[str, Header]) -> int:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 from trierarch.builder.adapter import AdapterManifest, AdapterTensors
 from trierarch.builder.adapter_check import check_adapter, check_headers, check_numbers
 from trierarch.builder.manifest import EngineManifest
 from trierarch.builder.packed_adapter import PackedAdapter, digest_of
-from trierarch.builder.peft import PeftDirectory
+from trierarch.builder.peft import WEIGHTS_FILE_NAME, PeftDirectory
+from trierarch.builder.peft_config import CONFIG_NAME
+
+PEFT_FILES: Final = (CONFIG_NAME, WEIGHTS_FILE_NAME)
+"""What makes a directory an adapter."""
 
 
 @dataclass(frozen=True, slots=True)

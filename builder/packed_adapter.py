@@ -17,10 +17,9 @@ from trierarch.builder.adapter import (
     METADATA_KEY,
     AdapterManifest,
     AdapterTensors,
-    Array,
 )
 from trierarch.builder.errors import AdapterError
-from trierarch.builder.safetensors_file import Header, SafetensorsError, SafetensorsFile, write_safetensors
+from trierarch.builder.safetensors_file import Array, Header, SafetensorsError, SafetensorsFile, write_safetensors
 
 REPACK: Final = "pack it anew with: trierarch adapters pack"
 
@@ -80,19 +79,6 @@ def read_manifest(path: Path) -> AdapterManifest:
     packed = PackedAdapter(path)
     packed.close()
     return packed.manifest
-
-
-def load_packed(path: Path) -> AdapterTensors:
-    """A packed file in memory, its digest verified. Whether it fits an engine is for `check_adapter` to say.
-
-    Raises:
-        AdapterError: it cannot be read, is no packed adapter, or was altered.
-    """
-    packed = PackedAdapter(path)
-    try:
-        return packed.read()
-    finally:
-        packed.close()
 
 
 def write_packed(tensors: AdapterTensors, path: Path) -> None:

@@ -14,7 +14,6 @@ from trierarch.builder.adapter_check import check_headers, pieces_of, rank_of
 from trierarch.builder.engine_matrices import EngineMatrices
 from trierarch.builder.errors import AdapterError
 from trierarch.builder.manifest import WEIGHTS_NAME, EngineManifest
-from trierarch.builder.packed_adapter import digest_of
 from trierarch.builder.peft_config import CONFIG_NAME, MAX_CONFIG_BYTES, PeftConfig
 from trierarch.builder.peft_names import read_modules
 from trierarch.builder.peft_pack import Packer
@@ -87,22 +86,6 @@ class PeftDirectory:
             yield
         except (OSError, SafetensorsError) as error:
             raise AdapterError(f"{self._directory / WEIGHTS_FILE_NAME} cannot be read ({error}); {_RESAVE}") from error
-
-
-def read_peft(directory: Path, engine: Path, manifest: EngineManifest) -> AdapterTensors:
-    """The LoRA in a PEFT directory, packed for an engine; its digest is that of the packed tensors.
-
-    Raises:
-        AdapterError: it is damaged, or the engine cannot compute with it as it stands; the remedy is told.
-        EngineError: the engine's weights, which DoRA needs, cannot be read.
-    """
-    opened = PeftDirectory(directory, engine, manifest)
-    try:
-        tensors = opened.read()
-    finally:
-        opened.close()
-    digest = digest_of(tensors.arrays)
-    return AdapterTensors(tensors.manifest.model_copy(update={"digest": digest}), tensors.arrays)
 
 
 def _open(directory: Path) -> tuple[bytes, SafetensorsFile]:

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from trierarch.builder.adapter import Array, piece_shape, rounded_to, to_floats
+from trierarch.builder.adapter import piece_shape, rounded_to, to_floats
 from trierarch.builder.engine_matrices import EngineMatrices, Floats
 from trierarch.builder.errors import AdapterError
 from trierarch.builder.manifest import DType, EngineManifest
 from trierarch.builder.peft_config import PeftConfig
 from trierarch.builder.peft_names import PeftModule
+from trierarch.builder.safetensors_file import Array
 
 
 class Packer:

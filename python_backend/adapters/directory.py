@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from trierarch.builder.adapter import ADAPTER_SUFFIX, NAME_PATTERN, AdapterManifest
-from trierarch.builder.adapter_source import AdapterSource
+from trierarch.builder.adapter_source import PEFT_FILES, AdapterSource
 from trierarch.builder.errors import AdapterError, ConfigError
 from trierarch.builder.manifest import ADAPTERS_NAME, EngineManifest
 from trierarch.python_backend.adapters.adapter import Adapter, without_folder
@@ -28,7 +28,6 @@ from trierarch.python_backend.errors import UnknownAdapter, UnusableAdapter
 DRAFT_SUFFIX: Final = ".draft"
 """NAME.draft is what the draft model runs with where the served one runs with NAME."""
 
-_PEFT_FILES: Final = ("adapter_config.json", "adapter_model.safetensors")
 _MAX_OPEN: Final = 64
 """Versions kept open that nobody has at the moment."""
 _MAX_TRIES: Final = 5
@@ -133,7 +132,7 @@ class AdapterDirectories:
         for root in self._roots():
             packed = root / f"{name}{ADAPTER_SUFFIX}"
             place = _place(root, packed, (packed,)) or _place(
-                root, root / name, tuple(root / name / file for file in _PEFT_FILES)
+                root, root / name, tuple(root / name / file for file in PEFT_FILES)
             )
             if place is not None:
                 return place
@@ -213,7 +212,7 @@ def _names_in(root: Path) -> set[str]:
             for entry in entries:
                 if entry.name.endswith(ADAPTER_SUFFIX):
                     names.add(entry.name.removesuffix(ADAPTER_SUFFIX))
-                elif Path(entry.path, _PEFT_FILES[0]).exists():
+                elif Path(entry.path, PEFT_FILES[0]).exists():
                     names.add(entry.name)
     except OSError:  # An engine need not bring any, and a directory may be gone: what was in it is not registered then.
         return set()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Final
 
 from trierarch.python_backend.adapters.adapter import Adapter
 from trierarch.python_backend.adapters.directory import AdapterDirectories
@@ -13,6 +16,8 @@ from trierarch.python_backend.adapters.stats import AdapterInfo, AdapterStats, A
 from trierarch.python_backend.errors import InvalidRequest, UnknownAdapter
 from trierarch.python_backend.request import Request
 
+_COUNT_SECONDS: Final = 1.0
+
 
 class AdapterRegistry:
     """The directories, and the pool that their adapters come into. `find` and `infos` may be called from any thread."""
@@ -20,6 +25,8 @@ class AdapterRegistry:
     def __init__(self, directories: AdapterDirectories, pool: AdapterPool) -> None:
         self.pool = pool
         self._directories = directories
+        self._num_registered = 0
+        self._counted_at = -math.inf
 
     def find(self, name: str) -> Adapter:
         """See AdapterDirectories.find."""
@@ -52,5 +59,8 @@ class AdapterRegistry:
         return tuple(infos)
 
     def with_registered(self, stats: AdapterStats) -> AdapterStats:
-        """`stats`, with what is registered now."""
-        return replace(stats, num_registered=len(self._directories.names()))
+        """`stats`, with what was registered a second ago at most: to look takes a millisecond and more."""
+        now = time.monotonic()
+        if now - self._counted_at >= _COUNT_SECONDS:
+            self._num_registered, self._counted_at = len(self._directories.names()), now
+        return replace(stats, num_registered=self._num_registered)

@@ -21,8 +21,10 @@ class Runner(Protocol):
     def arrange(self, tensors: AdapterTensors) -> Arranged:
         """Lay an adapter's weights out for the steps of sequences that will have them in `Sequence.adapter`. Any thread.
 
+        They were checked against the engine (`builder/adapter_check.py`).
+
         Raises:
-            AdapterError: they do not fit the engine.
+            ResourceError: there is no room.
         """
         ...
 

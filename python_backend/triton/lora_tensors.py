@@ -14,11 +14,11 @@ from typing import Final
 
 import numpy as np
 
-from trierarch.builder.adapter import AdapterManifest, AdapterTensors, Array, piece_names, piece_shape, rounded_to
-from trierarch.builder.adapter_check import check_adapter, headers_of, lora_of, pieces_of, rank_of
+from trierarch.builder.adapter import AdapterTensors, piece_names, piece_shape, rounded_to
+from trierarch.builder.adapter_check import check_adapter, lora_of, manifest_of
 from trierarch.builder.errors import AdapterError
 from trierarch.builder.manifest import EngineManifest, Lora
-from trierarch.builder.packed_adapter import digest_of
+from trierarch.builder.safetensors_file import Array
 from trierarch.python_backend.errors import InvalidRequest
 from trierarch.python_backend.triton.adapter_inputs import LoraTensors
 
@@ -84,7 +84,7 @@ def read_lora(tensors: LoraTensors, engine: EngineManifest, source: str) -> Adap
             out_size, _ = piece_shape(engine.architecture, piece)
             arrays[f"{name}.a"], arrays[f"{name}.b"] = a, np.ascontiguousarray(b[at : at + out_size])
             at += out_size
-    packed = AdapterTensors(_manifest(arrays, engine, source), arrays)
+    packed = AdapterTensors(manifest_of(arrays, engine, source), arrays)
     try:
         check_adapter(packed, engine)
     except AdapterError as error:
@@ -160,17 +160,6 @@ def _matrices(numbers: Array, module: Module, rank: int, engine: EngineManifest,
         raise InvalidRequest(f"{WEIGHTS}[{row}]", "NaN or infinity", "train the adapter anew, or send an earlier one")
     rounded = rounded_to(own, engine.dtype)
     return rounded[: rank * in_size].reshape(rank, in_size), rounded[rank * in_size :].reshape(out_size, rank)
-
-
-def _manifest(arrays: Mapping[str, Array], engine: EngineManifest, source: str) -> AdapterManifest:
-    headers = headers_of(arrays)
-    return AdapterManifest(
-        digest=digest_of(arrays),
-        rank=rank_of(headers),
-        dtype=engine.dtype,
-        pieces=pieces_of(headers),
-        source=source,
-    )
 
 
 def _bad(row: int, column: str, value: object, remedy: str) -> InvalidRequest:

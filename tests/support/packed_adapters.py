@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from trierarch.builder.adapter import (
     LAYER_PIECES,
-    AdapterManifest,
     AdapterTensors,
-    Array,
     piece_names,
     piece_shape,
     rounded_to,
 )
-from trierarch.builder.adapter_check import headers_of, pieces_of, rank_of
+from trierarch.builder.adapter_check import manifest_of
 from trierarch.builder.manifest import WEIGHTS_NAME, DType, EngineManifest, FileDigest, Lora
-from trierarch.builder.packed_adapter import digest_of, write_packed
+from trierarch.builder.packed_adapter import PackedAdapter, write_packed
+from trierarch.builder.safetensors_file import Array
 from trierarch.builder.verify import digest_file
 
 
@@ -59,27 +59,20 @@ def random_packed(
             arrays[f"{stem}.b"] = noise((out_size, rank), strength * rank**-0.5)
             if is_dora and piece != "embed":
                 arrays[f"{stem}.gain"] = 1 + noise((out_size,), 0.07, DType.FLOAT32).clip(-0.2, 0.2)
-    return AdapterTensors(manifest_of(arrays, manifest, is_dora, source), arrays)
+    return AdapterTensors(manifest_of(arrays, manifest, source, is_dora=is_dora), arrays)
 
 
-def manifest_of(
-    arrays: dict[str, Array], engine: EngineManifest, is_dora: bool = False, source: str = "random"
-) -> AdapterManifest:
-    """What a packed adapter with these tensors says of itself."""
-    headers = headers_of(arrays)
-    return AdapterManifest(
-        digest=digest_of(arrays),
-        rank=rank_of(headers),
-        dtype=engine.dtype,
-        pieces=pieces_of(headers),
-        is_dora=is_dora,
-        base_digest=engine.files[WEIGHTS_NAME].sha256 if is_dora else None,
-        source=source,
-    )
-
-
-def write_random_packed(directory: Path, name: str, manifest: EngineManifest, **options: object) -> AdapterTensors:
+def write_random_packed(directory: Path, name: str, manifest: EngineManifest, **options: Any) -> AdapterTensors:
     """Write `random_packed` into a directory of adapters."""
-    tensors = random_packed(manifest, **options)  # type: ignore[arg-type]
+    tensors = random_packed(manifest, **options)
     write_packed(tensors, directory / f"{name}.safetensors")
     return tensors
+
+
+def load_packed(path: Path) -> AdapterTensors:
+    """A packed file in memory, its digest verified."""
+    packed = PackedAdapter(path)
+    try:
+        return packed.read()
+    finally:
+        packed.close()

@@ -46,6 +46,9 @@ class Decoder final : public AnyDecoder {
     normed_.reserve(num_rows * model_.hidden);
     activations_.reserve(num_rows, model_.hidden);
     cut_into_runs(adapters, num_rows, [](int64_t) { return 1; }, runs_);
+    std::erase_if(runs_, [](const Run& run) {
+      return run.adapter->lm_head.rank == 0 && run.adapter->own_lm_head.weight == nullptr;
+    });
     reserve_space(num_rows, lm_head_stack().num_blocks());
     const std::vector<HeadRun> heads = head_runs(num_rows);
     Team::gather(num_threads_, [&](Team& team) {

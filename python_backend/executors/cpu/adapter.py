@@ -8,7 +8,8 @@ from typing import Final
 
 import numpy as np
 
-from trierarch.builder.adapter import LAYER_PIECES, STACKED, AdapterTensors, Array
+from trierarch.builder.adapter import LAYER_PIECES, STACKED, AdapterTensors
+from trierarch.builder.safetensors_file import Array
 from trierarch.python_backend.executors.cpu.abi import (
     AdaptedLayerStruct,
     AdapterStruct,

@@ -9,7 +9,6 @@ from typing import Final
 from trierarch.builder.errors import ResourceError
 
 _ALIGNMENT: Final = 64
-_HUGE_PAGE: Final = 2 << 20
 
 
 class Arena:
@@ -26,13 +25,12 @@ class Arena:
             ResourceError: there is no room.
         """
         try:
-            # With room to begin on a huge page, and to end on one: what is never touched is never there.
-            self._map = mmap.mmap(-1, num_bytes + 2 * _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            self._map = mmap.mmap(-1, max(num_bytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except (OSError, ValueError) as error:
             raise ResourceError(f"no room for {num_bytes} bytes of weights ({error}): free some memory") from error
         if on_huge_pages and hasattr(mmap, "MADV_HUGEPAGE"):
             self._map.madvise(mmap.MADV_HUGEPAGE)
-        self._address = -(-ctypes.addressof(ctypes.c_char.from_buffer(self._map)) // _HUGE_PAGE) * _HUGE_PAGE
+        self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
         self._used = 0
 
     @property

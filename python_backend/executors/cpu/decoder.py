@@ -71,7 +71,7 @@ class CompiledDecoder:
         self._free = weakref.finalize(self, library.trierarch_decoder_free, handle)
 
     def arrange(self, tensors: AdapterTensors) -> CpuAdapter:
-        """Lay an adapter out for `PagedBatch.adapters`.
+        """Lay an adapter out for the steps of sequences that have it; see Runner.arrange.
 
         Raises:
             ResourceError: there is no room.

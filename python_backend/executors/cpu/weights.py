@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from trierarch.builder.manifest import GROUP_SIZE, WEIGHTS_NAME, EngineManifest
+from trierarch.builder.adapter import rounded_to, to_floats
+from trierarch.builder.manifest import GROUP_SIZE, WEIGHTS_NAME, DType, EngineManifest
 from trierarch.builder.safetensors_file import Array, SafetensorsFile
 from trierarch.python_backend.executors.cpu.abi import Format
 from trierarch.python_backend.executors.sampling.token_history import Floats
@@ -45,7 +46,7 @@ class Weight:
     def floats(self) -> Floats:
         """A copy of elements that are not quantised."""
         assert self.scales is None, "norms, biases and frequencies are never quantised"
-        return self.elements.copy() if self.format is Format.FLOAT32 else from_bfloat16(self.elements)
+        return self.elements.copy() if self.format is Format.FLOAT32 else to_floats(self.elements)
 
 
 Weights = Mapping[str, Weight]
@@ -70,10 +71,4 @@ def load_weights(engine: Path, manifest: EngineManifest) -> Weights:
 
 def to_bfloat16(number: float) -> float:
     """The nearest bfloat16, of two equally near the even one."""
-    bits = int(np.float32(number).view(np.uint32))
-    return float(from_bfloat16(np.array([bits + 0x7FFF + (bits >> 16 & 1) >> 16], dtype=np.uint16))[0])
-
-
-def from_bfloat16(bits: Array) -> Floats:
-    """Bits of bfloat16 as the numbers they are."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
+    return float(to_floats(rounded_to(np.array([number], np.float32), DType.BFLOAT16))[0])

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from trierarch.python_backend.adapters.active_adapter import ActiveAdapter
-from trierarch.python_backend.executors.torch.adapter import TorchAdapter
+from trierarch.python_backend.executors.torch.adapter import TorchAdapter, TorchPiece
 from trierarch.python_backend.scheduling.plan import ScheduledSequence
 
 
@@ -72,7 +72,7 @@ class AdaptedRows:
                 x[rows] += functional.linear(functional.embedding(tokens, a), b) * scale
         return x
 
-    def _of_matrix(self, name: str) -> Iterator[tuple[torch.Tensor, torch.Tensor | None, Sequence[TorchAdapter.Piece]]]:
+    def _of_matrix(self, name: str) -> Iterator[tuple[torch.Tensor, torch.Tensor | None, Sequence[TorchPiece]]]:
         for rows, adapter in self.groups:
             own = adapter.lm_head if name == "lm_head" else None
             pieces = adapter.pieces.get(name, ())

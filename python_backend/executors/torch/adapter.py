@@ -8,29 +8,31 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from trierarch.builder.adapter import STACKED, AdapterTensors, Array, piece_shape
+from trierarch.builder.adapter import STACKED, AdapterTensors, piece_shape
 from trierarch.builder.manifest import Architecture
+from trierarch.builder.safetensors_file import Array
+
+
+@dataclass(frozen=True, slots=True)
+class TorchPiece:
+    """Rows of a stacked matrix, and what is done to them: gain * (W x) + b (a x)."""
+
+    first: int
+    end: int
+    a: torch.Tensor  # (r, in)
+    b: torch.Tensor  # (end - first, r)
+    gain: torch.Tensor | None  # (end - first) float32; None is 1
 
 
 class TorchAdapter:
     """All of an adapter on a device. Implements Arranged."""
-
-    @dataclass(frozen=True, slots=True)
-    class Piece:
-        """Rows of a stacked matrix."""
-
-        first: int
-        end: int
-        a: torch.Tensor  # (r, in)
-        b: torch.Tensor  # (end - first, r)
-        gain: torch.Tensor | None  # (end - first) float32
 
     def __init__(self, architecture: Architecture, tensors: AdapterTensors, device: torch.device) -> None:
         """Copy an adapter that was checked against the engine to `device`."""
         arrays = {name: _tensor(array, device) for name, array in tensors.arrays.items()}
         self.device = device
         self.num_bytes = sum(tensor.nbytes for tensor in arrays.values())
-        self.pieces: Mapping[str, Sequence[TorchAdapter.Piece]] = {
+        self.pieces: Mapping[str, Sequence[TorchPiece]] = {
             prefix + stacked: _pieces(architecture, arrays, prefix, stacked)
             for prefix in ("", *(f"layers.{index}." for index in range(architecture.num_layers)))
             for stacked in STACKED
@@ -43,16 +45,14 @@ class TorchAdapter:
 
 def _pieces(
     architecture: Architecture, arrays: Mapping[str, torch.Tensor], prefix: str, stacked: str
-) -> list[TorchAdapter.Piece]:
+) -> list[TorchPiece]:
     pieces = []
     first = 0
     for piece in STACKED[stacked]:
         end = first + piece_shape(architecture, piece)[0]
         name = prefix + piece
         if f"{name}.a" in arrays:
-            pieces.append(
-                TorchAdapter.Piece(first, end, arrays[f"{name}.a"], arrays[f"{name}.b"], arrays.get(f"{name}.gain"))
-            )
+            pieces.append(TorchPiece(first, end, arrays[f"{name}.a"], arrays[f"{name}.b"], arrays.get(f"{name}.gain")))
         first = end
     return pieces
 

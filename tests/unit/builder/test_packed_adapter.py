@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from support.packed_adapters import manifest_of, random_packed, taking_adapters, write_random_packed
+from support.packed_adapters import load_packed, random_packed, taking_adapters, write_random_packed
 from support.random_engine import tiny_architecture, tiny_manifest
-from trierarch.builder.adapter import METADATA_KEY, PIECES, AdapterTensors, Array
-from trierarch.builder.adapter_check import check_adapter
+from trierarch.builder.adapter import METADATA_KEY, PIECES, AdapterTensors
+from trierarch.builder.adapter_check import check_adapter, manifest_of
 from trierarch.builder.adapter_source import AdapterSource, read_adapter
 from trierarch.builder.errors import AdapterError
 from trierarch.builder.manifest import DType, EngineManifest, Layer, Moe
-from trierarch.builder.packed_adapter import digest_of, load_packed, read_manifest, write_packed
-from trierarch.builder.safetensors_file import write_safetensors
+from trierarch.builder.packed_adapter import digest_of, read_manifest, write_packed
+from trierarch.builder.safetensors_file import Array, write_safetensors
 
 ENGINE = taking_adapters(tiny_manifest(tiny_architecture()), max_rank=8)
 BFLOAT16 = taking_adapters(tiny_manifest(tiny_architecture(), DType.BFLOAT16))
@@ -231,7 +231,7 @@ def test_experts_are_not_adapted() -> None:
         "layers.1.up.b": np.ones((48, 4), np.float32),
     }
     with pytest.raises(AdapterError, match=r"layers\.1\.up\.a is nothing .*experts are not adapted"):
-        check_adapter(AdapterTensors(manifest_of(arrays, engine), arrays), engine)
+        check_adapter(AdapterTensors(manifest_of(arrays, engine, "random"), arrays), engine)
 
 
 def test_a_file_that_does_not_fit_is_refused_before_it_is_read(tmp_path: Path) -> None:

@@ -14,15 +14,14 @@ import torch
 
 from support.packed_adapters import taking_adapters
 from support.random_engine import random_weights, tiny_architecture, tiny_manifest, write_weights
-from trierarch.builder.adapter import AdapterTensors, Array, to_floats
+from trierarch.builder.adapter import AdapterTensors, to_floats
 from trierarch.builder.adapter_check import check_adapter
 from trierarch.builder.adapter_source import AdapterSource, read_adapter
 from trierarch.builder.codes import pack_nibbles
 from trierarch.builder.errors import AdapterError
 from trierarch.builder.manifest import DType, EngineManifest, Layer, Moe, Quantization, WeightType
 from trierarch.builder.packed_adapter import digest_of
-from trierarch.builder.peft import read_peft
-from trierarch.builder.safetensors_file import write_safetensors
+from trierarch.builder.safetensors_file import Array, write_safetensors
 
 CONFIG = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "bias": "none", "target_modules": ["q_proj"]}
 PREFIX = "base_model.model."
@@ -72,7 +71,7 @@ def packed_delta(tensors: AdapterTensors, stem: str) -> Array:
 def test_a_module_becomes_a_piece_with_its_scaling_in_b(tmp_path: Path) -> None:
     engine, manifest = engine_of(tmp_path)
     arrays = pair(Q0, 32, 32) | pair("model.layers.1.mlp.down_proj", 32, 48) | pair("lm_head", 50, 32)
-    tensors = read_peft(saved(tmp_path / "french", arrays), engine, manifest)
+    tensors = read_adapter(saved(tmp_path / "french", arrays), engine, manifest)
 
     check_adapter(tensors, manifest)
     assert tensors.arrays.keys() == {
@@ -93,8 +92,8 @@ def test_patterns_give_modules_ranks_and_scalings_of_their_own(tmp_path: Path) -
     arrays = pair(Q0, 32, 32) | pair(other, 16, 32, rank=2)
     keys = {"rank_pattern": {"k_proj": 2}, "alpha_pattern": {r"layers\.1\.self_attn\.k_proj": 10}}
 
-    plain = read_peft(saved(tmp_path / "a", arrays, **keys), engine, manifest)
-    rooted = read_peft(saved(tmp_path / "b", arrays, use_rslora=True, **keys), engine, manifest)
+    plain = read_adapter(saved(tmp_path / "a", arrays, **keys), engine, manifest)
+    rooted = read_adapter(saved(tmp_path / "b", arrays, use_rslora=True, **keys), engine, manifest)
 
     assert plain.manifest.rank == 4
     for tensors, scalings in ((plain, (2.0, 5.0)), (rooted, (8 / 2, 10 / 2**0.5))):
@@ -106,7 +105,7 @@ def test_a_stacked_module_becomes_pieces_that_share_a(tmp_path: Path) -> None:
     engine, manifest = engine_of(tmp_path, family="Phi3ForCausalLM")
     qkv, gate_up = "model.layers.0.self_attn.qkv_proj", "model.layers.0.mlp.gate_up_proj"
     arrays = pair(qkv, 64, 32) | pair(gate_up, 96, 32)
-    tensors = read_peft(saved(tmp_path / "x", arrays), engine, manifest)
+    tensors = read_adapter(saved(tmp_path / "x", arrays), engine, manifest)
 
     check_adapter(tensors, manifest)
     assert tensors.manifest.pieces == ("q", "k", "v", "gate", "up")
@@ -129,18 +128,18 @@ def test_a_stacked_module_becomes_pieces_that_share_a(tmp_path: Path) -> None:
 def test_other_spellings_of_the_same_names(tmp_path: Path, rename: Callable[[str], str]) -> None:
     engine, manifest = engine_of(tmp_path)
     arrays = pair(Q0, 32, 32)
-    plain = read_peft(saved(tmp_path / "x", arrays), engine, manifest)
-    other = read_peft(saved(tmp_path / "x", {rename(name): one for name, one in arrays.items()}), engine, manifest)
+    plain = read_adapter(saved(tmp_path / "x", arrays), engine, manifest)
+    other = read_adapter(saved(tmp_path / "x", {rename(name): one for name, one in arrays.items()}), engine, manifest)
     assert other.manifest == plain.manifest
 
 
 def test_multimodal_names_are_brought_into_the_common_form(tmp_path: Path) -> None:
     engine, manifest = engine_of(tmp_path, family="Gemma3ForConditionalGeneration")
     arrays = pair(Q0, 32, 32)
-    plain = read_peft(saved(tmp_path / "x", arrays), engine, manifest)
+    plain = read_adapter(saved(tmp_path / "x", arrays), engine, manifest)
     for spelling in ("model.language_model.", "language_model.model."):
         renamed = {name.replace("model.layers", f"{spelling}layers", 1): one for name, one in arrays.items()}
-        assert read_peft(saved(tmp_path / "x", renamed), engine, manifest).manifest == plain.manifest
+        assert read_adapter(saved(tmp_path / "x", renamed), engine, manifest).manifest == plain.manifest
 
 
 def test_embeddings_are_looked_up(tmp_path: Path) -> None:
@@ -149,7 +148,7 @@ def test_embeddings_are_looked_up(tmp_path: Path) -> None:
     names = {f"{PREFIX}model.embed_tokens.lora_embedding_{part}": one for part, one in (("A", a), ("B", b))}
     # PEFT saves the frozen table along.
     names[f"{PREFIX}model.embed_tokens.base_layer.weight"] = noise(50, 32)
-    tensors = read_peft(saved(tmp_path / "x", names), engine, manifest)
+    tensors = read_adapter(saved(tmp_path / "x", names), engine, manifest)
 
     check_adapter(tensors, manifest)
     assert tensors.arrays.keys() == {"embed.a", "embed.b"}
@@ -164,7 +163,7 @@ def test_whole_matrices(tmp_path: Path, middle: str) -> None:
     embed, lm_head = noise(50, 32), noise(50, 32, seed=1)
     arrays = {f"{PREFIX}model.embed_tokens{middle}.weight": embed, f"{PREFIX}lm_head{middle}.weight": lm_head}
     keys = {"modules_to_save": ["embed_tokens", "lm_head"]}
-    tensors = read_peft(saved(tmp_path / "x", arrays, **keys), engine, manifest)
+    tensors = read_adapter(saved(tmp_path / "x", arrays, **keys), engine, manifest)
 
     check_adapter(tensors, manifest)
     assert np.array_equal(tensors.arrays["embed.weight"], embed)
@@ -184,7 +183,7 @@ def test_numbers_are_scaled_in_float32_and_rounded_once_to_the_nearest(
     arrays = {
         name: one.view(torch.uint16).numpy() if stored == "bfloat16" else one.numpy() for name, one in weights.items()
     }
-    tensors = read_peft(saved(tmp_path / "x", arrays, lora_alpha=3), engine, manifest)
+    tensors = read_adapter(saved(tmp_path / "x", arrays, lora_alpha=3), engine, manifest)
 
     for part, scaling in (("a", 1.0), ("b", 0.75)):
         expected = (scaling * weights[f"{PREFIX}{Q0}.lora_{part.upper()}.weight"].float()).to(
@@ -217,7 +216,7 @@ def test_the_rows_of_a_dora_have_its_magnitudes(tmp_path: Path) -> None:
     arrays: dict[str, Array] = {}
     for module, (_, weight) in modules.items():
         arrays |= dora(module, *weight.shape)
-    tensors = read_peft(saved(tmp_path / "x", arrays, use_dora=True), engine, manifest)
+    tensors = read_adapter(saved(tmp_path / "x", arrays, use_dora=True), engine, manifest)
 
     check_adapter(tensors, manifest)
     assert tensors.manifest.is_dora
@@ -231,7 +230,7 @@ def test_the_rows_of_a_dora_have_its_magnitudes(tmp_path: Path) -> None:
 def test_a_dora_of_tied_logits_is_of_the_embeddings(tmp_path: Path) -> None:
     engine, manifest = engine_of(tmp_path, tie_embeddings=True)
     arrays = dora("lm_head", 50, 32)
-    tensors = read_peft(saved(tmp_path / "x", arrays, use_dora=True), engine, manifest)
+    tensors = read_adapter(saved(tmp_path / "x", arrays, use_dora=True), engine, manifest)
     weight = random_weights(manifest.architecture)["embed.weight"].numpy()
     norms = np.linalg.norm(recomposed(tensors, "lm_head", weight), axis=1)
     assert np.allclose(norms, arrays[f"{PREFIX}lm_head.lora_magnitude_vector.weight"], rtol=1e-5)
@@ -242,7 +241,7 @@ def test_a_dora_of_embeddings_is_a_whole_table(tmp_path: Path) -> None:
     a, b, magnitude = noise(4, 50), noise(32, 4, seed=1), 1 + noise(32, seed=2) ** 2
     stem = f"{PREFIX}model.embed_tokens.lora_"
     arrays = {f"{stem}embedding_A": a, f"{stem}embedding_B": b, f"{stem}magnitude_vector.weight": magnitude}
-    tensors = read_peft(saved(tmp_path / "x", arrays, use_dora=True), engine, manifest)
+    tensors = read_adapter(saved(tmp_path / "x", arrays, use_dora=True), engine, manifest)
 
     check_adapter(tensors, manifest)
     table = random_weights(manifest.architecture)["embed.weight"].numpy() + (2 * b @ a).T
@@ -267,7 +266,7 @@ def test_a_dora_on_codes_is_of_what_they_stand_for(tmp_path: Path, bits: int) ->
     quantized = quantized.model_copy(update={"quantization": Quantization(weights=WeightType.SOURCE)})
     module = "model.layers.0.self_attn.o_proj"
     arrays = dora(module, 32, 32)
-    tensors = read_peft(saved(tmp_path / "x", arrays, use_dora=True), engine, quantized)
+    tensors = read_adapter(saved(tmp_path / "x", arrays, use_dora=True), engine, quantized)
 
     weight = (codes * scales.float() + offsets.float() if bits == 4 else (codes - 8) * scales.float()).numpy()
     norms = np.linalg.norm(recomposed(tensors, "layers.0.o", weight), axis=1)
@@ -350,7 +349,7 @@ def test_what_the_engine_cannot_do_is_refused_by_name(
 ) -> None:
     engine, manifest = engine_of(tmp_path, moe=MOE, layers=(Layer(), Layer(is_moe=True)))
     with pytest.raises(AdapterError, match=message):
-        read_peft(saved(tmp_path / "x", arrays, **keys), engine, manifest)
+        read_adapter(saved(tmp_path / "x", arrays, **keys), engine, manifest)
 
 
 def test_zero_rows_have_no_direction(tmp_path: Path) -> None:
@@ -361,28 +360,28 @@ def test_zero_rows_have_no_direction(tmp_path: Path) -> None:
     arrays = dora(Q0, 32, 32)
     arrays[f"{PREFIX}{Q0}.lora_B.weight"][3] = 0
     with pytest.raises(AdapterError, match=r"lora_magnitude_vector\.weight holds NaN or infinity divided by the norms"):
-        read_peft(saved(tmp_path / "x", arrays, use_dora=True), engine, taking_adapters(manifest, engine))
+        read_adapter(saved(tmp_path / "x", arrays, use_dora=True), engine, taking_adapters(manifest, engine))
 
 
 def test_too_large_for_float16(tmp_path: Path) -> None:
     engine, manifest = engine_of(tmp_path)
     arrays = {**pair(Q0, 32, 32), f"{PREFIX}{Q0}.lora_B.weight": np.full((32, 4), 6e4, np.float32)}
     with pytest.raises(AdapterError, match=r"lora_B\.weight holds .* rounded to the engine's float16"):
-        read_peft(saved(tmp_path / "x", arrays), engine, manifest.model_copy(update={"dtype": DType.FLOAT16}))
+        read_adapter(saved(tmp_path / "x", arrays), engine, manifest.model_copy(update={"dtype": DType.FLOAT16}))
 
 
 def test_tying_that_the_file_does_not_hold_is_refused(tmp_path: Path) -> None:
     arrays = {f"{PREFIX}model.embed_tokens.weight": noise(50, 32)}
     directory = saved(tmp_path / "x", arrays, ensure_weight_tying=True, modules_to_save=["embed_tokens"])
-    read_peft(directory, *engine_of(tmp_path))
+    read_adapter(directory, *engine_of(tmp_path))
     with pytest.raises(AdapterError, match="ensure_weight_tying is true"):
-        read_peft(directory, *engine_of(tmp_path, tie_embeddings=True))
+        read_adapter(directory, *engine_of(tmp_path, tie_embeddings=True))
 
 
 def test_an_engine_that_takes_none(tmp_path: Path) -> None:
     engine, manifest = engine_of(tmp_path)
     with pytest.raises(AdapterError, match="lora is null"):
-        read_peft(saved(tmp_path / "x", pair(Q0, 32, 32)), engine, manifest.model_copy(update={"lora": None}))
+        read_adapter(saved(tmp_path / "x", pair(Q0, 32, 32)), engine, manifest.model_copy(update={"lora": None}))
 
 
 def test_pickles_are_never_opened(tmp_path: Path) -> None:

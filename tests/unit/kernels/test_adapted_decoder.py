@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from support.architecture_adapters import random_packed
 from support.compiled_case import (
     FLAGS,
     HEADS,
@@ -19,21 +18,19 @@ from support.compiled_case import (
     eager_logits,
     relative_errors,
 )
-from support.random_engine import tiny_architecture
-from trierarch.builder.adapter import STACKED, AdapterTensors, piece_shape, to_floats
+from support.packed_adapters import random_packed, taking_adapters
+from support.random_engine import tiny_architecture, tiny_manifest
+from trierarch.builder.adapter import PIECES, STACKED, AdapterTensors, piece_shape, to_floats
 from trierarch.builder.manifest import Architecture, DType
 
 
 def mixed(architecture: Architecture, dtype: DType) -> dict[int, AdapterTensors]:
     """Sequences of four adapters of different kinds, two of them on the same one, and one of the base model."""
-    attention = random_packed(architecture, dtype, rank=3, seed=1, pieces=("q", "v", "o"))
-    everything = random_packed(architecture, dtype, rank=8, seed=2)
-    dora = random_packed(
-        architecture, dtype, rank=1, seed=3, pieces=("q", "k", "gate", "down", "lm_head"), is_dora=True
-    )
-    whole = random_packed(
-        architecture, dtype, rank=5, seed=4, pieces=("up", "lm_head", "embed"), whole=("lm_head", "embed")
-    )
+    engine = taking_adapters(tiny_manifest(architecture, dtype))
+    attention = random_packed(engine, rank=3, seed=1, pieces=("q", "v", "o"))
+    everything = random_packed(engine, rank=8, seed=2, pieces=PIECES)
+    dora = random_packed(engine, rank=1, seed=3, pieces=("q", "k", "gate", "down", "lm_head"), is_dora=True)
+    whole = random_packed(engine, rank=5, seed=4, pieces=("up",), whole=("lm_head", "embed"))
     return dict(enumerate((everything, dora, everything, attention, whole)))
 
 

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from support.checkpoints import random_checkpoint
-from support.packed_adapters import random_packed, write_random_packed
+from support.packed_adapters import load_packed, random_packed, write_random_packed
 from trierarch.builder.adapter import AdapterTensors
 from trierarch.builder.adapter_check import check_adapter
 from trierarch.builder.build import build
 from trierarch.builder.config import BuildConfig
 from trierarch.builder.errors import AdapterError, ConfigError
 from trierarch.builder.manifest import DrafterKind, DType, EngineManifest, Lora, WeightType
-from trierarch.builder.packed_adapter import load_packed, read_manifest
+from trierarch.builder.packed_adapter import read_manifest
 from trierarch.builder.safetensors_file import write_safetensors
 from trierarch.builder.verify import verify
 from trierarch.orchestrator import cli

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from support.packed_adapters import taking_adapters, write_random_packed
+from support.packed_adapters import load_packed, taking_adapters, write_random_packed
 from support.random_engine import tiny_architecture, tiny_manifest
 from trierarch.builder import safetensors_file
 from trierarch.builder.errors import ConfigError
 from trierarch.builder.manifest import EngineManifest
-from trierarch.builder.packed_adapter import load_packed, write_packed
+from trierarch.builder.packed_adapter import write_packed
 from trierarch.python_backend.adapters.directory import AdapterDirectories
 from trierarch.python_backend.errors import ExecutorFailed, InvalidRequest, UnusableAdapter
 from trierarch.python_backend.triton.adapter_inputs import BASE_MODEL, BY_TASK, AdapterInput, LoraTensors
