@@ -46,7 +46,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "==> installing into $(VENV) (the first time takes a few minutes)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(INSTALL) --quiet --upgrade 'pip>=25.1' 2> $(LOG) || { cat $(LOG); exit 1; }
-	@$(INSTALL) --editable . --group dev --group reference --group bench 2> $(LOG) | $(PROGRESS) || { cat $(LOG); exit 1; }
+	@$(INSTALL) --editable '.[modelopt,kubernetes]' --group dev --group reference --group bench 2> $(LOG) | $(PROGRESS) || { cat $(LOG); exit 1; }
 	@$(INSTALL) --quiet --no-deps nvidia-pytriton 2> $(LOG) || { cat $(LOG); exit 1; }
 	@touch $@
 

@@ -62,7 +62,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from trierarch.builder.errors import EngineError
 
@@ -363,6 +363,44 @@ class Speculation(Frozen):
     engine's vocabulary size, the others have a `head`."""
 
 
+class Flow(StrEnum):
+    """How TensorRT-LLM runs a model."""
+
+    ENGINE = "engine"
+    """A compiled TensorRT engine; TensorRT-LLM 1.0 to 1.2."""
+    PYTORCH = "pytorch"
+    """A Hugging Face checkpoint, loaded as it is; the only way from 1.3 on."""
+
+
+class CompiledBy(Frozen):
+    """What compiled a TensorRT engine, which runs with nothing else."""
+
+    tensorrt_llm: str
+    tensorrt: str
+    cuda: str
+    gpu_architecture: str
+    """Such as sm_90."""
+
+
+class TensorRTLLM(Frozen):
+    """What the TensorRT-LLM executor opens an engine with."""
+
+    version: str = Field(pattern=r"^[0-9]+\.[0-9]+$")
+    """Release whose names `llm_args` are in, such as 1.2."""
+    flow: Flow
+    model: str
+    """Folder, relative to the engine, that `LLM(model=...)` is given."""
+    llm_args: dict[str, JsonValue]
+    """The other keyword arguments of `LLM`, configuration classes as objects of their fields."""
+    tensor_parallel_size: PositiveInt = 1
+    pipeline_parallel_size: PositiveInt = 1
+    quant_algo: str | None = None
+    """As TensorRT-LLM's QuantAlgo spells it."""
+    kv_cache_quant_algo: str | None = None
+    compiled_by: CompiledBy | None = None
+    """None in the PyTorch flow, and in an engine flow's checkpoint that is still to be compiled."""
+
+
 class BuiltWith(Frozen):
     """Versions that wrote the engine."""
 
@@ -415,6 +453,8 @@ class EngineManifest(Frozen):
     """None never guesses."""
     head: Head | None = None
     """Of an engine that guesses for another from its hidden states, and computes nothing by itself."""
+    tensorrt_llm: TensorRTLLM | None = None
+    """Of an engine whose target is TensorRT-LLM."""
     kernels: str | None = None
     """Compiled library among `files` that runs this model on the CPU; None runs eagerly."""
     files: dict[str, FileDigest]

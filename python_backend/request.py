@@ -26,6 +26,30 @@ class FinishReason(StrEnum):
     ERROR = "error"
 
 
+class GuideKind(StrEnum):
+    """The languages that an output can be held to, as the contract's `guided_decoding_guide_type` spells them."""
+
+    JSON = "json"
+    """Any JSON value; it has no text."""
+    JSON_SCHEMA = "json_schema"
+    REGEX = "regex"
+    EBNF = "ebnf_grammar"
+
+
+@dataclass(frozen=True, slots=True)
+class Guide:
+    """A grammar that the whole output obeys: tokens that would leave it are never drawn."""
+
+    kind: GuideKind
+    text: str = ""
+
+    def __post_init__(self) -> None:
+        """Raise InvalidRequest where the text is missing, or given to JSON."""
+        if (self.kind is GuideKind.JSON) == bool(self.text):
+            remedy = "json takes no guide; leave it out" if self.text else f"a {self.kind.value} guide needs its text"
+            raise InvalidRequest("guided_decoding_guide", self.text, remedy)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
     """How tokens are drawn. Checked on construction; `check_vocabulary` needs the engine.
@@ -63,6 +87,10 @@ class SamplingParams:
     prompt_logprobs: int | None = None
     n: int = 1
     """Sequences drawn for the one prompt; each gets its own `index` and, if seeded, seed + index."""
+    guide: Guide | None = None
+    """Masked before everything else; its end is where end tokens are allowed."""
+    return_context_logits: bool = False
+    return_generation_logits: bool = False
 
     def __post_init__(self) -> None:
         """Raise InvalidRequest for a value out of range."""

@@ -1,0 +1,1 @@
+"""The OpenAI gateway: HTTP in front, Triton's gRPC behind."""
