@@ -19,6 +19,7 @@ CONTRACT = {
     "trierarch.builder.adapter_source",
     "trierarch.builder.packed_adapter",
     "trierarch.builder.safetensors_file",
+    "trierarch.builder.tensorrt_llm.compatibility",
 }
 
 # folder -> prefixes of ours it may import, besides its own
