@@ -51,8 +51,6 @@ def check_compatible(name: str, record: TensorRTLLM, here: Installed) -> None:
         raise EngineError(
             f"engine {name!r} was built for TensorRT-LLM {record.version}, and here is {here.tensorrt_llm}; {_REBUILD}"
         )
-    if not here.gpu_architectures:
-        raise EngineError(f"engine {name!r} runs on a GPU, and here is no CUDA device; serve it where there is one")
     if record.compiled_by is not None:
         _check_compiled(name, record.compiled_by, here)
 
@@ -65,6 +63,10 @@ def _check_compiled(name: str, by: CompiledBy, here: Installed) -> None:
                 f"engine {name!r} was compiled by {library} {wanted}, and here is {found or 'none'}: compiled engines run "
                 f"with no other; {_REBUILD}"
             )
+    if not here.gpu_architectures:
+        raise EngineError(
+            f"engine {name!r} was compiled for {by.gpu_architecture}, and here is no CUDA device; serve it where there is one"
+        )
     others = sorted(set(here.gpu_architectures) - {by.gpu_architecture})
     if others:
         raise EngineError(

@@ -22,6 +22,11 @@ class ExecutorStats(SchedulerStats):
 
     memory_bytes: int
     """Resident bytes of the process."""
+    gpu_memory_bytes: int = 0
+    pinned_memory_bytes: int = 0
+    """Of the host's, for copies to and from the GPU."""
+    micro_batch_id: int = 0
+    """Of the last step, where steps are several micro batches."""
     speculation: SpeculationStats | None = None
     """None where the executor never guesses."""
     adapters: AdapterStats | None = None
@@ -31,6 +36,11 @@ class ExecutorStats(SchedulerStats):
 class Executor(Protocol):
     """Runs one engine: requests in, token deltas out. Every method may be called from any thread."""
 
+    @property
+    def is_healthy(self) -> bool:
+        """Whether it can serve; once it cannot, all its streams have ended, and only another process will."""
+        ...
+
     def submit(self, request: Request, sink: Sink) -> None:
         """Queue a request; its deltas go to `sink`, the last one with a finish reason, whatever happens.
 
@@ -38,6 +48,7 @@ class Executor(Protocol):
             InvalidRequest: the prompt is empty, too long or out of vocabulary, or the id is taken.
             UnknownAdapter: it has an adapter, and the engine takes none.
             Overloaded: the queue is full, or the executor is draining.
+            ExecutorFailed: the executor is not healthy.
         """
         ...
 

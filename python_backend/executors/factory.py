@@ -17,6 +17,7 @@ from trierarch.python_backend.adapters.pool import AdapterPool
 from trierarch.python_backend.adapters.registry import AdapterRegistry
 from trierarch.python_backend.executors.collector import no_collections
 from trierarch.python_backend.executors.draft_model import DraftModel
+from trierarch.python_backend.executors.executor import Executor
 from trierarch.python_backend.executors.head_drafter import HeadDrafter, num_scratch_blocks
 from trierarch.python_backend.executors.loop import StepExecutor
 from trierarch.python_backend.executors.runner import LeadRunner
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 def open_executor(
     engine: Path, allotment: Allotment | None = None, adapter_directories: tuple[Path, ...] = ()
-) -> StepExecutor:
+) -> Executor:
     """Check an engine, load it and start its loop. `allotment` None adapts how far drafts are followed.
 
     adapter_directories: where adapters are looked for, after those that the engine brings along.
@@ -119,6 +120,15 @@ def _open_torch(
     return StepExecutor(scheduler, runner, vocab_size, speculator, registry)
 
 
+def _open_tensorrt_llm(
+    engine: Path, manifest: EngineManifest, _: Allotment | None, adapter_directories: tuple[Path, ...]
+) -> Executor:
+    directories = open_directories(engine, manifest, adapter_directories)
+    from trierarch.python_backend.executors.tensorrt_llm.opening import open_tensorrt_llm
+
+    return open_tensorrt_llm(engine, manifest, directories)
+
+
 def open_directories(
     engine: Path, manifest: EngineManifest, adapter_directories: tuple[Path, ...]
 ) -> AdapterDirectories | None:
@@ -199,5 +209,5 @@ def open_head(
     return drafter
 
 
-_Opener = Callable[[Path, EngineManifest, Allotment | None, tuple[Path, ...]], StepExecutor]
-_OPENERS: dict[Target, _Opener] = {Target.TORCH: _open_torch}
+_Opener = Callable[[Path, EngineManifest, Allotment | None, tuple[Path, ...]], Executor]
+_OPENERS: dict[Target, _Opener] = {Target.TORCH: _open_torch, Target.TENSORRT_LLM: _open_tensorrt_llm}

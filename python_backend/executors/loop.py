@@ -10,12 +10,10 @@ therefore given back before the next plan is made and never under a running step
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 
 from trierarch.python_backend.adapters.adapter import Adapter
 from trierarch.python_backend.adapters.loader import AdapterLoader
@@ -23,6 +21,7 @@ from trierarch.python_backend.adapters.registry import AdapterRegistry
 from trierarch.python_backend.adapters.stats import AdapterInfo
 from trierarch.python_backend.errors import Cancelled, ExecutorFailed, ServingError, ShuttingDown, UnknownAdapter
 from trierarch.python_backend.executors.executor import ExecutorStats, Sink
+from trierarch.python_backend.executors.machine import resident_bytes
 from trierarch.python_backend.executors.runner import Runner
 from trierarch.python_backend.request import Request, TokenDelta, check_token_ids
 from trierarch.python_backend.scheduling.admission import NO_ADAPTERS
@@ -59,6 +58,11 @@ class StepExecutor:
         self._thread = threading.Thread(target=self._run, name="trierarch-executor", daemon=True)
         self._loader = None if registry is None else AdapterLoader(registry.pool.cache, self._wake)
         self._thread.start()
+
+    @property
+    def is_healthy(self) -> bool:
+        """See Executor.is_healthy."""
+        return self._thread.is_alive()
 
     def submit(self, request: Request, sink: Sink) -> None:
         """See Executor.submit."""
@@ -104,7 +108,7 @@ class StepExecutor:
             adapters = self._registry.with_registered(adapters)
         return ExecutorStats(
             **asdict(counts),
-            memory_bytes=_resident_bytes(),
+            memory_bytes=resident_bytes(),
             speculation=self._speculator.stats(),
             adapters=adapters,
         )
@@ -226,8 +230,3 @@ class _Subscriber:
         """Note that one sequence ended; whether it was the last."""
         self._num_unfinished -= 1
         return self._num_unfinished == 0
-
-
-def _resident_bytes() -> int:
-    num_pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return num_pages * os.sysconf("SC_PAGE_SIZE")

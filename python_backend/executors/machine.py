@@ -39,6 +39,12 @@ def drop_mapped_pages(address: int, num_bytes: int) -> None:
             ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), mmap.MADV_DONTNEED)
 
 
+def resident_bytes() -> int:
+    """Memory that this process holds."""
+    num_pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return num_pages * os.sysconf("SC_PAGE_SIZE")
+
+
 def num_cores() -> int:
     """Physical cores this process may use: its affinity and its container's quota considered. At least 1.
 

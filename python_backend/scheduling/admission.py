@@ -15,27 +15,8 @@ NO_ADAPTERS: Final = "this engine takes no adapters; leave it out, or rebuild th
 
 def check_request(request: Request, config: SchedulerConfig, kv: KVCacheManager, takes_adapters: bool = False) -> None:
     """Raise InvalidRequest unless each of the request's sequences can run to its end, alone if need be."""
-    if request.adapter is not None and not takes_adapters:
-        raise UnknownAdapter("adapter", request.adapter.name, NO_ADAPTERS)
+    check_limits(request, config.max_seq_len, takes_adapters)
     num_prompt_tokens, max_tokens = len(request.prompt_token_ids), request.sampling.max_tokens
-    if num_prompt_tokens == 0:
-        raise InvalidRequest("number of prompt tokens", 0, "must be at least 1")
-    if num_prompt_tokens >= config.max_seq_len:
-        raise InvalidRequest(
-            "number of prompt tokens",
-            num_prompt_tokens,
-            f"must be below the engine's max_seq_len ({config.max_seq_len}) to leave room for an answer; "
-            "shorten the prompt or build the engine with a larger max_seq_len",
-        )
-    if num_prompt_tokens + max_tokens > config.max_seq_len:
-        raise InvalidRequest(
-            "max_tokens",
-            max_tokens,
-            f"must be at most {config.max_seq_len - num_prompt_tokens} after {num_prompt_tokens} prompt tokens, "
-            f"since the engine's max_seq_len is {config.max_seq_len}",
-        )
-    if not -MAX_PRIORITY <= request.priority <= MAX_PRIORITY:
-        raise InvalidRequest("priority", request.priority, f"must be between {-MAX_PRIORITY} and {MAX_PRIORITY}")
     # The last token drawn is never computed.
     num_slots = num_prompt_tokens + max_tokens - 1
     if kv.num_blocks_for(num_slots) > kv.num_blocks:
@@ -45,3 +26,28 @@ def check_request(request: Request, config: SchedulerConfig, kv: KVCacheManager,
             f"with {num_prompt_tokens} prompt tokens it needs {num_slots} KV slots and the cache has "
             f"{kv.num_blocks * kv.block_size}; ask for fewer tokens or give the KV cache more memory",
         )
+
+
+def check_limits(request: Request, max_seq_len: int, takes_adapters: bool) -> None:
+    """Raise InvalidRequest unless the request is within what every executor of the engine takes."""
+    if request.adapter is not None and not takes_adapters:
+        raise UnknownAdapter("adapter", request.adapter.name, NO_ADAPTERS)
+    num_prompt_tokens, max_tokens = len(request.prompt_token_ids), request.sampling.max_tokens
+    if num_prompt_tokens == 0:
+        raise InvalidRequest("number of prompt tokens", 0, "must be at least 1")
+    if num_prompt_tokens >= max_seq_len:
+        raise InvalidRequest(
+            "number of prompt tokens",
+            num_prompt_tokens,
+            f"must be below the engine's max_seq_len ({max_seq_len}) to leave room for an answer; "
+            "shorten the prompt or build the engine with a larger max_seq_len",
+        )
+    if num_prompt_tokens + max_tokens > max_seq_len:
+        raise InvalidRequest(
+            "max_tokens",
+            max_tokens,
+            f"must be at most {max_seq_len - num_prompt_tokens} after {num_prompt_tokens} prompt tokens, "
+            f"since the engine's max_seq_len is {max_seq_len}",
+        )
+    if not -MAX_PRIORITY <= request.priority <= MAX_PRIORITY:
+        raise InvalidRequest("priority", request.priority, f"must be between {-MAX_PRIORITY} and {MAX_PRIORITY}")

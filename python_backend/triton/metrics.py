@@ -66,7 +66,11 @@ GAUGES: Final = (
         "nv_trt_llm_runtime_memory_metrics",
         "TRT LLM runtime memory metrics",
         "memory_type",
-        {"cpu": lambda stats: stats.memory_bytes, "gpu": lambda stats: 0, "pinned": lambda stats: 0},
+        {
+            "cpu": lambda stats: stats.memory_bytes,
+            "gpu": lambda stats: stats.gpu_memory_bytes,
+            "pinned": lambda stats: stats.pinned_memory_bytes,
+        },
     ),
     GaugeFamily(
         "nv_trt_llm_kv_cache_block_metrics",
@@ -86,7 +90,7 @@ GAUGES: Final = (
         "TRT LLM inflight_batcher-specific metrics",
         "inflight_batcher_specific_metric",
         {
-            "micro_batch_id": lambda stats: 0,
+            "micro_batch_id": lambda stats: stats.micro_batch_id,
             "generation_requests": lambda stats: stats.num_scheduled_requests - stats.num_context_requests,
             "total_context_tokens": lambda stats: stats.num_context_tokens,
             "paused_requests": lambda stats: stats.num_paused_requests,

@@ -22,6 +22,11 @@ class ScriptedExecutor:
         self._sinks: dict[str, Sink] = {}
         self._refusal = refusal
 
+    @property
+    def is_healthy(self) -> bool:
+        """Always."""
+        return True
+
     def submit(self, request: Request, sink: Sink) -> None:
         """Take the request, or raise the refusal."""
         if self._refusal is not None:

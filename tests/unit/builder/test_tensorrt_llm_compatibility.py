@@ -39,7 +39,13 @@ def test_what_it_was_built_for_runs_it(record: TensorRTLLM) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"tensorrt_llm": "1.2.0"}, {"tensorrt_llm": "1.2.3rc1"}, {"tensorrt": None}, {"gpu_architectures": ("sm_120",)}],
+    [
+        {"tensorrt_llm": "1.2.0"},
+        {"tensorrt_llm": "1.2.3rc1"},
+        {"tensorrt": None},
+        {"gpu_architectures": ("sm_120",)},
+        {"gpu_architectures": ()},
+    ],
 )
 def test_a_checkpoint_runs_with_every_patch_and_gpu(changes: dict[str, object]) -> None:
     check_compatible("e", CHECKPOINT, installed(**changes))

@@ -1,0 +1,209 @@
+"""EngineLoop: the thread whose event loop owns the LLM, and the tasks of the sequences on it.
+
+The engine is dead for good once the library says that it lost its device or its processes, or has been asked and gave
+nothing for so long that it must hang: then every stream ends with an error, and nothing is sent any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, Final
+
+from trierarch.python_backend.errors import DeadlineExceeded, ExecutorFailed, InvalidRequest, ServingError
+from trierarch.python_backend.executors.tensorrt_llm.failures import Failure, judge
+from trierarch.python_backend.executors.tensorrt_llm.iteration_stats import IterationStats
+from trierarch.python_backend.executors.tensorrt_llm.llm import LLM
+from trierarch.python_backend.executors.tensorrt_llm.sender import Sender
+from trierarch.python_backend.executors.tensorrt_llm.stream import Stream
+from trierarch.python_backend.request import FinishReason
+
+logger = logging.getLogger(__name__)
+
+STALL_SECONDS: Final = 300.0
+"""Without a step while requests wait for one, after which the engine must hang."""
+WATCH_SECONDS: Final = 1.0
+SHUTDOWN_SECONDS: Final = 30.0
+"""That the library gets to stop its processes; some of its ways to stop wait for what is already dead."""
+
+
+class EngineLoop:
+    """Methods that take a stream are for the loop's own thread; `post` leads there."""
+
+    def __init__(
+        self,
+        open_llm: Callable[[], LLM],
+        sender: Sender,
+        stats: IterationStats,
+        on_death: Callable[[str], None],
+        stall_seconds: float = STALL_SECONDS,
+        watch_seconds: float = WATCH_SECONDS,
+    ) -> None:
+        """Open the LLM and serve. `on_death` is told why on the loop's thread, once; it has to end the streams.
+
+        Raises:
+            EngineError, ResourceError: what `open_llm` raises.
+        """
+        self._open_llm = open_llm
+        self._sender = sender
+        self._stats = stats
+        self._on_death = on_death
+        self._stall_seconds, self._watch_seconds = stall_seconds, watch_seconds
+        self._tasks: dict[Stream, asyncio.Task[None]] = {}
+        self._is_dead = False
+        self._last_step = 0.0
+        self._opened: Future[asyncio.AbstractEventLoop] = Future()
+        self._thread = threading.Thread(target=self._run, name="trierarch-tensorrt-llm", daemon=True)
+        self._thread.start()
+        self._loop = self._opened.result()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether requests can be served."""
+        return not self._is_dead and self._thread.is_alive()
+
+    def post(self, action: Callable[..., None], *arguments: Any) -> None:
+        """Call `action` on the loop's thread, soon; nothing happens once it is closed. Any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(action, *arguments)
+
+    def begin(self, stream: Stream) -> None:
+        """Serve a sequence; one that was ended before it could begin is left alone."""
+        if stream.is_over:
+            return
+        if not self._tasks:
+            self._last_step = self._loop.time()
+        task = self._loop.create_task(self._serve(stream))
+        self._tasks[stream] = task
+        self._has_work.set()
+        task.add_done_callback(lambda _: self._forget(stream))
+
+    def cut(self, stream: Stream, reason: FinishReason, error: ServingError) -> None:
+        """End a sequence early."""
+        stream.end(reason, error)
+        task = self._tasks.get(stream)
+        if task is not None:
+            task.cancel()
+
+    def close(self) -> None:
+        """Shut the library down; streams have to be over. Idempotent, and from any thread but the loop's own."""
+        self.post(self._stopping_now)
+        self._thread.join()
+
+    def _stopping_now(self) -> None:
+        self._stopping.set()
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._main())
+        except BaseException as error:
+            if not self._opened.done():
+                self._opened.set_exception(error)
+                return
+            logger.exception("the thread of TensorRT-LLM ended")
+            self._die("its thread has ended")
+
+    async def _main(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._stopping, self._has_work = asyncio.Event(), asyncio.Event()
+        try:
+            llm = self._llm = self._open_llm()
+        except Exception as error:  # noqa: BLE001 - whoever opens the executor hears of it
+            self._opened.set_exception(error)
+            return
+        self._opened.set_result(loop)
+        helpers = [loop.create_task(self._stats.read(llm, self._has_work)), loop.create_task(self._watch(llm))]
+        await self._stopping.wait()
+        for task in (*helpers, *self._tasks.values()):
+            task.cancel()
+        await asyncio.gather(*helpers, *self._tasks.values(), return_exceptions=True)
+        _shut_down(llm)
+
+    async def _serve(self, stream: Stream) -> None:
+        request = stream.request
+        try:
+            async with asyncio.timeout_at(request.deadline) as timeout:
+                await self._sender.carry(self._llm, stream, self._note_step)
+        except TimeoutError as error:
+            if timeout.expired():
+                text = f"request {request.request_id!r} did not finish before its deadline"
+                stream.end(FinishReason.TIMEOUT, DeadlineExceeded(text))
+            else:
+                self._fail(stream, error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client must hear of it
+            self._fail(stream, error)
+        else:
+            stream.end(FinishReason.ERROR, ExecutorFailed("TensorRT-LLM ended the request without a reason"))
+        finally:
+            self._abandon(stream)
+
+    def _fail(self, stream: Stream, error: Exception) -> None:
+        """End a sequence that met an error, and all others where that was the engine's end."""
+        request_id = stream.request.request_id
+        if isinstance(error, ServingError):
+            stream.end(FinishReason.ERROR, error)
+            return
+        failure = judge(error)
+        if failure is Failure.ENGINE:
+            logger.error("request %s met the end of the engine", request_id, exc_info=error)
+            self._die(str(error) or type(error).__name__)
+        elif failure is Failure.INVALID:
+            stream.end(FinishReason.ERROR, InvalidRequest("request", request_id, str(error)))
+        else:
+            logger.warning("request %s failed: %s", request_id, error)
+        stream.end(FinishReason.ERROR, ExecutorFailed(f"TensorRT-LLM failed the request: {error}"))
+
+    def _abandon(self, stream: Stream) -> None:
+        """Tell the library that nobody wants any more of a sequence that it has not finished."""
+        generation = stream.generation
+        if generation is None or generation.finished or self._is_dead:
+            return
+        with contextlib.suppress(Exception):  # It is over here, whatever becomes of it there.
+            generation.abort()
+
+    def _note_step(self) -> None:
+        self._last_step = self._loop.time()
+
+    def _forget(self, stream: Stream) -> None:
+        del self._tasks[stream]
+        if not self._tasks:
+            self._has_work.clear()
+
+    async def _watch(self, llm: LLM) -> None:
+        """Find out about an engine that died or hangs while nobody hears from it."""
+        check: Callable[[], bool] | None = getattr(
+            llm, "_check_health", None
+        )  # what its own server asks; 1.2 and later
+        while not self._is_dead:
+            await asyncio.sleep(self._watch_seconds)
+            if check is not None and not check():
+                self._die("its processes have ended")
+            elif self._tasks and self._loop.time() - self._last_step > self._stall_seconds:
+                self._die(f"it has made no step for {self._stall_seconds:g} s")
+
+    def _die(self, reason: str) -> None:
+        if self._is_dead:
+            return
+        self._is_dead = True
+        logger.critical("the engine is dead: %s", reason)
+        self._on_death(reason)
+
+
+def _shut_down(llm: LLM) -> None:
+    """Give the library its time to stop, and not more."""
+    thread = threading.Thread(target=_quietly, args=(llm.shutdown,), name="trierarch-shutdown", daemon=True)
+    thread.start()
+    thread.join(SHUTDOWN_SECONDS)
+    if thread.is_alive():
+        logger.error("TensorRT-LLM did not stop within %g s; it is left behind", SHUTDOWN_SECONDS)
+
+
+def _quietly(action: Callable[[], None]) -> None:
+    try:
+        action()
+    except Exception:
+        logger.exception("TensorRT-LLM did not stop cleanly")

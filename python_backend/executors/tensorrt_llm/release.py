@@ -1,0 +1,49 @@
+"""Release: what of the LLM API differs from one release of TensorRT-LLM to the next, as far as it is used here.
+
+The names are recorded in `tests/data/tensorrt_llm_signatures.json`, and what is built is checked against them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from trierarch.builder.errors import EngineError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """One release; the engine's record names it."""
+
+    name: str
+    lora_config_module: str
+    """Where LoraConfig is."""
+    takes_cache_salt: bool
+    takes_priority: bool
+    """Whether `generate_async` does."""
+
+
+RELEASES: Final = {
+    release.name: release
+    for release in (
+        Release(
+            name="1.0", lora_config_module="tensorrt_llm.lora_manager", takes_cache_salt=False, takes_priority=False
+        ),
+        Release(name="1.2", lora_config_module="tensorrt_llm.lora_helper", takes_cache_salt=True, takes_priority=False),
+        Release(name="1.3", lora_config_module="tensorrt_llm.lora_helper", takes_cache_salt=True, takes_priority=True),
+    )
+}
+
+
+def release_of(name: str) -> Release:
+    """The release of a name such as 1.2.
+
+    Raises:
+        EngineError: its names are not known here.
+    """
+    if name not in RELEASES:
+        raise EngineError(
+            f"tensorrt_llm.version is {name!r}: the names of {', '.join(RELEASES)} are known here; rebuild the engine for "
+            "one of these with: trierarch build --target tensorrt_llm"
+        )
+    return RELEASES[name]

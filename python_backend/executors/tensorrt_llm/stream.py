@@ -1,0 +1,150 @@
+"""Stream: what one sequence has put out so far, and the deltas that its sink gets of it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from trierarch.python_backend.errors import Cancelled, DeadlineExceeded, ExecutorFailed, ServingError
+from trierarch.python_backend.executors.executor import Sink
+from trierarch.python_backend.executors.tensorrt_llm.llm import Generation
+from trierarch.python_backend.executors.tensorrt_llm.usage import Times, usage_of
+from trierarch.python_backend.request import FinishReason, Request, TokenDelta, TokenLogprob
+
+logger = logging.getLogger(__name__)
+
+_REASONS: Final = {
+    "stop": FinishReason.STOP,
+    "length": FinishReason.LENGTH,
+    "timeout": FinishReason.TIMEOUT,
+    "cancelled": FinishReason.CANCELLED,
+}
+
+
+class Stream:
+    """Of one sequence of a request. Touched by the executor's thread alone; its last delta is its only one of that kind."""
+
+    def __init__(
+        self,
+        request: Request,
+        index: int,
+        end_ids: tuple[int, ...],
+        sink: Sink,
+        block_size: int,
+        on_end: Callable[[Stream], None],
+    ) -> None:
+        """`end_ids` end it and are not shown. `on_end` is called once, before the sink gets the last delta."""
+        self.request = request
+        self.index = index
+        self.is_over = False
+        self.generation: Generation | None = None
+        """Of the library, once it has the request."""
+        self._end_ids = frozenset(end_ids)
+        self._stop_words = [list(word) for word in request.sampling.stop_words]
+        self._sink = sink
+        self._block_size = block_size
+        self._on_end = on_end
+        self._token_ids: list[int] = []
+        self._times = Times(arrival_ns=round(request.arrival_time * 1e9))
+
+    @property
+    def num_tokens(self) -> int:
+        """Of the output."""
+        return len(self._token_ids)
+
+    def start(self, generation: Generation) -> None:
+        """The library has it; again, where it was sent again."""
+        self.generation = generation
+        self._times.sent_ns = time.monotonic_ns()
+
+    def take(self, step: Generation) -> None:
+        """Pass on what a step brought, and end with it where it was the last, or an end token or a stop word came.
+
+        Raises:
+            ExecutorFailed: the library returned fewer log-probs than tokens.
+        """
+        if self.is_over:
+            return
+        completion = step.outputs[0]
+        first = self.num_tokens
+        reason = self._read(completion.token_ids[first:])
+        token_ids = tuple(self._token_ids[first:])
+        if token_ids:
+            self._times.draw()
+        logprobs = self._logprobs(completion.logprobs, first)
+        if reason is None and step.finished:
+            reason = _REASONS.get(completion.finish_reason or "", FinishReason.ERROR)
+        if reason is not None:
+            self._finish(reason, self._error(reason, completion.finish_reason), token_ids, logprobs, step)
+        elif token_ids:
+            self._emit(token_ids, logprobs)
+
+    def end(self, reason: FinishReason, error: ServingError) -> None:
+        """End it early; nothing happens if it is over."""
+        self._finish(reason, error)
+
+    def _read(self, token_ids: Sequence[int]) -> FinishReason | None:
+        """Take new tokens, up to what ends the sequence; some libraries pass end tokens on, and some keep them."""
+        for token in token_ids:
+            if token in self._end_ids:
+                return FinishReason.STOP
+            self._token_ids.append(token)
+            if any(self._token_ids[-len(word) :] == word for word in self._stop_words):
+                return FinishReason.STOP
+        return None
+
+    def _logprobs(self, entries: Sequence[Any] | None, first: int) -> tuple[TokenLogprob, ...] | None:
+        count = self.request.sampling.logprobs
+        if count is None:
+            return None
+        entries = entries or ()
+        if len(entries) < self.num_tokens:
+            raise ExecutorFailed(f"TensorRT-LLM returned {len(entries)} log-probs for {self.num_tokens} tokens")
+        return tuple(_logprob(self._token_ids[place], entries[place], count) for place in range(first, self.num_tokens))
+
+    def _error(self, reason: FinishReason, said: str | None) -> ServingError | None:
+        if reason is FinishReason.ERROR:
+            return ExecutorFailed(f"TensorRT-LLM ended the request with finish_reason {said!r}")
+        if reason is FinishReason.CANCELLED:
+            return Cancelled("TensorRT-LLM cancelled the request")
+        if reason is FinishReason.TIMEOUT:
+            return DeadlineExceeded("TensorRT-LLM found no time for the request")
+        return None
+
+    def _finish(
+        self,
+        reason: FinishReason,
+        error: ServingError | None,
+        token_ids: tuple[int, ...] = (),
+        logprobs: tuple[TokenLogprob, ...] | None = None,
+        step: Generation | None = None,
+    ) -> None:
+        if self.is_over:
+            return
+        self.is_over = True
+        self._on_end(self)
+        usage = usage_of(self.request, self.num_tokens, self._times, step, self._block_size)
+        self._emit(token_ids, logprobs, finish_reason=reason, error=error, usage=usage)
+
+    def _emit(self, token_ids: tuple[int, ...], logprobs: tuple[TokenLogprob, ...] | None, **fields: Any) -> None:
+        if logprobs is None and self.request.sampling.logprobs is not None:
+            logprobs = ()
+        delta = TokenDelta(
+            request_id=self.request.request_id, index=self.index, token_ids=token_ids, logprobs=logprobs, **fields
+        )
+        try:
+            self._sink(delta)
+        except Exception:  # It must not raise; one that does loses its own delta and nobody else's.
+            logger.exception("request %s: its sink failed", self.request.request_id)
+
+
+def _logprob(token: int, entry: Any, count: int) -> TokenLogprob:
+    """Of a drawn token: {token id: object with `logprob`} with the likeliest tokens and it, or its number alone."""
+    if not isinstance(entry, Mapping):
+        return TokenLogprob(token, float(entry))
+    if token not in entry:
+        raise ExecutorFailed(f"TensorRT-LLM returned no log-prob of token {token}, which it drew")
+    ranked = sorted(((other, float(value.logprob)) for other, value in entry.items()), key=lambda pair: -pair[1])
+    return TokenLogprob(token, float(entry[token].logprob), tuple(ranked[:count]))

@@ -1,0 +1,66 @@
+"""Engines for TensorRT-LLM, as the builder would write them, for the stand-in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from support.random_engine import tiny_architecture, tiny_manifest
+from support.tensorrt_llm_stand_in import TENSORRT, VERSIONS
+from trierarch.builder.manifest import (
+    MANIFEST_NAME,
+    CompiledBy,
+    EngineManifest,
+    Flow,
+    Lora,
+    Target,
+    TensorRTLLM,
+    Tokens,
+)
+
+VOCAB = 97
+GPU = "sm_90"
+
+
+def record_of(release: str, flow: Flow = Flow.PYTORCH, **llm_args: Any) -> TensorRTLLM:
+    """The record of an engine that can do all that the release can."""
+    defaults: dict[str, Any] = {"guided_decoding_backend": "xgrammar"}
+    if flow is Flow.ENGINE:
+        defaults["gather_generation_logits"] = True
+    elif release == "1.0":
+        defaults["enable_trtllm_sampler"] = True
+    elif release == "1.2":
+        defaults["sampler_type"] = "TRTLLMSampler"
+    compiled_by = None
+    if flow is Flow.ENGINE:
+        compiled_by = CompiledBy(tensorrt_llm=VERSIONS[release], tensorrt=TENSORRT, cuda="13.0", gpu_architecture=GPU)
+    return TensorRTLLM(
+        version=release, flow=flow, model="model", llm_args={**defaults, **llm_args}, compiled_by=compiled_by
+    )
+
+
+def manifest_of(
+    record: TensorRTLLM, lora: Lora | None = None, eos: tuple[int, ...] = (), **limits: int
+) -> EngineManifest:
+    """The stand-in's vocabulary, sequences of at most 64 tokens, and no end tokens unless said otherwise."""
+    base = tiny_manifest(tiny_architecture(vocab_size=VOCAB), **limits)
+    return base.model_copy(
+        update={
+            "target": Target.TENSORRT_LLM,
+            "tensorrt_llm": record,
+            "lora": lora,
+            "tokens": Tokens(bos=None, eos=eos, pad=0, add_bos=False),
+        }
+    )
+
+
+def write_engine(engine: Path, manifest: EngineManifest, **settings: Any) -> Path:
+    """Write what the executor opens; `settings` are controls of the stand-in, for one in another process."""
+    assert manifest.tensorrt_llm is not None
+    model = engine / manifest.tensorrt_llm.model
+    model.mkdir(parents=True)
+    vocab_size = manifest.architecture.vocab_size
+    (model / "stand_in.json").write_text(json.dumps({"vocab_size": vocab_size, **settings}), encoding="utf-8")
+    (engine / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
+    return engine

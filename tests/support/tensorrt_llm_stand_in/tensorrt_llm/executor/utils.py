@@ -1,0 +1,5 @@
+"""RequestError."""
+
+
+class RequestError(RuntimeError):
+    """One request failed."""

@@ -1,0 +1,5 @@
+"""The LLM API."""
+
+from tensorrt_llm.executor.utils import RequestError
+
+__all__ = ["RequestError"]
