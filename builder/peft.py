@@ -22,6 +22,7 @@ from trierarch.builder.safetensors_file import SafetensorsError, SafetensorsFile
 
 WEIGHTS_FILE_NAME: Final = "adapter_model.safetensors"
 _PICKLED_NAME: Final = "adapter_model.bin"
+_TRAIN: Final = "train a LoRA, or serve it with --target torch"
 _RESAVE: Final = "save the adapter anew with PEFT"
 
 
@@ -45,6 +46,8 @@ class PeftDirectory:
             with self._told():
                 digest = self._file.hashed(self._config_digest.copy()).hexdigest()
             is_dora = any(module.is_dora for module in self._modules)
+            if is_dora and WEIGHTS_NAME not in manifest.files:
+                raise AdapterError(f"use_dora is true: its gains need weights that this engine has not; {_TRAIN}")
             self.manifest: AdapterManifest = AdapterManifest(
                 digest=digest,
                 rank=rank_of(headers),

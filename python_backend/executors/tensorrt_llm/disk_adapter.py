@@ -9,6 +9,7 @@ and what is missing of q, k and v is zeros.
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import json
 import shutil
@@ -58,12 +59,18 @@ class DiskAdapter:
 
 
 class DiskAdapters:
-    """Writes adapters into a folder of its own, which goes with `close`."""
+    """Writes adapters into a folder of its own, which goes with `close`.
+
+    Its lock is held while we live, as a server's run directory holds one: whoever starts the next server removes what a
+    process that was killed has left.
+    """
 
     def __init__(self, architecture: Architecture) -> None:
         """`architecture`: of the engine."""
         self._architecture = architecture
         self._folder = Path(tempfile.mkdtemp(prefix="trierarch-adapters-"))
+        self._lock = (self._folder / "lock").open("x")
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._task_ids = itertools.count(1)
 
     def arrange(self, tensors: AdapterTensors) -> DiskAdapter:
@@ -85,6 +92,7 @@ class DiskAdapters:
     def close(self) -> None:
         """Remove the folder. Idempotent."""
         shutil.rmtree(self._folder, ignore_errors=True)
+        self._lock.close()
 
 
 def check_servable(manifest: AdapterManifest) -> None:

@@ -40,8 +40,6 @@ class EngineLoop:
         sender: Sender,
         stats: IterationStats,
         on_death: Callable[[str], None],
-        stall_seconds: float = STALL_SECONDS,
-        watch_seconds: float = WATCH_SECONDS,
     ) -> None:
         """Open the LLM and serve. `on_death` is told why on the loop's thread, once; it has to end the streams.
 
@@ -52,7 +50,6 @@ class EngineLoop:
         self._sender = sender
         self._stats = stats
         self._on_death = on_death
-        self._stall_seconds, self._watch_seconds = stall_seconds, watch_seconds
         self._tasks: dict[Stream, asyncio.Task[None]] = {}
         self._is_dead = False
         self._last_step = 0.0
@@ -179,11 +176,11 @@ class EngineLoop:
             llm, "_check_health", None
         )  # what its own server asks; 1.2 and later
         while not self._is_dead:
-            await asyncio.sleep(self._watch_seconds)
+            await asyncio.sleep(WATCH_SECONDS)
             if check is not None and not check():
                 self._die("its processes have ended")
-            elif self._tasks and self._loop.time() - self._last_step > self._stall_seconds:
-                self._die(f"it has made no step for {self._stall_seconds:g} s")
+            elif self._tasks and self._loop.time() - self._last_step > STALL_SECONDS:
+                self._die(f"it has made no step for {STALL_SECONDS:g} s")
 
     def _die(self, reason: str) -> None:
         if self._is_dead:

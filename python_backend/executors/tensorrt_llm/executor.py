@@ -39,7 +39,7 @@ from trierarch.python_backend.executors.tensorrt_llm.abilities import Abilities
 from trierarch.python_backend.executors.tensorrt_llm.adapter_line import AdapterLine
 from trierarch.python_backend.executors.tensorrt_llm.admission import Admission
 from trierarch.python_backend.executors.tensorrt_llm.disk_adapter import DiskAdapters, check_servable
-from trierarch.python_backend.executors.tensorrt_llm.engine_loop import STALL_SECONDS, WATCH_SECONDS, EngineLoop
+from trierarch.python_backend.executors.tensorrt_llm.engine_loop import EngineLoop
 from trierarch.python_backend.executors.tensorrt_llm.iteration_stats import IterationStats
 from trierarch.python_backend.executors.tensorrt_llm.library import Library
 from trierarch.python_backend.executors.tensorrt_llm.llm import LLM
@@ -72,9 +72,6 @@ class TensorRTLLMExecutor:
         library: Library,
         open_llm: Callable[[], LLM],
         adapters: tuple[AdapterRegistry, DiskAdapters] | None = None,
-        *,
-        stall_seconds: float = STALL_SECONDS,
-        watch_seconds: float = WATCH_SECONDS,
     ) -> None:
         """Open the LLM and serve it.
 
@@ -96,14 +93,7 @@ class TensorRTLLMExecutor:
         self._is_closing = False
         self._death: str | None = None
         line = None if self._registry is None else AdapterLine(self._registry.pool, _PATIENCE_SECONDS)
-        self._loop = EngineLoop(
-            open_llm,
-            Sender(library, manifest, line),
-            self._iterations,
-            self._die,
-            stall_seconds=stall_seconds,
-            watch_seconds=watch_seconds,
-        )
+        self._loop = EngineLoop(open_llm, Sender(library, manifest, line), self._iterations, self._die)
         self._loader: AdapterLoader | None = None
         if self._registry is not None and line is not None:
             advance = line.advance

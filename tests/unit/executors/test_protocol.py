@@ -233,11 +233,15 @@ def test_a_deadline_ends_a_request_that_still_runs(subject: Subject) -> None:
 def test_a_full_queue_answers_at_once(subject: Subject) -> None:
     subject.gate.clear()
     streams: list[TokenStream] = []
-    with pytest.raises(Overloaded):
+
+    def fill() -> None:
         for number in range(LIMITS["max_batch_size"] + QUEUE_SIZE + 2):
             stream = TokenStream()
             subject.executor.submit(make_request(f"r{number}", [1]), stream)
             streams.append(stream)
+
+    with pytest.raises(Overloaded):
+        fill()
     assert len(streams) >= QUEUE_SIZE
     subject.gate.set()
     for stream in streams:
