@@ -76,8 +76,8 @@ class EngineLoop:
             self._last_step = self._loop.time()
         task = self._loop.create_task(self._serve(stream))
         self._tasks[stream] = task
-        self._has_work.set()
-        task.add_done_callback(lambda _: self._forget(stream))
+        self._has_begun.set()
+        task.add_done_callback(lambda _: self._tasks.pop(stream))
 
     def cut(self, stream: Stream, reason: FinishReason, error: ServingError) -> None:
         """End a sequence early."""
@@ -106,14 +106,15 @@ class EngineLoop:
 
     async def _main(self) -> None:
         loop = asyncio.get_running_loop()
-        self._stopping, self._has_work = asyncio.Event(), asyncio.Event()
+        self._stopping, self._has_begun = asyncio.Event(), asyncio.Event()
         try:
             llm = self._llm = self._open_llm()
         except Exception as error:  # noqa: BLE001 - whoever opens the executor hears of it
             self._opened.set_exception(error)
             return
         self._opened.set_result(loop)
-        helpers = [loop.create_task(self._stats.read(llm, self._has_work)), loop.create_task(self._watch(llm))]
+        reading = self._stats.read(llm, self._has_begun, lambda: bool(self._tasks))
+        helpers = [loop.create_task(reading), loop.create_task(self._watch(llm))]
         await self._stopping.wait()
         for task in (*helpers, *self._tasks.values()):
             task.cancel()
@@ -164,11 +165,6 @@ class EngineLoop:
 
     def _note_step(self) -> None:
         self._last_step = self._loop.time()
-
-    def _forget(self, stream: Stream) -> None:
-        del self._tasks[stream]
-        if not self._tasks:
-            self._has_work.clear()
 
     async def _watch(self, llm: LLM) -> None:
         """Find out about an engine that died or hangs while nobody hears from it."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from trierarch.builder.manifest import DrafterKind
@@ -37,16 +37,19 @@ class IterationStats:
         self._latest: Mapping[str, Any] = {}
         self._num_drafts = self._num_draft_tokens = self._num_accepted_tokens = self._num_steps_speculated = 0
 
-    async def read(self, llm: LLM, has_work: asyncio.Event) -> None:
-        """Take every record, for ever; `has_work` is set while requests run."""
+    async def read(self, llm: LLM, has_begun: asyncio.Event, is_busy: Callable[[], bool]) -> None:
+        """Take every record, for ever; `has_begun` is set with each request, and cleared here."""
         while True:
-            await has_work.wait()
+            await has_begun.wait()
+            has_begun.clear()
             try:
                 async for record in llm.get_stats_async(QUIET_SECONDS):
                     self.take(record)
             except Exception:  # Statistics are worth no request.
                 logger.exception("the statistics of TensorRT-LLM could not be read")
             await asyncio.sleep(_PAUSE_SECONDS)
+            if is_busy():
+                has_begun.set()
 
     def take(self, record: Mapping[str, Any]) -> None:
         """Count one step."""

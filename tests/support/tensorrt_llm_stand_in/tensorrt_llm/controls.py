@@ -13,6 +13,8 @@ class Controls:
 
     gate: threading.Event = field(default_factory=threading.Event)
     """Each step waits for it."""
+    pause_at: int | None = None
+    """The step after which it closes."""
     shows_end_ids: bool = False
     """Whether an end token is among those that come back."""
     poison: int | None = None

@@ -134,6 +134,8 @@ class Engine:
 
     def _tell(self, num_new: int) -> None:
         self._num_steps += 1
+        if self._num_steps == controls.pause_at:
+            controls.gate.clear()
         used = len(self._running)
         self.records.append(
             {
