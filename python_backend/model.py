@@ -19,7 +19,7 @@ from typing import Any
 from trierarch.python_backend.triton.contract import Role
 from trierarch.python_backend.triton.lazy_role import LazyRole
 from trierarch.python_backend.triton.model_config import is_decoupled, role_of
-from trierarch.python_backend.triton.model_context import ModelContext, RoleModel
+from trierarch.python_backend.triton.model_context import ModelContext, RoleModel, Watched
 
 _ROLES = {
     Role.TENSORRT_LLM: ("trierarch.python_backend.triton.roles.tensorrt_llm", "TensorrtLlm"),
@@ -59,6 +59,10 @@ class TritonPythonModel:
     def execute(self, requests: list[Any]) -> list[Any] | None:
         """Take requests; None when their responses come through the senders."""
         return self._role.execute(requests)
+
+    def is_ready(self) -> bool:
+        """Whether requests can be served; Triton 26.03 and later ask."""
+        return self._role.is_ready() if isinstance(self._role, Watched) else True
 
     def finalize(self) -> None:
         """Finish what is running and give everything back."""

@@ -13,7 +13,7 @@ from typing import Final
 
 from trierarch.builder.errors import EngineError
 from trierarch.builder.machine import cuda_architectures
-from trierarch.builder.manifest import CompiledBy, TensorRTLLM
+from trierarch.builder.manifest import CompiledBy, Flow, TensorRTLLM
 
 _REBUILD: Final = "rebuild the engine here with: trierarch build --target tensorrt_llm"
 
@@ -51,6 +51,8 @@ def check_compatible(name: str, record: TensorRTLLM, here: Installed) -> None:
         raise EngineError(
             f"engine {name!r} was built for TensorRT-LLM {record.version}, and here is {here.tensorrt_llm}; {_REBUILD}"
         )
+    if record.flow is Flow.ENGINE and record.compiled_by is None:
+        raise EngineError(f"engine {name!r} is a checkpoint that nothing was compiled from yet; {_REBUILD}")
     if record.compiled_by is not None:
         _check_compiled(name, record.compiled_by, here)
 

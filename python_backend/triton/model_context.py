@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from trierarch.python_backend.triton.parameters import Parameters
@@ -36,4 +36,13 @@ class RoleModel(Protocol):
 
     def close(self) -> None:
         """Finish what is running and give everything back."""
+        ...
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """A RoleModel that may become unable to serve; others are ready once they are made."""
+
+    def is_ready(self) -> bool:
+        """Whether it can serve. Must not wait for anything."""
         ...

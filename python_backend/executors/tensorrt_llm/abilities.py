@@ -14,6 +14,7 @@ from typing import Final
 from trierarch.builder.manifest import Flow, TensorRTLLM
 from trierarch.python_backend.errors import InvalidRequest
 from trierarch.python_backend.executors.tensorrt_llm.arguments import decoding_type
+from trierarch.python_backend.executors.tensorrt_llm.release import RELEASES
 from trierarch.python_backend.request import SamplingParams
 
 _REBUILD: Final = "rebuild the engine with"
@@ -26,29 +27,24 @@ _NO_LOGITS: Final = f"logits are not passed on; ask for logprobs, or {_LEAVE}"
 _NOT_GATHERED: Final = f"this engine keeps no logits; {_REBUILD} gather_generation_logits in llm_args, or {_LEAVE}"
 _NO_GUIDES: Final = f"this engine was built without guided_decoding_backend in its llm_args; rebuild it, or {_LEAVE}"
 _NO_SALT: Final = (
-    "TensorRT-LLM 1.0 keeps no prefixes apart; rebuild the engine for 1.2 or later, or with enable_block_reuse false in "
+    "TensorRT-LLM keeps no prefixes apart before 1.2; rebuild the engine for 1.2 or later, or with enable_block_reuse false in "
     "kv_cache_config"
 )
 _GREEDY: Final = "send 0 for the likeliest tokens"
 
 _SAMPLER_1_0: Final = f"the sampler of this engine has none; {_REBUILD} enable_trtllm_sampler in llm_args, or {_LEAVE}"
 _SAMPLER_1_2: Final = f"the sampler of this engine has none; {_REBUILD} sampler_type TRTLLMSampler, or {_LEAVE}"
+_NOT_BY_TORCH: Final = ("repetition_penalty", "presence_penalty", "frequency_penalty", "min_p", "seed")
 _LACKING: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
-    "1.0": (
-        _SAMPLER_1_0,
-        (
-            *("repetition_penalty", "presence_penalty", "frequency_penalty", "min_p", "seed"),
-            *("min_tokens", "logit_bias", "bad_words"),
-        ),
-    ),
-    "1.2": (_SAMPLER_1_2, ("repetition_penalty", "presence_penalty", "frequency_penalty", "min_p", "seed")),
+    "1.0": (_SAMPLER_1_0, (*_NOT_BY_TORCH, "min_tokens", "logit_bias", "bad_words")),
+    "1.1": (_SAMPLER_1_0, (*_NOT_BY_TORCH, "min_tokens", "logit_bias", "bad_words")),
+    "1.2": (_SAMPLER_1_2, _NOT_BY_TORCH),
     "1.3": ("", ()),
 }
 """Release -> what its TorchSampler, the default of the PyTorch flow, has no code for, and the remedy."""
 
 _GREEDY_DRAFTING: Final[Mapping[str, frozenset[str]]] = {
-    "1.0": frozenset({"mtp", "eagle", "eagle3"}),
-    "1.2": frozenset({"mtp", "eagle", "eagle3"}),
+    **dict.fromkeys(("1.0", "1.1", "1.2"), frozenset({"mtp", "eagle", "eagle3"})),
     "1.3": frozenset({"mtp", "eagle", "eagle3", "drafttarget", "pard", "dflash", "dspark", "sa"}),
 }
 """Release -> ways to speculate in which target and drafter are one model, which then draws the likeliest tokens alone
@@ -101,7 +97,7 @@ def abilities_of(record: TensorRTLLM) -> Abilities:
     return Abilities(
         refused=refused,
         greedy_alone=_greedy_alone(record),
-        cache_salt=_NO_SALT if record.version == "1.0" and shares_prefixes else None,
+        cache_salt=None if RELEASES[record.version].takes_cache_salt or not shares_prefixes else _NO_SALT,
     )
 
 
@@ -117,7 +113,11 @@ def _greedy_alone(record: TensorRTLLM) -> str | None:
         return None
     if decoding_type(record) in _GREEDY_DRAFTING[record.version] and not _is_apart(record):
         return f"this engine speculates in a way that only takes the likeliest tokens; {_GREEDY}"
-    if record.version == "1.0" and _is_torch_sampled(record) and not record.llm_args.get("enable_mixed_sampler"):
+    if (
+        record.version in ("1.0", "1.1")
+        and _is_torch_sampled(record)
+        and not record.llm_args.get("enable_mixed_sampler")
+    ):
         return (
             f"this engine only takes the likeliest tokens; {_GREEDY}, or {_REBUILD} enable_trtllm_sampler in llm_args"
         )

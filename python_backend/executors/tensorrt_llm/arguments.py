@@ -87,8 +87,9 @@ def _argument(engine: Path, name: str, value: JsonValue, release: Release, find_
         return _speculation(engine, value, release, find_class)
     if name not in _CLASSES:
         return value
-    module = {"lora_config": release.lora_config_module, "quant_config": QUANT_CONFIG_MODULE}
-    return _made(f"llm_args.{name}", module.get(name, ARGUMENTS_MODULE), _CLASSES[name], value, release, find_class)
+    elsewhere = {"lora_config": release.lora_config_modules, "quant_config": (QUANT_CONFIG_MODULE,)}
+    modules = elsewhere.get(name, (ARGUMENTS_MODULE,))
+    return _made(f"llm_args.{name}", modules, _CLASSES[name], value, release, find_class)
 
 
 def _speculation(engine: Path, value: dict[str, JsonValue], release: Release, find_class: FindClass) -> Any:
@@ -101,13 +102,18 @@ def _speculation(engine: Path, value: dict[str, JsonValue], release: Release, fi
         place = fields.get(key)
         if isinstance(place, str):  # A folder of the engine's, as `model` is; anything else is a name for a hub.
             fields[key] = str(engine / place) if (engine / place).is_dir() else place
-    return _made("llm_args.speculative_config", ARGUMENTS_MODULE, name, fields, release, find_class)
+    return _made("llm_args.speculative_config", (ARGUMENTS_MODULE,), name, fields, release, find_class)
 
 
 def _made(
-    place: str, module: str, name: str, fields: Mapping[str, JsonValue], release: Release, find_class: FindClass
+    place: str,
+    modules: tuple[str, ...],
+    name: str,
+    fields: Mapping[str, JsonValue],
+    release: Release,
+    find_class: FindClass,
 ) -> Any:
-    made = find_class(module, name)
+    made = next((found for module in modules if (found := find_class(module, name)) is not None), None)
     if made is None:
         raise EngineError(f"{place} is a {name}, which TensorRT-LLM {release.name} does not have; {_REBUILD}")
     try:

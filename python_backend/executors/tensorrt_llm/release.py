@@ -16,21 +16,23 @@ class Release:
     """One release; the engine's record names it."""
 
     name: str
-    lora_config_module: str
-    """Where LoraConfig is."""
+    lora_config_modules: tuple[str, ...]
+    """Where LoraConfig is; the first that has it."""
     takes_cache_salt: bool
     takes_priority: bool
     """Whether `generate_async` does."""
 
 
+_MANAGER, _HELPER = "tensorrt_llm.lora_manager", "tensorrt_llm.lora_helper"
+
 RELEASES: Final = {
     release.name: release
     for release in (
-        Release(
-            name="1.0", lora_config_module="tensorrt_llm.lora_manager", takes_cache_salt=False, takes_priority=False
-        ),
-        Release(name="1.2", lora_config_module="tensorrt_llm.lora_helper", takes_cache_salt=True, takes_priority=False),
-        Release(name="1.3", lora_config_module="tensorrt_llm.lora_helper", takes_cache_salt=True, takes_priority=True),
+        Release(name="1.0", lora_config_modules=(_MANAGER,), takes_cache_salt=False, takes_priority=False),
+        # Not recorded itself: it is given only what 1.0 and 1.2 agree on.
+        Release(name="1.1", lora_config_modules=(_HELPER, _MANAGER), takes_cache_salt=False, takes_priority=False),
+        Release(name="1.2", lora_config_modules=(_HELPER,), takes_cache_salt=True, takes_priority=False),
+        Release(name="1.3", lora_config_modules=(_HELPER,), takes_cache_salt=True, takes_priority=True),
     )
 }
 

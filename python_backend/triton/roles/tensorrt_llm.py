@@ -16,6 +16,7 @@ from trierarch.python_backend.text.tokenizer import Tokenizer
 from trierarch.python_backend.triton.adapter_uploads import AdapterUploads
 from trierarch.python_backend.triton.answer import Answer
 from trierarch.python_backend.triton.cancellation import OpenRequests
+from trierarch.python_backend.triton.dead_engine import WATCH_SECONDS, DeadEngine
 from trierarch.python_backend.triton.incoming import Incoming
 from trierarch.python_backend.triton.inputs import Inputs
 from trierarch.python_backend.triton.metrics import EngineMetrics
@@ -70,6 +71,8 @@ class TensorrtLlm:
             parameters.stats_check_period_ms / 1000,
             lambda: self._metrics.publish(self._executor.stats()),
         )
+        dead_engine = DeadEngine(self.is_ready, lambda: len(self._open))
+        self._health = Periodic("trierarch-health", WATCH_SECONDS, dead_engine.look)
         logger.info("model %s serves engine %s", context.name, manifest.name)
 
     def execute(self, requests: list[Any]) -> None:
@@ -81,10 +84,15 @@ class TensorrtLlm:
             else:
                 self._start(incoming)
 
+    def is_ready(self) -> bool:
+        """See Watched.is_ready."""
+        return self._executor.is_healthy
+
     def close(self) -> None:
         """Let running requests finish for a while, end the others with CANCELLED, give everything back."""
         self._line.close()
         self._executor.drain(self._drain_timeout)
+        self._health.stop()
         self._watch.stop()
         self._statistics.stop()
         self._executor.close()

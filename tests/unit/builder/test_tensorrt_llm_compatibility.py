@@ -69,3 +69,8 @@ def test_anything_else_is_refused_with_what_to_do(changes: dict[str, object], sa
         check_compatible("e", COMPILED, installed(**changes))
     assert said in str(caught.value)
     assert "trierarch build" in str(caught.value) or "serve it" in str(caught.value)
+
+
+def test_what_was_not_compiled_yet_is_told() -> None:
+    with pytest.raises(EngineError, match="nothing was compiled from yet"):
+        check_compatible("e", COMPILED.model_copy(update={"compiled_by": None}), HERE)
