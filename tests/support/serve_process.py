@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -24,9 +24,9 @@ FREE_PORTS: Final = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "
 class ServeProcess:
     """One `trierarch serve`."""
 
-    def __init__(self, path: Path, *options: str) -> None:
-        """Start it on free ports."""
-        command = [TRIERARCH, "serve", str(path), *FREE_PORTS, "--json", *options]
+    def __init__(self, path: Path, *options: str, command: Sequence[str] = (TRIERARCH,)) -> None:
+        """Start it on free ports; `command` is how `trierarch` is called."""
+        command = [*command, "serve", str(path), *FREE_PORTS, "--json", *options]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self._said: list[str] = []
         self._listener = threading.Thread(target=self._listen)
@@ -76,9 +76,9 @@ class ServeProcess:
 
 
 @contextmanager
-def serve(path: Path, *options: str) -> Iterator[ServeProcess]:
-    """A `trierarch serve` that is ready, and nothing of it afterwards."""
-    process = ServeProcess(path, *options)
+def serve(path: Path, *options: str, command: Sequence[str] = (TRIERARCH,)) -> Iterator[ServeProcess]:
+    """A `trierarch serve` that is ready, and nothing of it afterwards; `command` is how `trierarch` is called."""
+    process = ServeProcess(path, *options, command=command)
     try:
         process.wait_ready()
         yield process

@@ -27,6 +27,24 @@ def install(folder: Path, release: str) -> Path:
     return folder
 
 
+def environment(folder: Path, release: str) -> Path:
+    """A Python of its own that has all that this one has, and the stand-in: the path of its `python3`.
+
+    Triton's stub takes the first `python3` on PATH, with that one's packages, and ignores PYTHONPATH.
+    """
+    packages = folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+    packages.mkdir(parents=True)
+    places = [*(place for place in sys.path if place and Path(place).is_dir()), str(install(folder / "site", release))]
+    lines = [f"import site; site.addsitedir({place!r})" for place in places if not place.startswith(sys.base_prefix)]
+    (packages / "stand_in.pth").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    home = Path(sys.base_prefix) / "bin"
+    (folder / "pyvenv.cfg").write_text(f"home = {home}\n", encoding="utf-8")
+    python = folder / "bin" / "python3"
+    python.parent.mkdir()
+    python.symlink_to(home / f"python{sys.version_info.major}.{sys.version_info.minor}")
+    return python
+
+
 @contextmanager
 def importable(folder: Path) -> Iterator[ModuleType]:
     """Put an installed stand-in on the module path; its controls. Afterwards nothing of it is left."""

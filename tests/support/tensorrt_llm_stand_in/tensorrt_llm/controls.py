@@ -15,6 +15,8 @@ class Controls:
     """Each step waits for it."""
     pause_at: int | None = None
     """The step after which it closes."""
+    step_seconds: float = 0.0
+    """That each step takes."""
     shows_end_ids: bool = False
     """Whether an end token is among those that come back."""
     poison: int | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import deque
 from datetime import timedelta
 from pathlib import Path
@@ -74,6 +75,7 @@ class Engine:
             while not controls.gate.wait(0.05):
                 if self.is_over:
                     return
+            time.sleep(controls.step_seconds)
             with self._changed:
                 if self.is_over:
                     return
