@@ -50,10 +50,6 @@ def open_executor(
     manifest = verify(engine)
     if manifest.head is not None:
         raise EngineError(f"{engine.name}: it is a head, which only guesses for the engine it lies in; open that one")
-    if manifest.target not in _OPENERS:
-        raise EngineError(
-            f"{engine.name}: no executor here runs target {manifest.target}; rebuild it with --target torch"
-        )
     return _OPENERS[manifest.target](engine, manifest, allotment, adapter_directories)
 
 

@@ -15,8 +15,8 @@ from support.scheduling import make_request
 from trierarch.builder.build import build
 from trierarch.builder.config import BuildConfig
 from trierarch.builder.manifest import DrafterKind, DType
+from trierarch.python_backend.executors.executor import Executor
 from trierarch.python_backend.executors.factory import open_executor
-from trierarch.python_backend.executors.loop import StepExecutor
 from trierarch.python_backend.request import TokenDelta
 from trierarch.python_backend.speculation.allotment import Allotment, BestRate, FixedLength
 
@@ -49,14 +49,14 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=[BestRate(), FixedLength(5)], ids=["best", "5"])
-def executor(engine: Path, request: pytest.FixtureRequest) -> Iterator[StepExecutor]:
+def executor(engine: Path, request: pytest.FixtureRequest) -> Iterator[Executor]:
     allotment: Allotment = request.param
     executor = open_executor(engine, allotment)
     yield executor
     executor.close()
 
 
-def test_greedy_answers_are_transformers_own(executor: StepExecutor, golden: list[dict[str, Any]]) -> None:
+def test_greedy_answers_are_transformers_own(executor: Executor, golden: list[dict[str, Any]]) -> None:
     """All together, and again when the answers are in the history and the prompts in the prefix cache."""
     for attempt in range(2):
         deltas: queue.SimpleQueue[TokenDelta] = queue.SimpleQueue()

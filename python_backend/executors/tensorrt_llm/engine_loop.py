@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Final
@@ -25,7 +26,7 @@ from trierarch.python_backend.request import FinishReason
 logger = logging.getLogger(__name__)
 
 STALL_SECONDS: Final = 300.0
-"""Without a step while requests wait for one, after which the engine must hang."""
+"""Without a step while requests wait for one, or in one call, after which the engine must hang."""
 WATCH_SECONDS: Final = 1.0
 SHUTDOWN_SECONDS: Final = 30.0
 """That the library gets to stop its processes; some of its ways to stop wait for what is already dead."""
@@ -52,47 +53,44 @@ class EngineLoop:
         self._on_death = on_death
         self._tasks: dict[Stream, asyncio.Task[None]] = {}
         self._is_dead = False
-        self._last_step = 0.0
+        self._last_step_ns = 0
+        self._last_turn_ns = 0  # of the loop
+        self._closed = threading.Event()
         self._opened: Future[asyncio.AbstractEventLoop] = Future()
         self._thread = threading.Thread(target=self._run, name="trierarch-tensorrt-llm", daemon=True)
         self._thread.start()
         self._loop = self._opened.result()
+        threading.Thread(target=self._guard, name="trierarch-tensorrt-llm-guard", daemon=True).start()
 
     @property
     def is_alive(self) -> bool:
         """Whether requests can be served."""
         return not self._is_dead and self._thread.is_alive()
 
-    def post(self, action: Callable[..., None], *arguments: Any) -> None:
+    def post(self, action: Callable[..., object], *arguments: Any) -> None:
         """Call `action` on the loop's thread, soon; nothing happens once it is closed. Any thread."""
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(action, *arguments)
 
     def begin(self, stream: Stream) -> None:
-        """Serve a sequence; one that was ended before it could begin is left alone."""
-        if stream.is_over:
-            return
-        if not self._tasks:
-            self._last_step = self._loop.time()
+        """Serve a sequence; one that is over before it could begin is left alone."""
         task = self._loop.create_task(self._serve(stream))
         self._tasks[stream] = task
         self._has_begun.set()
         task.add_done_callback(lambda _: self._tasks.pop(stream))
 
     def cut(self, stream: Stream, reason: FinishReason, error: ServingError) -> None:
-        """End a sequence early."""
+        """End a sequence early; from another thread only where the loop's own hangs."""
         stream.end(reason, error)
         task = self._tasks.get(stream)
         if task is not None:
-            task.cancel()
+            self.post(task.cancel)
 
     def close(self) -> None:
         """Shut the library down; streams have to be over. Idempotent, and from any thread but the loop's own."""
-        self.post(self._stopping_now)
-        self._thread.join()
-
-    def _stopping_now(self) -> None:
-        self._stopping.set()
+        self.post(lambda: self._stopping.set())
+        self._thread.join(0 if self._is_stuck() else 2 * SHUTDOWN_SECONDS)
+        self._closed.set()
 
     def _run(self) -> None:
         try:
@@ -123,6 +121,8 @@ class EngineLoop:
 
     async def _serve(self, stream: Stream) -> None:
         request = stream.request
+        if stream.is_over:
+            return
         try:
             async with asyncio.timeout_at(request.deadline) as timeout:
                 await self._sender.carry(self._llm, stream, self._note_step)
@@ -164,19 +164,30 @@ class EngineLoop:
             generation.abort()
 
     def _note_step(self) -> None:
-        self._last_step = self._loop.time()
+        self._last_step_ns = time.monotonic_ns()
 
     async def _watch(self, llm: LLM) -> None:
         """Find out about an engine that died or hangs while nobody hears from it."""
-        check: Callable[[], bool] | None = getattr(
-            llm, "_check_health", None
-        )  # what its own server asks; 1.2 and later
+        # What its own server asks, in 1.2 and later.
+        check: Callable[[], bool] | None = getattr(llm, "_check_health", None)
         while not self._is_dead:
-            await asyncio.sleep(WATCH_SECONDS)
+            now = self._last_turn_ns = time.monotonic_ns()
+            sent = (max(stream.sent_ns, self._last_step_ns) for stream in self._tasks if stream.sent_ns)
             if check is not None and not check():
                 self._die("its processes have ended")
-            elif self._tasks and self._loop.time() - self._last_step > STALL_SECONDS:
+            elif any(now - since > STALL_SECONDS * 1e9 for since in sent):
                 self._die(f"it has made no step for {STALL_SECONDS:g} s")
+            await asyncio.sleep(WATCH_SECONDS)
+
+    def _guard(self) -> None:
+        """Find out about a call to the library that does not return, which the loop itself cannot."""
+        while not self._closed.wait(WATCH_SECONDS):
+            if self._is_stuck():
+                self._die(f"a call to it has not returned for {STALL_SECONDS:g} s")
+
+    def _is_stuck(self) -> bool:
+        is_late = time.monotonic_ns() - self._last_turn_ns > (STALL_SECONDS + WATCH_SECONDS) * 1e9
+        return self._thread.is_alive() and self._last_turn_ns > 0 and is_late and not self._stopping.is_set()
 
     def _die(self, reason: str) -> None:
         if self._is_dead:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -24,7 +25,10 @@ _REASONS: Final = {
 
 
 class Stream:
-    """Of one sequence of a request. Touched by the executor's thread alone; its last delta is its only one of that kind."""
+    """Of one sequence of a request; its last delta is its only one of that kind, whoever ends it.
+
+    The executor's thread alone touches it, unless that hangs and another ends it.
+    """
 
     def __init__(
         self,
@@ -46,6 +50,7 @@ class Stream:
         self._sink = sink
         self._block_size = block_size
         self._on_end = on_end
+        self._lock = threading.Lock()
         self._token_ids: list[int] = []
         self._times = Times(arrival_ns=round(request.arrival_time * 1e9))
 
@@ -53,6 +58,11 @@ class Stream:
     def num_tokens(self) -> int:
         """Of the output."""
         return len(self._token_ids)
+
+    @property
+    def sent_ns(self) -> int:
+        """When the library got it; 0 is not yet."""
+        return self._times.sent_ns
 
     def start(self, generation: Generation) -> None:
         """The library has it; again, where it was sent again."""
@@ -65,8 +75,17 @@ class Stream:
         Raises:
             ExecutorFailed: the library returned fewer log-probs than tokens.
         """
-        if self.is_over:
-            return
+        with self._lock:
+            if not self.is_over:
+                self._take(step)
+
+    def end(self, reason: FinishReason, error: ServingError) -> None:
+        """End it early; nothing happens if it is over."""
+        with self._lock:
+            if not self.is_over:
+                self._finish(reason, error)
+
+    def _take(self, step: Generation) -> None:
         completion = step.outputs[0]
         first = self.num_tokens
         reason = self._read(completion.token_ids[first:])
@@ -80,10 +99,6 @@ class Stream:
             self._finish(reason, self._error(reason, completion.finish_reason), token_ids, logprobs, step)
         elif token_ids:
             self._emit(token_ids, logprobs)
-
-    def end(self, reason: FinishReason, error: ServingError) -> None:
-        """End it early; nothing happens if it is over."""
-        self._finish(reason, error)
 
     def _read(self, token_ids: Sequence[int]) -> FinishReason | None:
         """Take new tokens, up to what ends the sequence; some libraries pass end tokens on, and some keep them."""
@@ -121,8 +136,6 @@ class Stream:
         logprobs: tuple[TokenLogprob, ...] | None = None,
         step: Generation | None = None,
     ) -> None:
-        if self.is_over:
-            return
         self.is_over = True
         self._on_end(self)
         usage = usage_of(self.request, self.num_tokens, self._times, step, self._block_size)

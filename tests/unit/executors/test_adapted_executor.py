@@ -28,9 +28,9 @@ from trierarch.builder.verify import digest_file
 from trierarch.python_backend.adapters.directory import AdapterDirectories
 from trierarch.python_backend.adapters.draft_adapters import DraftAdapters
 from trierarch.python_backend.errors import UnknownAdapter
+from trierarch.python_backend.executors.executor import Executor
 from trierarch.python_backend.executors.factory import open_executor
 from trierarch.python_backend.executors.fake import FakeRunner, FakeWeights
-from trierarch.python_backend.executors.loop import StepExecutor
 from trierarch.python_backend.request import Request, SamplingParams, SpeculationParams, TokenDelta
 from trierarch.python_backend.speculation.allotment import FixedLength
 
@@ -58,7 +58,7 @@ def make_engine(folder: Path, is_compiled: bool = False, architecture: Architect
 
 
 def answers(
-    executor: StepExecutor, names: Iterable[str], sampling: SamplingParams = GREEDY, guesses: bool = True
+    executor: Executor, names: Iterable[str], sampling: SamplingParams = GREEDY, guesses: bool = True
 ) -> list[list[int]]:
     """What each name's requests answer to each prompt, all asked at once."""
     speculation = SpeculationParams(max_draft_tokens=None if guesses else 0)

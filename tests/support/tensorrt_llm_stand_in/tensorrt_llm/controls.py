@@ -29,6 +29,8 @@ class Controls:
     is_dead: bool = False
     """The processes are gone; nobody has been told."""
     shutdown_hangs: bool = False
+    submission_hangs: bool = False
+    """Whether generate_async waits for a process that is gone."""
     lora_slots: int = 2
     num_stale_misses: int = 1
     """How often an evicted adapter is said to be there, and is not."""

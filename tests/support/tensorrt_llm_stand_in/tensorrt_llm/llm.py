@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,8 @@ class _LLM:
         params = arguments["sampling_params"]
         if params.end_id is None:
             raise ValueError("tokenizer is required to reset end_id if it is None")
+        while controls.submission_hangs:
+            time.sleep(0.01)
         controls.submissions.append({"inputs": inputs, **arguments})
         output = RequestOutput.make(inputs, arguments, self._engine, self._loop)
         self._engine.submit(output)
@@ -55,8 +59,6 @@ class _LLM:
 
     def shutdown(self) -> None:
         if controls.shutdown_hangs:
-            import threading
-
             threading.Event().wait()
         if self._engine is not None:
             self._engine.close()

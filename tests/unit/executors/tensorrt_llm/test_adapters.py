@@ -259,3 +259,6 @@ def test_peft_itself_computes_the_same_from_the_directory_we_write(tmp_path: Pat
         found = load_adapter(built.checkpoint, written.path)(tokens).logits
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
     disk.close()
+    dora = random_adapter(built.checkpoint, tmp_path / "dora", use_dora=True)
+    with pytest.raises(AdapterError, match="gains need weights that this engine has not"):
+        read_adapter(dora, built.engine, manifest.model_copy(update={"files": {}}))

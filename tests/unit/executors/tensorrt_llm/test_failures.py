@@ -78,6 +78,29 @@ def test_an_engine_that_makes_no_step_is_taken_for_dead(stand_in: MakeStandIn, m
     assert not executor.is_healthy
 
 
+def test_a_call_that_does_not_return_keeps_nobody_waiting(
+    stand_in: MakeStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to 1.2 a request waits for an answer of a process that may be gone."""
+    monkeypatch.setattr(engine_loop, "WATCH_SECONDS", 0.01)
+    monkeypatch.setattr(engine_loop, "STALL_SECONDS", 0.2)
+    library = stand_in("1.2")
+    executor = library.open()
+    library.controls.gate.clear()
+    running = library.ask(executor, [1, 2])
+    eventually(lambda: len(library.controls.submissions) == 1, "the first at the library")
+    library.controls.submission_hangs = True
+    streams = [running, library.ask(executor, [3, 4]), library.ask(executor, [5, 6])]
+    for stream in streams:
+        assert error_of(stream) == (FinishReason.ERROR, ExecutorFailed)
+    assert not executor.is_healthy
+    with pytest.raises(ExecutorFailed):
+        executor.submit(library.request([1]), TokenStream())
+    executor.close()
+    library.controls.submission_hangs = False
+    assert all(stream.deltas.empty() for stream in streams)
+
+
 def test_an_idle_engine_is_not_taken_for_dead(stand_in: MakeStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not for the time that it idled, when a request comes."""
     monkeypatch.setattr(engine_loop, "WATCH_SECONDS", 0.001)
