@@ -47,6 +47,12 @@ FORBIDDEN: dict[str, set[str]] = {
     },
     "python_backend/speculation": {"torch", "triton_python_backend_utils", "trierarch.python_backend.executors"},
     "python_backend/executors": {"triton_python_backend_utils", "trierarch.python_backend.triton", "transformers"},
+    # Of TensorRT-LLM nothing is imported with our modules: what is checked first decides whether it is at all.
+    "python_backend/executors/tensorrt_llm": {
+        "tensorrt_llm",
+        "trierarch.python_backend.executors.cpu",
+        "trierarch.python_backend.executors.torch",
+    },
     "python_backend/text": {"torch", "transformers", "triton_python_backend_utils", "trierarch.python_backend.triton"},
     "python_backend/triton": {"torch", "transformers", "trierarch.python_backend.executors.torch"},
     "python_backend/adapters": {"torch", "triton_python_backend_utils", "trierarch.python_backend.executors"},

@@ -96,7 +96,7 @@ class Stream:
         if reason is None and step.finished:
             reason = _REASONS.get(completion.finish_reason or "", FinishReason.ERROR)
         if reason is not None:
-            self._finish(reason, self._error(reason, completion.finish_reason), token_ids, logprobs, step)
+            self._finish(reason, _error_of(reason, completion.finish_reason), token_ids, logprobs, step)
         elif token_ids:
             self._emit(token_ids, logprobs)
 
@@ -118,15 +118,6 @@ class Stream:
         if len(entries) < self.num_tokens:
             raise ExecutorFailed(f"TensorRT-LLM returned {len(entries)} log-probs for {self.num_tokens} tokens")
         return tuple(_logprob(self._token_ids[place], entries[place], count) for place in range(first, self.num_tokens))
-
-    def _error(self, reason: FinishReason, said: str | None) -> ServingError | None:
-        if reason is FinishReason.ERROR:
-            return ExecutorFailed(f"TensorRT-LLM ended the request with finish_reason {said!r}")
-        if reason is FinishReason.CANCELLED:
-            return Cancelled("TensorRT-LLM cancelled the request")
-        if reason is FinishReason.TIMEOUT:
-            return DeadlineExceeded("TensorRT-LLM found no time for the request")
-        return None
 
     def _finish(
         self,
@@ -161,3 +152,14 @@ def _logprob(token: int, entry: Any, count: int) -> TokenLogprob:
         raise ExecutorFailed(f"TensorRT-LLM returned no log-prob of token {token}, which it drew")
     ranked = sorted(((other, float(value.logprob)) for other, value in entry.items()), key=lambda pair: -pair[1])
     return TokenLogprob(token, float(entry[token].logprob), tuple(ranked[:count]))
+
+
+def _error_of(reason: FinishReason, said: str | None) -> ServingError | None:
+    """What goes with a reason that the library itself gave, as `said`."""
+    if reason is FinishReason.ERROR:
+        return ExecutorFailed(f"TensorRT-LLM ended the request with finish_reason {said!r}")
+    if reason is FinishReason.CANCELLED:
+        return Cancelled("TensorRT-LLM cancelled the request")
+    if reason is FinishReason.TIMEOUT:
+        return DeadlineExceeded("TensorRT-LLM found no time for the request")
+    return None
