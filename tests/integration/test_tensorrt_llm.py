@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,12 @@ from support.eventually import eventually
 from support.metrics import kv_blocks, requests, wait_for_active
 from support.packed_adapters import write_random_packed
 from support.serve_process import ServeProcess, serve
-from support.tensorrt_llm_engines import record_of
+from support.tensorrt_llm_engines import record_of, write_engine
 from support.tensorrt_llm_stand_in import environment
 from support.triton_requests import ask, refusal, stream
 from trierarch.builder.build import build
 from trierarch.builder.config import BuildConfig
-from trierarch.builder.manifest import MANIFEST_NAME, TOKENIZER_NAME, DType, EngineManifest, Lora, Target
+from trierarch.builder.manifest import TOKENIZER_NAME, DType, EngineManifest, Lora, Target
 from trierarch.orchestrator.client import TritonClient
 from trierarch.orchestrator.metrics import Metrics
 from trierarch.orchestrator.prompt import Prompt
@@ -65,12 +64,9 @@ def make_engine(folder: Path) -> tuple[Path, EngineManifest]:
     build(BuildConfig(model=str(checkpoint), output=plain, dtype=DType.FLOAT32, kv_cache_bytes=64 << 20, compile=False))
     manifest = EngineManifest.load(plain)
     engine = folder / "engine"
-    model = engine / "model"
-    model.mkdir(parents=True)
+    engine.mkdir()
     (engine / TOKENIZER_NAME).write_bytes((plain / TOKENIZER_NAME).read_bytes())
     (fatal,) = small_tokenizer().encode(FATAL).ids
-    settings = {"vocab_size": manifest.architecture.vocab_size, "step_seconds": 0.01, "fatal": fatal}
-    (model / "stand_in.json").write_text(json.dumps(settings), encoding="utf-8")
     changes = {
         "target": Target.TENSORRT_LLM,
         "tensorrt_llm": record_of("1.2"),
@@ -79,8 +75,7 @@ def make_engine(folder: Path) -> tuple[Path, EngineManifest]:
         "files": {TOKENIZER_NAME: manifest.files[TOKENIZER_NAME]},
     }
     manifest = manifest.model_copy(update=changes)
-    (engine / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
-    return engine, manifest
+    return write_engine(engine, manifest, step_seconds=0.01, fatal=fatal), manifest
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from trierarch.builder.manifest import (
     TensorRTLLM,
     Tokens,
 )
+from trierarch.builder.verify import digest_file
 
 VOCAB = 97
 GPU = "sm_90"
@@ -56,11 +57,24 @@ def manifest_of(
 
 
 def write_engine(engine: Path, manifest: EngineManifest, **settings: Any) -> Path:
-    """Write what the executor opens; `settings` are controls of the stand-in, for one in another process."""
-    assert manifest.tensorrt_llm is not None
-    model = engine / manifest.tensorrt_llm.model
-    model.mkdir(parents=True)
-    vocab_size = manifest.architecture.vocab_size
-    (model / "stand_in.json").write_text(json.dumps({"vocab_size": vocab_size, **settings}), encoding="utf-8")
+    """Write what the executor opens; `settings` are controls of the stand-in, for one in another process.
+
+    Files that the manifest names already are there.
+    """
+    record = manifest.tensorrt_llm
+    assert record is not None
+    contents: dict[str, Any] = {
+        "config.json": {},
+        "stand_in.json": {"vocab_size": manifest.architecture.vocab_size, **settings},
+    }
+    if record.flow is Flow.ENGINE:
+        contents["rank0.engine"] = {}
+    files = dict(manifest.files)
+    for name, content in contents.items():
+        path = engine / record.model / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content), encoding="utf-8")
+        files[f"{record.model}/{name}"] = digest_file(path)
+    manifest = manifest.model_copy(update={"files": files})
     (engine / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
     return engine
