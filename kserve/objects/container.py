@@ -1,0 +1,196 @@
+"""The two containers of a pod: Triton with the engine, and the OpenAI gateway in front of it.
+
+KServe mounts the engine into the container that it calls its own, and takes the pod's ports from there too, though ports belong
+to the whole pod. So that container is Triton's, and it declares the gateway's port as well: first, which makes it the
+Service's port 80, and in Knative alone, which allows one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from trierarch.builder.manifest import EngineManifest
+from trierarch.kserve.cold_start import PROBE_PERIOD, ColdStartBudget
+from trierarch.kserve.memory import host_memory
+from trierarch.kserve.objects.resource import adapters_path, engine_path
+from trierarch.kserve.quantity import format_bytes
+from trierarch.kserve.spec import DeploySpec, Profile
+
+SHARED_MEMORY: Final = "shared-memory"
+SCRATCH: Final = "scratch"
+SERVER_MARGIN: Final = 30
+"""Seconds between the last stream's end and the pod's: Triton stops its backends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where a pod listens."""
+
+    gateway: int = 9000
+    """OpenAI's API, and /metrics with Triton's."""
+    http: int = 8000
+    grpc: int = 8001
+    metrics: int = 8002
+
+
+def ports_of(profile: Profile) -> Ports:
+    """An LLMInferenceService's Service leads to 8000, which therefore is the gateway's there."""
+    return Ports(gateway=8000, http=9000) if profile is Profile.LLM else Ports()
+
+
+def triton_container(name: str, spec: DeploySpec, engine: EngineManifest, budget: ColdStartBudget) -> dict[str, Any]:
+    """Triton over the engine, kept alive and drained by `trierarch serve`."""
+    container: dict[str, Any] = {
+        "name": name,
+        "image": spec.image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["trierarch", "serve", engine_path(spec)],
+        "args": _serve_options(spec, budget),
+        "env": _environment(spec),
+        "ports": _ports(spec.profile),
+        "resources": _resources(spec, engine),
+        "securityContext": security_context(),
+        "volumeMounts": [mount(SHARED_MEMORY, "/dev/shm"), mount(SCRATCH, "/tmp"), *_adapter_mounts(spec)],
+        **_probes(spec, budget),
+    }
+    if spec.profile is not Profile.KNATIVE:  # whose queue-proxy does it, and which refuses hooks
+        container["lifecycle"] = _drain_hook(spec)
+    return container
+
+
+def gateway_container(spec: DeploySpec) -> dict[str, Any]:
+    """The OpenAI gateway, of the same image. It ends when its last stream has, so it needs the pod's grace as well."""
+    ports = ports_of(spec.profile)
+    container: dict[str, Any] = {
+        "name": "gateway",
+        "image": spec.image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["trierarch", "gateway"],
+        "args": [
+            f"--triton=localhost:{ports.grpc}",
+            "--host=0.0.0.0",
+            f"--port={ports.gateway}",
+            f"--metrics-url=http://localhost:{ports.metrics}/metrics",
+        ],
+        "env": [{"name": "HOME", "value": "/tmp"}],
+        "resources": {"requests": {"cpu": "500m", "memory": "512Mi"}, "limits": {"cpu": "2", "memory": "1Gi"}},
+        "securityContext": security_context(),
+        "volumeMounts": [mount(SCRATCH, "/tmp")],
+    }
+    if spec.profile is not Profile.KNATIVE:
+        container["lifecycle"] = _drain_hook(spec)
+    return container
+
+
+def volumes(spec: DeploySpec) -> list[dict[str, Any]]:
+    """What the containers mount, besides what KServe mounts."""
+    shared = {"medium": "Memory", "sizeLimit": spec.resources.shared_memory}
+    return [{"name": SHARED_MEMORY, "emptyDir": shared}, {"name": SCRATCH, "emptyDir": {}}]
+
+
+def mount(volume: str, path: str) -> dict[str, Any]:
+    """A volume's place in a container."""
+    return {"name": volume, "mountPath": path}
+
+
+def claim_and_folder(uri: str) -> tuple[str, str]:
+    """The PersistentVolumeClaim of a pvc://CLAIM/FOLDER, and the folder, which may be empty."""
+    claim, _, folder = uri.removeprefix("pvc://").partition("/")
+    return claim, folder.strip("/")
+
+
+def termination_grace(spec: DeploySpec) -> int:
+    """Seconds from a pod's notice to its end: routers forget it, the longest stream ends, Triton stops."""
+    return spec.streams.deregister + spec.streams.longest + SERVER_MARGIN
+
+
+def security_context() -> dict[str, Any]:
+    """No root, no new privileges, nothing writable but the mounts. All of it is allowed in Knative as well."""
+    return {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": True,
+        "runAsNonRoot": True,
+        "runAsUser": 1000,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def _serve_options(spec: DeploySpec, budget: ColdStartBudget) -> list[str]:
+    ports = ports_of(spec.profile)
+    adapters = [] if spec.storage.adapters is None else [f"--adapters={adapters_path(spec)}"]
+    return [
+        "--host=0.0.0.0",
+        f"--http-port={ports.http}",
+        f"--grpc-port={ports.grpc}",
+        f"--metrics-port={ports.metrics}",
+        f"--drain-timeout={spec.streams.longest}",
+        f"--ready-timeout={budget.container_deadline}",
+        *adapters,
+    ]
+
+
+def _environment(spec: DeploySpec) -> list[dict[str, Any]]:
+    # The user has no home in the image, and the root file system cannot be written.
+    plain = {"HOME": "/tmp"} | spec.env
+    found: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in sorted(plain.items())]
+    for name, reference in sorted(spec.secret_env.items()):
+        found.append({"name": name, "valueFrom": {"secretKeyRef": {"name": reference.secret, "key": reference.key}}})
+    return found
+
+
+def _ports(profile: Profile) -> list[dict[str, Any]]:
+    ports = ports_of(profile)
+    gateway = {"name": "http1", "containerPort": ports.gateway, "protocol": "TCP"}
+    if profile is Profile.KNATIVE:
+        return [gateway]
+    return [
+        gateway,
+        {"name": "http", "containerPort": ports.http, "protocol": "TCP"},
+        {"name": "grpc", "containerPort": ports.grpc, "protocol": "TCP"},
+        {"name": "metrics", "containerPort": ports.metrics, "protocol": "TCP"},
+    ]
+
+
+def _resources(spec: DeploySpec, engine: EngineManifest) -> dict[str, Any]:
+    # Memory and GPUs are not given back: what is asked for is the limit. CPU may be borrowed.
+    memory = spec.resources.memory or format_bytes(host_memory(spec, engine))
+    gpus = {} if spec.gpu is None else {spec.gpu.resource: str(spec.gpu.count)}
+    return {"requests": {"cpu": spec.resources.cpu, "memory": memory} | gpus, "limits": {"memory": memory} | gpus}
+
+
+def _probes(spec: DeploySpec, budget: ColdStartBudget) -> dict[str, Any]:
+    """Triton answers nothing before every model is loaded, so its start is the startup probe's to wait for.
+
+    `trierarch serve` brings a dead Triton back by itself; liveness gives it the time that this takes.
+    """
+    port = ports_of(spec.profile).http
+
+    def probe(path: str, period: int, failures: int) -> dict[str, Any]:
+        return {
+            "httpGet": {"path": path, "port": port, "scheme": "HTTP"},
+            "periodSeconds": period,
+            "timeoutSeconds": 3,
+            "failureThreshold": failures,
+            "successThreshold": 1,
+        }
+
+    return {
+        "startupProbe": probe("/v2/health/ready", PROBE_PERIOD, budget.probe_failures),
+        "readinessProbe": probe("/v2/health/ready", PROBE_PERIOD, 2),
+        "livenessProbe": probe("/v2/health/live", PROBE_PERIOD, budget.probe_failures),
+    }
+
+
+def _drain_hook(spec: DeploySpec) -> dict[str, Any]:
+    """Both containers are told to end at once, and routers a little later: until those know, requests still come."""
+    return {"preStop": {"exec": {"command": ["sleep", str(spec.streams.deregister)]}}}
+
+
+def _adapter_mounts(spec: DeploySpec) -> list[dict[str, Any]]:
+    """Of an LLMInferenceService; an InferenceService's adapters are mounted by KServe."""
+    if spec.profile is not Profile.LLM or spec.storage.adapters is None:
+        return []
+    _, folder = claim_and_folder(spec.storage.adapters)
+    return [mount("adapters", adapters_path(spec)) | ({"subPath": folder} if folder else {})]

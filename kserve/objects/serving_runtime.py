@@ -1,0 +1,39 @@
+"""ClusterServingRuntime: Triton with this backend, for KServe to run an engine with."""
+
+from __future__ import annotations
+
+from trierarch.builder.manifest import EngineManifest
+from trierarch.kserve.cold_start import ColdStartBudget
+from trierarch.kserve.objects.container import gateway_container, ports_of, triton_container, volumes
+from trierarch.kserve.objects.resource import MODEL_FORMAT, Resource, resource, runtime_name
+from trierarch.kserve.spec import DeploySpec, Profile
+
+CONTAINER = "kserve-container"
+"""What KServe calls the container that it mounts the engine into."""
+
+
+def serving_runtime(spec: DeploySpec, engine: EngineManifest, budget: ColdStartBudget) -> Resource:
+    """The runtime of one service: its probes and limits follow from that service's engine.
+
+    Never chosen by itself (`autoSelect` is off): the InferenceService names it.
+    """
+    ports = ports_of(spec.profile)
+    scraped = ports.gateway if spec.profile is Profile.KNATIVE else ports.metrics
+    body = {
+        "spec": {
+            "annotations": {"prometheus.kserve.io/path": "/metrics", "prometheus.kserve.io/port": str(scraped)},
+            "supportedModelFormats": [{"name": MODEL_FORMAT, "version": "1", "autoSelect": False}],
+            "protocolVersions": ["v2", "grpc-v2"],
+            "containers": [triton_container(CONTAINER, spec, engine, budget), gateway_container(spec)],
+            "volumes": volumes(spec),
+        }
+    }
+    return resource(
+        "serving.kserve.io/v1alpha1",
+        "ClusterServingRuntime",
+        runtime_name(spec),
+        spec,
+        body,
+        namespace=None,
+        annotations={"serving.kserve.io/server-type": "tritonserver"},
+    )
