@@ -112,7 +112,9 @@ def mends(spec: DeploySpec, engine: EngineManifest, budget: ColdStartBudget) -> 
         found.append(Mend("keep the engine on the nodes: --node-cache GROUP (LocalModelCache)", seconds["fetch"]))
         if spec.storage.scheme not in _IMAGES:
             found.append(
-                Mend("make the engine an image volume, which a node keeps: --storage oci+native://...", seconds["fetch"])
+                Mend(
+                    "make the engine an image volume, which a node keeps: --storage oci+native://...", seconds["fetch"]
+                )
             )
     if not engine.is_quantized:
         found.append(Mend("quantise to 8 bits: about half of the bytes", moved / 2))
@@ -158,7 +160,9 @@ def _fetch(spec: DeploySpec, num_bytes: int) -> tuple[float, str]:
     if _is_mounted(spec):
         return 0.0, "mounted; read while loading"
     rate = spec.cold_start.storage_bandwidth
-    source = f"{num_bytes / 1e6:.0f} MB (manifest) / {rate / 1e6:.0f} MB/s ({_said(spec.cold_start, 'storage_bandwidth')})"
+    source = (
+        f"{num_bytes / 1e6:.0f} MB (manifest) / {rate / 1e6:.0f} MB/s ({_said(spec.cold_start, 'storage_bandwidth')})"
+    )
     note = ", the first time on a node" if spec.storage.scheme in _IMAGES else ""
     return num_bytes / rate, source + note
 

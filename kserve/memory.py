@@ -89,7 +89,9 @@ def check_fits(spec: DeploySpec, engine: EngineManifest) -> None:
     _check_kind(spec, engine)
     needed = num_devices(engine)
     if spec.gpu.count != needed:
-        raise ConfigError(f"gpu.count is {spec.gpu.count}: engine {engine.name!r} runs on {needed}; say --gpus {needed}")
+        raise ConfigError(
+            f"gpu.count is {spec.gpu.count}: engine {engine.name!r} runs on {needed}; say --gpus {needed}"
+        )
     name = f"{spec.gpu.count} × {spec.gpu.product}"
     larger = [other for other, product in PRODUCTS.items() if product.memory * needed * 1.0 >= budget.total]
     remedy = f"take one of {', '.join(larger)}, " if larger and spec.gpu.memory is None else ""

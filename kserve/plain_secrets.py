@@ -6,7 +6,9 @@ import re
 from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
-_NAMES: Final = re.compile(r"(?:^|_)(?:TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY(?:_ID)?|PRIVATE_KEY|CREDENTIALS?)$")
+_NAMES: Final = re.compile(
+    r"(?:^|_)(?:TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY(?:_ID)?|PRIVATE_KEY|CREDENTIALS?)$"
+)
 _SAFE: Final = re.compile(r"^(?:|true|false|[0-9]{1,6}|/[\w./-]*)$", re.IGNORECASE)
 """Values that are switches, counts and paths, whatever the name says."""
 _VALUES: Final = {

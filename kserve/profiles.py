@@ -78,7 +78,9 @@ def notes(spec: DeploySpec) -> tuple[str, ...]:
             "name a Gateway with --gateway to have a route from outside"
         )
     if spec.profile is Profile.LLM:
-        found.append("enableLLMInferenceServiceTLS: false in KServe's inferenceservice-config: the gateway speaks plain HTTP")
+        found.append(
+            "enableLLMInferenceServiceTLS: false in KServe's inferenceservice-config: the gateway speaks plain HTTP"
+        )
     if spec.storage.node_cache:
         found.append("localModel.enabled: true in KServe's inferenceservice-config, and the LocalModelNodeGroups named")
     if "oci+native" in (spec.storage.scheme, _scheme(spec.storage.adapters)):
@@ -158,7 +160,9 @@ def _check_storage(spec: DeploySpec, engine: EngineManifest) -> None:
             "storage has oci:// beside adapters: it links /mnt/models as a whole; use oci+native:// for images"
         )
     if "oci+fetch" in (storage.scheme, _scheme(storage.adapters)) and spec.kserve_version is KServeVersion.V0_20:
-        raise ConfigError("storage has oci+fetch://, which KServe knows from 0.21 on; use oci+native:// or --kserve-version 0.21")
+        raise ConfigError(
+            "storage has oci+fetch://, which KServe knows from 0.21 on; use oci+native:// or --kserve-version 0.21"
+        )
 
 
 def _scheme(uri: str | None) -> str | None:

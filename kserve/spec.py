@@ -84,7 +84,7 @@ class Gpu(Frozen):
     memory: Annotated[int, Field(gt=0)] | None = None
     """Bytes of one, where the table does not know it or is wrong."""
     resource: Annotated[str, Field(pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$")] = "nvidia.com/gpu"
-    node_selector: dict[str, str] = {}
+    node_selector: dict[str, str] = Field(default_factory=dict)
     tolerate: bool = True
     """Whether pods go to nodes that are tainted for this resource."""
 
@@ -158,7 +158,7 @@ class Monitoring(Frozen):
     """Who scrapes, and where queries go."""
 
     prometheus: Annotated[str, Field(pattern=r"^https?://[^\s]+$")] = "http://prometheus-operated.monitoring.svc:9090"
-    labels: dict[str, str] = {}
+    labels: dict[str, str] = Field(default_factory=dict)
     """Labels by which a Prometheus operator chooses rules and monitors, such as release: prometheus-stack."""
     interval: PositiveInt = 15
     """Seconds between scrapes."""
@@ -202,8 +202,8 @@ class DeploySpec(Frozen):
     canary: Canary | None = None
     monitoring: Monitoring = Monitoring()
     access: Access = Access()
-    env: dict[str, str] = {}
-    secret_env: dict[str, SecretRef] = {}
+    env: dict[str, str] = Field(default_factory=dict)
+    secret_env: dict[str, SecretRef] = Field(default_factory=dict)
     """Environment variable -> where its value is kept."""
     disaggregated: bool = False
     """Prefill and decode on different pods: no executor here does that, and True is refused."""
@@ -216,10 +216,12 @@ class DeploySpec(Frozen):
                     f"env.{name} {reason}, and manifests are kept and shown: put it into a Secret and name that "
                     f"in secret_env: {{{name}: {{secret: NAME, key: KEY}}}}"
                 )
-        canary = None if self.canary is None else self.canary.uri
-        for field, uri in (("storage.uri", self.storage.uri), ("storage.adapters", self.storage.adapters)) + (
-            ("canary.uri", canary),
-        ):
+        uris = {
+            "storage.uri": self.storage.uri,
+            "storage.adapters": self.storage.adapters,
+            "canary.uri": None if self.canary is None else self.canary.uri,
+        }
+        for field, uri in uris.items():
             if uri is not None and (reason := secret_in("", uri)):
                 raise ValueError(
                     f"{field} {reason}: give the credentials to a service account instead, and name that in "

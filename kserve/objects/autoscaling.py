@@ -46,7 +46,11 @@ def prometheus_triggers(spec: DeploySpec) -> list[dict[str, Any]]:
 
 
 def scaled_object(spec: DeploySpec, budget: ColdStartBudget) -> Resource:
-    """Scales KServe's Deployment, which KServe leaves alone for `autoscalerClass: external`."""
+    """Scales KServe's Deployment, which KServe leaves alone for `autoscalerClass: external`.
+
+    Without a fallback on purpose: where Prometheus cannot be read, KEDA and its HPA leave replicas as they are, and the
+    interceptor's count still adds some.
+    """
     cooldown = max(spec.scale.cooldown, budget.deadline)
     wake = {
         "type": "external-push",
@@ -62,11 +66,6 @@ def scaled_object(spec: DeploySpec, budget: ColdStartBudget) -> Resource:
             "cooldownPeriod": cooldown,
             # A replica that is still starting must not count as idle.
             "initialCooldownPeriod": budget.deadline,
-            "fallback": {
-                "failureThreshold": 3,
-                "replicas": max(1, spec.min_replicas),
-                "behavior": "currentReplicasIfHigher",
-            },
             "advanced": {"horizontalPodAutoscalerConfig": {"behavior": hpa_behavior(cooldown)}},
             "triggers": [wake, *prometheus_triggers(spec)],
         }

@@ -19,6 +19,8 @@ from trierarch.kserve.spec import DeploySpec, Profile
 
 SHARED_MEMORY: Final = "shared-memory"
 SCRATCH: Final = "scratch"
+GATEWAY_READY: Final = "/health/ready"
+READY_FAILURES: Final = 2
 SERVER_MARGIN: Final = 30
 """Seconds between the last stream's end and the pod's: Triton stops its backends."""
 
@@ -163,23 +165,27 @@ def _resources(spec: DeploySpec, engine: EngineManifest) -> dict[str, Any]:
 def _probes(spec: DeploySpec, budget: ColdStartBudget) -> dict[str, Any]:
     """Triton answers nothing before every model is loaded, so its start is the startup probe's to wait for.
 
-    `trierarch serve` brings a dead Triton back by itself; liveness gives it the time that this takes.
+    `trierarch serve` brings a dead Triton back by itself; liveness gives it the time that this takes. Knative sends all
+    but the startup probe to the pod's one port, the gateway's, which is ready when Triton is.
     """
-    port = ports_of(spec.profile).http
-
-    def probe(path: str, period: int, failures: int) -> dict[str, Any]:
-        return {
-            "httpGet": {"path": path, "port": port, "scheme": "HTTP"},
-            "periodSeconds": period,
-            "timeoutSeconds": 3,
-            "failureThreshold": failures,
-            "successThreshold": 1,
-        }
-
+    ports = ports_of(spec.profile)
+    startup = _probe("/v2/health/ready", ports.http, budget.probe_failures)
+    if spec.profile is Profile.KNATIVE:
+        return {"startupProbe": startup, "readinessProbe": _probe(GATEWAY_READY, ports.gateway, READY_FAILURES)}
     return {
-        "startupProbe": probe("/v2/health/ready", PROBE_PERIOD, budget.probe_failures),
-        "readinessProbe": probe("/v2/health/ready", PROBE_PERIOD, 2),
-        "livenessProbe": probe("/v2/health/live", PROBE_PERIOD, budget.probe_failures),
+        "startupProbe": startup,
+        "readinessProbe": _probe("/v2/health/ready", ports.http, READY_FAILURES),
+        "livenessProbe": _probe("/v2/health/live", ports.http, budget.probe_failures),
+    }
+
+
+def _probe(path: str, port: int, failures: int) -> dict[str, Any]:
+    return {
+        "httpGet": {"path": path, "port": port, "scheme": "HTTP"},
+        "periodSeconds": PROBE_PERIOD,
+        "timeoutSeconds": 3,
+        "failureThreshold": failures,
+        "successThreshold": 1,
     }
 
 

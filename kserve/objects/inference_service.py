@@ -134,4 +134,6 @@ def _standard_canary(spec: DeploySpec) -> dict[str, Any]:
         **placement(spec),
         **_model(spec, spec.canary.uri),
     }
+    # Of a canary the CRD demands the container's name, and the webhook that it be empty.
+    predictor["model"] |= {"name": ""}
     return {"canary": [{"predictor": predictor, "trafficPercent": spec.canary.percent}]}

@@ -105,7 +105,8 @@ def _replicas(spec: DeploySpec, budget: ColdStartBudget) -> dict[str, Any]:
         "pollingInterval": 15,
         "cooldownPeriod": cooldown,
         "initialCooldownPeriod": budget.deadline,
-        "advanced": {"horizontalPodAutoscalerConfig": {"behavior": hpa_behavior(cooldown)}},
+        # A rule of the CRD reads the name, and what is not there cannot be read.
+        "advanced": {"horizontalPodAutoscalerConfig": {"name": "", "behavior": hpa_behavior(cooldown)}},
         "triggers": prometheus_triggers(spec),
     }
     return {"scaling": {"minReplicas": spec.min_replicas, "maxReplicas": spec.scale.max_replicas, "keda": keda}}
