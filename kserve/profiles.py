@@ -69,9 +69,9 @@ def check_profile(spec: DeploySpec, engine: EngineManifest) -> None:
 def notes(spec: DeploySpec) -> tuple[str, ...]:
     """What the cluster must have or be told for `spec` to work."""
     facts = FACTS[spec.profile]
-    found = [f"installed: {what}" for what in facts.installed]
+    found = [f"needs {what}" for what in facts.installed]
     if spec.profile is Profile.KNATIVE:
-        found.append(f"features enabled in Knative's config-features: {', '.join(knative_features(spec))}")
+        found.append(f"needs, enabled in Knative's config-features: {', '.join(knative_features(spec))}")
     if spec.profile is Profile.EXTERNAL and spec.access.gateway is None:
         found.append(
             f"clients reach it through keda-add-ons-http-interceptor-proxy.keda:8080 with the host {spec.host}; "
@@ -79,12 +79,14 @@ def notes(spec: DeploySpec) -> tuple[str, ...]:
         )
     if spec.profile is Profile.LLM:
         found.append(
-            "enableLLMInferenceServiceTLS: false in KServe's inferenceservice-config: the gateway speaks plain HTTP"
+            "needs enableLLMInferenceServiceTLS: false in KServe's inferenceservice-config: the gateway speaks plain HTTP"
         )
     if spec.storage.node_cache:
-        found.append("localModel.enabled: true in KServe's inferenceservice-config, and the LocalModelNodeGroups named")
+        found.append(
+            "needs localModel.enabled: true in KServe's inferenceservice-config, and the LocalModelNodeGroups named"
+        )
     if "oci+native" in (spec.storage.scheme, _scheme(spec.storage.adapters)):
-        found.append("Kubernetes with image volumes (feature ImageVolume)")
+        found.append("needs Kubernetes with image volumes (feature ImageVolume)")
     return tuple(found)
 
 

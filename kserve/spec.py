@@ -164,6 +164,13 @@ class Monitoring(Frozen):
     """Seconds between scrapes."""
 
 
+class SecretRef(Frozen):
+    """A key of a Secret that is in the cluster."""
+
+    secret: Label
+    key: str
+
+
 class Access(Frozen):
     """Who reaches the pods, and by what name."""
 
@@ -173,13 +180,8 @@ class Access(Frozen):
     """NAMESPACE/NAME of a Gateway that leads to the HTTP add-on's interceptor."""
     from_namespaces: tuple[Label, ...] = ()
     """Namespaces whose pods may connect, besides the service's own and those that the profile needs."""
-
-
-class SecretRef(Frozen):
-    """A key of a Secret that is in the cluster."""
-
-    secret: Label
-    key: str
+    api_keys: SecretRef | None = None
+    """Keys of the OpenAI gateway's clients, one a line; without, everybody who gets there may ask."""
 
 
 class DeploySpec(Frozen):

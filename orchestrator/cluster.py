@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import tempfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from trierarch.builder.errors import ResourceError
@@ -26,12 +30,13 @@ def apply(objects: Sequence[Resource], context: str | None, on_applied: Callable
         ResourceError: no cluster answers, or the client is not installed.
         ApplyFailed: an object was refused, with what the cluster said and what to do.
     """
-    client = _client(context)
-    for index, found in enumerate(objects):
-        try:
-            on_applied(found, _apply_one(client, found))
-        except Exception as error:
-            raise _failure(error, found, objects[:index]) from error
+    with tempfile.TemporaryDirectory() as scratch:
+        client = _client(context, Path(scratch))
+        for index, found in enumerate(objects):
+            try:
+                on_applied(found, _apply_one(client, found))
+            except Exception as error:
+                raise _failure(error, found, objects[:index]) from error
 
 
 def _apply_one(client: Any, found: Resource) -> bool:
@@ -49,7 +54,8 @@ def _apply_one(client: Any, found: Resource) -> bool:
     return is_new
 
 
-def _client(context: str | None) -> Any:
+def _client(context: str | None, scratch: Path) -> Any:
+    """A client that knows the cluster's kinds as they are now: by itself it would trust a file of an earlier day."""
     try:
         from kubernetes import config
         from kubernetes.dynamic import DynamicClient
@@ -58,7 +64,9 @@ def _client(context: str | None) -> Any:
             f"the cluster client is not installed: {INSTALL}, or apply with: kubectl apply -k"
         ) from error
     try:
-        return DynamicClient(config.new_client_from_config(context=context))
+        # Said here, since the client's own default is what the variable was when it was imported.
+        connection = config.new_client_from_config(config_file=os.environ.get("KUBECONFIG"), context=context)
+        return DynamicClient(connection, cache_file=str(scratch / "kinds.json"))
     except config.ConfigException as error:
         raise ResourceError(f"no cluster can be had ({error}); name one with --context, or set KUBECONFIG") from error
     except Exception as error:
@@ -86,8 +94,6 @@ def _failure(error: Exception, found: Resource, applied: Sequence[Resource]) -> 
 
 def _told(error: Exception) -> str:
     """What the cluster said, on one line."""
-    import json
-
     body = getattr(error, "body", None)
     if body:
         try:

@@ -1,8 +1,7 @@
-"""The two containers of a pod: Triton with the engine, and the OpenAI gateway in front of it.
+"""The container of a pod: Triton over the engine with the OpenAI gateway in front, both run by `trierarch serve`.
 
-KServe mounts the engine into the container that it calls its own, and takes the pod's ports from there too, though ports belong
-to the whole pod. So that container is Triton's, and it declares the gateway's port as well: first, which makes it the
-Service's port 80, and in Knative alone, which allows one.
+One container, for KServe mounts the engine into one and takes ports from one, and Knative probes one. The gateway's port is named
+first: KServe makes it the Service's port 80, and in Knative it is the only one. It shows Triton's metrics as well.
 """
 
 from __future__ import annotations
@@ -19,7 +18,11 @@ from trierarch.kserve.spec import DeploySpec, Profile
 
 SHARED_MEMORY: Final = "shared-memory"
 SCRATCH: Final = "scratch"
-GATEWAY_READY: Final = "/health/ready"
+GATEWAY_PORT: Final = "http1"
+"""Name of its port; Knative takes no other for HTTP."""
+KEYS: Final = "api-keys"
+KEYS_DIRECTORY: Final = "/etc/trierarch"
+KEYS_FILE: Final = "api-keys"
 READY_FAILURES: Final = 2
 SERVER_MARGIN: Final = 30
 """Seconds between the last stream's end and the pod's: Triton stops its backends."""
@@ -41,8 +44,8 @@ def ports_of(profile: Profile) -> Ports:
     return Ports(gateway=8000, http=9000) if profile is Profile.LLM else Ports()
 
 
-def triton_container(name: str, spec: DeploySpec, engine: EngineManifest, budget: ColdStartBudget) -> dict[str, Any]:
-    """Triton over the engine, kept alive and drained by `trierarch serve`."""
+def server_container(name: str, spec: DeploySpec, engine: EngineManifest, budget: ColdStartBudget) -> dict[str, Any]:
+    """The server, kept alive and drained by `trierarch serve`; `name` is what KServe looks for."""
     container: dict[str, Any] = {
         "name": name,
         "image": spec.image,
@@ -53,7 +56,7 @@ def triton_container(name: str, spec: DeploySpec, engine: EngineManifest, budget
         "ports": _ports(spec.profile),
         "resources": _resources(spec, engine),
         "securityContext": security_context(),
-        "volumeMounts": [mount(SHARED_MEMORY, "/dev/shm"), mount(SCRATCH, "/tmp"), *_adapter_mounts(spec)],
+        "volumeMounts": _mounts(spec),
         **_probes(spec, budget),
     }
     if spec.profile is not Profile.KNATIVE:  # whose queue-proxy does it, and which refuses hooks
@@ -61,34 +64,14 @@ def triton_container(name: str, spec: DeploySpec, engine: EngineManifest, budget
     return container
 
 
-def gateway_container(spec: DeploySpec) -> dict[str, Any]:
-    """The OpenAI gateway, of the same image. It ends when its last stream has, so it needs the pod's grace as well."""
-    ports = ports_of(spec.profile)
-    container: dict[str, Any] = {
-        "name": "gateway",
-        "image": spec.image,
-        "imagePullPolicy": "IfNotPresent",
-        "command": ["trierarch", "gateway"],
-        "args": [
-            f"--triton=localhost:{ports.grpc}",
-            "--host=0.0.0.0",
-            f"--port={ports.gateway}",
-            f"--metrics-url=http://localhost:{ports.metrics}/metrics",
-        ],
-        "env": [{"name": "HOME", "value": "/tmp"}],
-        "resources": {"requests": {"cpu": "500m", "memory": "512Mi"}, "limits": {"cpu": "2", "memory": "1Gi"}},
-        "securityContext": security_context(),
-        "volumeMounts": [mount(SCRATCH, "/tmp")],
-    }
-    if spec.profile is not Profile.KNATIVE:
-        container["lifecycle"] = _drain_hook(spec)
-    return container
-
-
 def volumes(spec: DeploySpec) -> list[dict[str, Any]]:
-    """What the containers mount, besides what KServe mounts."""
+    """What the container mounts, besides what KServe mounts."""
     shared = {"medium": "Memory", "sizeLimit": spec.resources.shared_memory}
-    return [{"name": SHARED_MEMORY, "emptyDir": shared}, {"name": SCRATCH, "emptyDir": {}}]
+    found = [{"name": SHARED_MEMORY, "emptyDir": shared}, {"name": SCRATCH, "emptyDir": {}}]
+    if keys := spec.access.api_keys:
+        items = [{"key": keys.key, "path": KEYS_FILE}]
+        found.append({"name": KEYS, "secret": {"secretName": keys.secret, "items": items}})
+    return found
 
 
 def mount(volume: str, path: str) -> dict[str, Any]:
@@ -122,14 +105,17 @@ def security_context() -> dict[str, Any]:
 def _serve_options(spec: DeploySpec, budget: ColdStartBudget) -> list[str]:
     ports = ports_of(spec.profile)
     adapters = [] if spec.storage.adapters is None else [f"--adapters={adapters_path(spec)}"]
+    keys = [f"--api-keys={KEYS_DIRECTORY}/{KEYS_FILE}"] if spec.access.api_keys else []
     return [
         "--host=0.0.0.0",
+        f"--gateway-port={ports.gateway}",
         f"--http-port={ports.http}",
         f"--grpc-port={ports.grpc}",
         f"--metrics-port={ports.metrics}",
         f"--drain-timeout={spec.streams.longest}",
         f"--ready-timeout={budget.container_deadline}",
         *adapters,
+        *keys,
     ]
 
 
@@ -144,7 +130,7 @@ def _environment(spec: DeploySpec) -> list[dict[str, Any]]:
 
 def _ports(profile: Profile) -> list[dict[str, Any]]:
     ports = ports_of(profile)
-    gateway = {"name": "http1", "containerPort": ports.gateway, "protocol": "TCP"}
+    gateway = {"name": GATEWAY_PORT, "containerPort": ports.gateway, "protocol": "TCP"}
     if profile is Profile.KNATIVE:
         return [gateway]
     return [
@@ -165,17 +151,17 @@ def _resources(spec: DeploySpec, engine: EngineManifest) -> dict[str, Any]:
 def _probes(spec: DeploySpec, budget: ColdStartBudget) -> dict[str, Any]:
     """Triton answers nothing before every model is loaded, so its start is the startup probe's to wait for.
 
-    `trierarch serve` brings a dead Triton back by itself; liveness gives it the time that this takes. Knative sends all
-    but the startup probe to the pod's one port, the gateway's, which is ready when Triton is.
+    The gateway says ready while Triton is and its model's process lives, which Triton itself does not always notice.
+    `trierarch serve` brings a dead Triton back by itself; liveness gives it the time that this takes. Knative sends all but the
+    startup probe to the pod's one port.
     """
     ports = ports_of(spec.profile)
-    startup = _probe("/v2/health/ready", ports.http, budget.probe_failures)
-    if spec.profile is Profile.KNATIVE:
-        return {"startupProbe": startup, "readinessProbe": _probe(GATEWAY_READY, ports.gateway, READY_FAILURES)}
+    is_knative = spec.profile is Profile.KNATIVE
+    alive = ("/health", ports.gateway) if is_knative else ("/v2/health/live", ports.http)
     return {
-        "startupProbe": startup,
-        "readinessProbe": _probe("/v2/health/ready", ports.http, READY_FAILURES),
-        "livenessProbe": _probe("/v2/health/live", ports.http, budget.probe_failures),
+        "startupProbe": _probe("/v2/health/ready", ports.http, budget.probe_failures),
+        "readinessProbe": _probe("/ready", ports.gateway, READY_FAILURES),
+        "livenessProbe": _probe(*alive, budget.probe_failures),
     }
 
 
@@ -190,13 +176,16 @@ def _probe(path: str, port: int, failures: int) -> dict[str, Any]:
 
 
 def _drain_hook(spec: DeploySpec) -> dict[str, Any]:
-    """Both containers are told to end at once, and routers a little later: until those know, requests still come."""
+    """Routers learn that a pod goes a little after the pod does: until then requests still come, and are taken."""
     return {"preStop": {"exec": {"command": ["sleep", str(spec.streams.deregister)]}}}
 
 
-def _adapter_mounts(spec: DeploySpec) -> list[dict[str, Any]]:
-    """Of an LLMInferenceService; an InferenceService's adapters are mounted by KServe."""
-    if spec.profile is not Profile.LLM or spec.storage.adapters is None:
-        return []
-    _, folder = claim_and_folder(spec.storage.adapters)
-    return [mount("adapters", adapters_path(spec)) | ({"subPath": folder} if folder else {})]
+def _mounts(spec: DeploySpec) -> list[dict[str, Any]]:
+    """Adapters of an InferenceService are mounted by KServe; of an LLMInferenceService it mounts the engine alone."""
+    found = [mount(SHARED_MEMORY, "/dev/shm"), mount(SCRATCH, "/tmp")]
+    if spec.access.api_keys:
+        found.append(mount(KEYS, KEYS_DIRECTORY) | {"readOnly": True})
+    if spec.profile is Profile.LLM and spec.storage.adapters is not None:
+        _, folder = claim_and_folder(spec.storage.adapters)
+        found.append(mount("adapters", adapters_path(spec)) | ({"subPath": folder} if folder else {}))
+    return found

@@ -13,9 +13,8 @@ from trierarch.kserve.cold_start import ColdStartBudget
 from trierarch.kserve.objects.autoscaling import hpa_behavior, prometheus_triggers
 from trierarch.kserve.objects.container import (
     claim_and_folder,
-    gateway_container,
+    server_container,
     termination_grace,
-    triton_container,
     volumes,
 )
 from trierarch.kserve.objects.placement import placement
@@ -114,7 +113,7 @@ def _replicas(spec: DeploySpec, budget: ColdStartBudget) -> dict[str, Any]:
 
 def _pod(spec: DeploySpec, engine: EngineManifest, budget: ColdStartBudget) -> dict[str, Any]:
     return {
-        "containers": [triton_container("main", spec, engine, budget), gateway_container(spec)],
+        "containers": [server_container("main", spec, engine, budget)],
         "terminationGracePeriodSeconds": termination_grace(spec),
         "volumes": [*volumes(spec), *_adapter_volumes(spec)],
         **placement(spec),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trierarch.kserve.cold_start import ColdStartBudget
+from trierarch.kserve.objects.container import GATEWAY_PORT
 from trierarch.kserve.objects.resource import MODEL, Resource, pod_labels, resource
 from trierarch.kserve.objects.signals import SERVICE_LABEL, selector
 from trierarch.kserve.spec import DeploySpec, Profile
@@ -27,9 +28,9 @@ class Alert:
 
 
 def pod_monitor(spec: DeploySpec) -> Resource:
-    """Triton's metrics of every pod; in Knative through the gateway, whose port is the only one."""
+    """The gateway's page of every pod, which has Triton's metrics as well."""
     endpoint = {
-        "port": KNATIVE_PORT if spec.profile is Profile.KNATIVE else "metrics",
+        "port": KNATIVE_PORT if spec.profile is Profile.KNATIVE else GATEWAY_PORT,
         "path": "/metrics",
         "interval": f"{spec.monitoring.interval}s",
         "relabelings": [{"action": "replace", "targetLabel": SERVICE_LABEL, "replacement": spec.name}],

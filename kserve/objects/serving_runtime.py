@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from trierarch.builder.manifest import EngineManifest
 from trierarch.kserve.cold_start import ColdStartBudget
-from trierarch.kserve.objects.container import gateway_container, ports_of, triton_container, volumes
+from trierarch.kserve.objects.container import ports_of, server_container, volumes
 from trierarch.kserve.objects.resource import MODEL_FORMAT, Resource, resource, runtime_name
-from trierarch.kserve.spec import DeploySpec, Profile
+from trierarch.kserve.spec import DeploySpec
 
 CONTAINER = "kserve-container"
 """What KServe calls the container that it mounts the engine into."""
@@ -17,14 +17,13 @@ def serving_runtime(spec: DeploySpec, engine: EngineManifest, budget: ColdStartB
 
     Never chosen by itself (`autoSelect` is off): the InferenceService names it.
     """
-    ports = ports_of(spec.profile)
-    scraped = ports.gateway if spec.profile is Profile.KNATIVE else ports.metrics
+    scraped = str(ports_of(spec.profile).gateway)
     body = {
         "spec": {
-            "annotations": {"prometheus.kserve.io/path": "/metrics", "prometheus.kserve.io/port": str(scraped)},
+            "annotations": {"prometheus.kserve.io/path": "/metrics", "prometheus.kserve.io/port": scraped},
             "supportedModelFormats": [{"name": MODEL_FORMAT, "version": "1", "autoSelect": False}],
             "protocolVersions": ["v2", "grpc-v2"],
-            "containers": [triton_container(CONTAINER, spec, engine, budget), gateway_container(spec)],
+            "containers": [server_container(CONTAINER, spec, engine, budget)],
             "volumes": volumes(spec),
         }
     }

@@ -274,7 +274,7 @@ def _tell_next(rendering: Rendering, output: Path, *, is_applied: bool) -> None:
 
     OUT.print(f"[bold cyan]{output}[/]: {', '.join(rendering.files())}", soft_wrap=True)
     for note in notes(rendering.spec):
-        say(f"needs {note}")
+        say(note)
     if not is_applied:
         say(f"apply it with: kubectl apply -k {output}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,7 @@ def crd_directories(version: KServeVersion = KServeVersion.V0_20) -> list[Path]:
     return [CRDS / name for name in (KSERVE_CRDS[version], *OTHER_CRDS)] if CRDS.is_dir() else []
 
 
+@cache
 def checker_for(version: KServeVersion = KServeVersion.V0_20) -> Checker:
     """The strictest checker of this machine: CRDs where it has them, else what installed packages know."""
     schemas = tuple(schema for directory in crd_directories(version) for schema in read_crds(directory))

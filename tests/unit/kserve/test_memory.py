@@ -98,7 +98,7 @@ def test_memory_of_a_cpu_holds_everything_and_of_a_gpu_what_passes_through() -> 
     assert on_cpu >= memory_budget(engine).total
     assert memory_budget(engine).weights < on_gpu < on_cpu
     assert host_memory(small_spec(resources={"memory": "8Gi"}), engine) == 8 * GIB
-    with pytest.raises(ConfigError, match="resources.memory holds 1.0 GiB"):
+    with pytest.raises(ConfigError, match=r"resources.memory holds 1.0 GiB"):
         check_fits(small_spec(gpu=None, resources={"memory": "1Gi"}), engine)
 
 

@@ -13,20 +13,38 @@ from trierarch.kserve.spec import Profile
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"profile": "keda", "scale": {"min_replicas": 0}}, "nothing holds the requests.*knative and external reach zero"),
-        ({"profile": "llm", "scale": {"min_replicas": 0}}, "nothing starts a first replica.*knative and external reach zero"),
+        (
+            {"profile": "keda", "scale": {"min_replicas": 0}},
+            "nothing holds the requests.*knative and external reach zero",
+        ),
+        (
+            {"profile": "llm", "scale": {"min_replicas": 0}},
+            "nothing starts a first replica.*knative and external reach zero",
+        ),
         ({"scale": {"min_replicas": 5, "max_replicas": 2}}, "max_replicas is 2, fewer than min_replicas, 5"),
         ({"disaggregated": True}, "disaggregated is True.*none here does"),
         ({"image": "registry.example:5000/trierarch"}, "a tag that moves: name a tag or a digest"),
         ({"image": "trierarch:latest"}, "a tag that moves"),
-        ({"profile": "external", "canary": {"uri": "pvc://a", "percent": 5}}, "canary is set in profile external.*keda or kn"),
-        ({"profile": "llm", "canary": {"uri": "pvc://a", "percent": 5}}, "canary is set in profile llm.*router.route.group"),
+        (
+            {"profile": "external", "canary": {"uri": "pvc://a", "percent": 5}},
+            "canary is set in profile external.*keda or kn",
+        ),
+        (
+            {"profile": "llm", "canary": {"uri": "pvc://a", "percent": 5}},
+            "canary is set in profile llm.*router.route.group",
+        ),
         ({"storage": {"uri": "pvc://a", "node_cache": ["g"]}}, "is on the nodes without it"),
         ({"storage": {"uri": "s3://a/b", "node_cache": ["g"], "adapters": "pvc://a"}}, "caches a single storageUri"),
         ({"storage": {"uri": "oci://a:1", "adapters": "pvc://a"}}, "use oci\\+native:// for images"),
         ({"storage": {"uri": "oci+fetch://a:1"}}, "from 0.21 on"),
-        ({"profile": "llm", "storage": {"uri": "pvc://a", "adapters": "s3://a/b"}}, "put them on a volume, pvc://CLAIM"),
-        ({"profile": "llm", "storage": {"uri": "s3://a/b", "node_cache": ["g"]}}, "matches its caches with InferenceServ"),
+        (
+            {"profile": "llm", "storage": {"uri": "pvc://a", "adapters": "s3://a/b"}},
+            "put them on a volume, pvc://CLAIM",
+        ),
+        (
+            {"profile": "llm", "storage": {"uri": "s3://a/b", "node_cache": ["g"]}},
+            "matches its caches with InferenceServ",
+        ),
         (
             {"storage": {"uri": "s3://a/b", "node_cache": ["g"]}, "canary": {"uri": "s3://a/c", "percent": 5}},
             "keeps one engine",

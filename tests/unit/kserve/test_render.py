@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import typer
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -33,7 +34,10 @@ SUFFIXES = ("_bucket", "_sum", "_count")
 storages = st.one_of(
     st.fixed_dictionaries(
         {"uri": st.sampled_from(["pvc://engines/tiny", "oci+native://r.example/e:1", "s3://bucket/e", "hf://org/e"])},
-        optional={"adapters": st.sampled_from(["pvc://shelf", "pvc://shelf/deep/er"]), "service_account": st.just("reader")},
+        optional={
+            "adapters": st.sampled_from(["pvc://shelf", "pvc://shelf/deep/er"]),
+            "service_account": st.just("reader"),
+        },
     ),
     st.fixed_dictionaries({"uri": st.just("oci://r.example/e:1")}),
 )
@@ -57,7 +61,10 @@ def specs(draw: st.DrawFn) -> DeploySpec:
         "scale": {"min_replicas": least, "max_replicas": draw(st.integers(max(1, least), 10))},
         "cold_start": cold,
         "streams": {"longest": draw(st.integers(1, 4000)), "deregister": draw(st.integers(1, 60))},
-        "access": {"gateway": draw(st.none() | st.just("gateways/main"))},
+        "access": {
+            "gateway": draw(st.none() | st.just("gateways/main")),
+            "api_keys": draw(st.none() | st.just({"secret": "keys", "key": "gateway"})),
+        },
         "image_pull_secrets": draw(st.lists(st.just("pull"), max_size=1)),
         "env": draw(st.dictionaries(st.sampled_from(["LOG_LEVEL", "OMP_NUM_THREADS"]), st.sampled_from(["1", "info"]))),
         "secret_env": draw(st.sampled_from([{}, {"API_KEY": {"secret": "keys", "key": "api"}}])),
@@ -115,20 +122,18 @@ def test_pods_outlive_their_longest_stream(profile: Profile) -> None:
     objects = rendered(profile, streams={"longest": 900, "deregister": 20})
     holder = objects["LLMInferenceService"]["spec"]["template"] if profile is Profile.LLM else None
     predictor = holder or objects["InferenceService"]["spec"]["predictor"]
-    (triton, gateway) = next(_pods(tuple(objects.values())))["containers"]
+    (server,) = next(_pods(tuple(objects.values())))["containers"]
 
     assert predictor["terminationGracePeriodSeconds"] > 20 + 900
-    assert "--drain-timeout=900" in triton["args"]
-    for container in (triton, gateway):
-        assert container["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "20"]
+    assert "--drain-timeout=900" in server["args"]
+    assert server["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "20"]
 
 
 def test_knative_gets_one_port_and_nothing_it_refuses() -> None:
     objects = rendered(Profile.KNATIVE)
-    triton, gateway = objects["ClusterServingRuntime"]["spec"]["containers"]
-    assert [port["containerPort"] for port in triton["ports"]] == [9000]
-    assert not {"lifecycle", "livenessProbe"} & triton.keys()
-    assert not {"lifecycle", "ports", "readinessProbe"} & gateway.keys()
+    (server,) = objects["ClusterServingRuntime"]["spec"]["containers"]
+    assert [port["containerPort"] for port in server["ports"]] == [9000]
+    assert "lifecycle" not in server
     assert "terminationGracePeriodSeconds" not in objects["InferenceService"]["spec"]["predictor"]
 
 
@@ -206,7 +211,9 @@ def test_a_canary_is_a_revision_in_knative_and_a_predictor_in_standard_mode() ->
 def test_adapters_lie_where_the_server_looks_for_them() -> None:
     storage = {"uri": "pvc://engines/tiny", "adapters": "pvc://shelf/mine"}
     keda = rendered(Profile.KEDA, storage=storage)
-    mounts = {source["uri"]: source["mountPath"] for source in keda["InferenceService"]["spec"]["predictor"]["storageUris"]}
+    mounts = {
+        source["uri"]: source["mountPath"] for source in keda["InferenceService"]["spec"]["predictor"]["storageUris"]
+    }
     triton = keda["ClusterServingRuntime"]["spec"]["containers"][0]
     assert triton["command"][-1] == mounts["pvc://engines/tiny"]
     assert f"--adapters={mounts['pvc://shelf/mine']}" in triton["args"]
@@ -226,19 +233,30 @@ def test_a_node_cache_matches_its_service() -> None:
 
 
 @pytest.mark.parametrize("profile", Profile)
-def test_commands_are_ones_that_trierarch_has(profile: Profile) -> None:
-    import typer
+def test_options_are_ones_that_the_server_has(profile: Profile) -> None:
+    serve = typer.main.get_command(app).commands["serve"]  # type: ignore[attr-defined]
+    known = {option for parameter in serve.params for option in parameter.opts}
+    objects = rendered(
+        profile,
+        storage={"uri": "pvc://engines", "adapters": "pvc://shelf"},
+        access={"api_keys": {"secret": "keys", "key": "gateway"}},
+    )
+    (pod,) = _pods(tuple(objects.values()))
+    (server,) = pod["containers"]
+    assert server["command"][:2] == ["trierarch", "serve"]
+    if "--gateway-port" not in known:
+        pytest.skip("trierarch serve has no gateway yet")
+    assert {argument.split("=")[0] for argument in server["args"]} <= known
 
-    known = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    storage = {"uri": "pvc://engines", "adapters": "pvc://shelf"}
-    (pod,) = _pods(tuple(rendered(profile, storage=storage).values()))
-    for container in pod["containers"]:
-        program, command = container["command"][:2]
-        assert program == "trierarch"
-        if command not in known:
-            pytest.skip(f"trierarch {command} is not built yet")
-        options = {option for parameter in known[command].params for option in parameter.opts}
-        assert {argument.split("=")[0] for argument in container["args"]} <= options
+
+def test_keys_of_clients_come_from_a_secret() -> None:
+    (pod,) = _pods(tuple(rendered(Profile.KEDA, access={"api_keys": {"secret": "keys", "key": "gateway"}}).values()))
+    (server,) = pod["containers"]
+    (volume,) = [volume for volume in pod["volumes"] if volume["name"] == "api-keys"]
+    (mount,) = [mount for mount in server["volumeMounts"] if mount["name"] == "api-keys"]
+    (item,) = volume["secret"]["items"]
+    assert (volume["secret"]["secretName"], item["key"]) == ("keys", "gateway")
+    assert f"--api-keys={mount['mountPath']}/{item['path']}" in server["args"]
 
 
 def declared_metrics() -> set[str]:
