@@ -22,7 +22,7 @@ class MemoryBudget:
     """Bytes over all devices of one replica."""
 
     weights: int
-    """Of all files of the engine but adapters: its weights and its draft's, to a few megabytes."""
+    """Of the files that are loaded: the engine's own and its draft's, to a few megabytes."""
     kv: int
     """What the engine was built to reserve; without that, one sequence of `max_seq_len`, the least it can serve."""
     lora: int
@@ -48,11 +48,10 @@ def engine_bytes(engine: EngineManifest) -> int:
 
 def memory_budget(engine: EngineManifest) -> MemoryBudget:
     """What `engine` takes."""
-    adapters = sum(file.num_bytes for name, file in engine.files.items() if name.startswith(f"{ADAPTERS_NAME}/"))
     cache = engine.kv_cache
     one_sequence = engine.limits.max_seq_len * cache.bytes_per_token
     return MemoryBudget(
-        weights=engine_bytes(engine) - adapters,
+        weights=_loaded_bytes(engine),
         kv=one_sequence if cache.num_bytes is None else cache.num_bytes,
         lora=_lora_bytes(engine),
     )
@@ -126,6 +125,16 @@ def _check_kind(spec: DeploySpec, engine: EngineManifest) -> None:
 def _check_total(budget: MemoryBudget, available: int, what: str, remedy: str) -> None:
     if budget.total > available:
         raise ConfigError(f"{what} holds {available / GIB:.1f} GiB, and the engine takes {budget}; {remedy}")
+
+
+def _loaded_bytes(engine: EngineManifest) -> int:
+    """Of a TensorRT-LLM engine, its folder and its draft's: a checkpoint may lie beside what was compiled from it."""
+    if engine.tensorrt_llm is None:
+        return sum(file.num_bytes for name, file in engine.files.items() if not name.startswith(f"{ADAPTERS_NAME}/"))
+    speculation = engine.tensorrt_llm.llm_args.get("speculative_config")
+    draft = speculation.get("speculative_model_dir") if isinstance(speculation, dict) else None
+    folders = tuple(f"{folder}/" for folder in (engine.tensorrt_llm.model, draft) if isinstance(folder, str))
+    return sum(file.num_bytes for name, file in engine.files.items() if name.startswith(folders))
 
 
 def _lora_bytes(engine: EngineManifest) -> int:

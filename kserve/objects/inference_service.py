@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from trierarch.builder.manifest import EngineManifest
 from trierarch.kserve.cold_start import KNATIVE_PROGRESS_DEADLINE, ColdStartBudget, knative_timeout
@@ -18,6 +18,10 @@ from trierarch.kserve.objects.resource import (
 )
 from trierarch.kserve.objects.signals import KV_PERCENT, kv_query, waiting_query
 from trierarch.kserve.spec import DeploySpec, Profile
+
+
+KNATIVE_MAX_RETENTION: Final = 3600
+"""Seconds that Knative lets an idle pod stay at most."""
 
 
 def inference_service(spec: DeploySpec, engine: EngineManifest, budget: ColdStartBudget) -> Resource:
@@ -42,7 +46,7 @@ def concurrency_target(spec: DeploySpec, engine: EngineManifest) -> int:
 
 def _annotations(spec: DeploySpec, budget: ColdStartBudget) -> dict[str, str]:
     if spec.profile is Profile.KNATIVE:
-        cooldown = max(spec.scale.cooldown, budget.deadline)
+        cooldown = min(max(spec.scale.cooldown, budget.deadline), KNATIVE_MAX_RETENTION)
         return {
             "serving.kserve.io/deploymentMode": "Knative",
             "autoscaling.knative.dev/class": "kpa.autoscaling.knative.dev",

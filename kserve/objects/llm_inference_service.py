@@ -40,7 +40,8 @@ def llm_inference_service(spec: DeploySpec, engine: EngineManifest, budget: Cold
     """The service itself."""
     body = {
         "spec": {
-            "model": {"uri": spec.storage.uri, "name": spec.name},
+            # What clients name: the gateway calls the model as the engine is called.
+            "model": {"uri": spec.storage.uri, "name": engine.name},
             "labels": dict(ENGINE_LABELS),
             **_replicas(spec, budget),
             "router": {

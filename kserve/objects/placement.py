@@ -9,7 +9,7 @@ from trierarch.kserve.spec import DeploySpec
 
 def placement(spec: DeploySpec) -> dict[str, Any]:
     """Fields of a pod that a ServingRuntime has none for, or that belong to one service alone."""
-    pod: dict[str, Any] = {}
+    pod: dict[str, Any] = {"automountServiceAccountToken": False}  # nothing in it talks to Kubernetes
     if spec.storage.service_account is not None:
         pod["serviceAccountName"] = spec.storage.service_account
     if spec.image_pull_secrets:

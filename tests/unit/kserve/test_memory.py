@@ -85,11 +85,26 @@ def test_a_gpu_that_the_table_does_not_know_is_taken_at_its_word() -> None:
 
 def test_an_engine_of_several_devices_wants_them_all() -> None:
     record = TensorRTLLM(version="1.2", flow=Flow.PYTORCH, model="model", llm_args={}, tensor_parallel_size=2)
-    engine = weighty_engine(30_000_000_000, target=Target.TENSORRT_LLM, tensorrt_llm=record)
+    files = {"model/weights.safetensors": FileDigest(num_bytes=30_000_000_000, sha256="0" * 64)}
+    engine = weighty_engine(target=Target.TENSORRT_LLM, tensorrt_llm=record, files=files)
 
     check_fits(small_spec(gpu={"product": "L4", "count": 2}), engine)
     with pytest.raises(ConfigError, match="runs on 2; say --gpus 2"):
         check_fits(small_spec(), engine)
+
+
+def test_of_a_compiled_engine_what_is_loaded_counts() -> None:
+    sizes = {
+        "model/rank0.engine": 7,
+        "checkpoint/rank0.safetensors": 1000,
+        "draft/rank0.engine": 2,
+        "tokenizer.json": 1,
+    }
+    arguments = {"speculative_config": {"speculative_model_dir": "draft"}}
+    record = TensorRTLLM(version="1.2", flow=Flow.ENGINE, model="model", llm_args=arguments)
+    files = {name: FileDigest(num_bytes=size, sha256="0" * 64) for name, size in sizes.items()}
+    engine = weighty_engine(target=Target.TENSORRT_LLM, tensorrt_llm=record, files=files)
+    assert memory_budget(engine).weights == 9
 
 
 def test_memory_of_a_cpu_holds_everything_and_of_a_gpu_what_passes_through() -> None:

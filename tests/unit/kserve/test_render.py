@@ -182,6 +182,21 @@ def test_the_picker_follows_adapters_where_the_engine_takes_them() -> None:
     assert "lora-affinity-scorer" not in plugins(None)
 
 
+def test_an_llm_service_calls_the_model_as_its_gateway_does() -> None:
+    objects = render(small_spec(profile="llm", name="service"), weighty_engine(name="llama")).objects
+    (service,) = (found for found in objects if found["kind"] == "LLMInferenceService")
+    assert service["spec"]["model"]["name"] == "llama"
+
+
+def test_knative_keeps_an_idle_pod_no_longer_than_it_may() -> None:
+    spec = small_spec(profile="knative", cold_start={"node_provision": 9000})
+    annotations = rendered(Profile.KNATIVE, cold_start={"node_provision": 9000})["InferenceService"]["metadata"][
+        "annotations"
+    ]
+    assert annotations["autoscaling.knative.dev/scale-to-zero-pod-retention-period"] == "3600s"
+    assert cold_start_budget(spec, weighty_engine()).deadline > 3600
+
+
 def test_both_labels_of_the_engine_type_are_on_the_pods() -> None:
     labels = rendered(Profile.LLM)["LLMInferenceService"]["spec"]["labels"]
     assert set(labels.values()) == {"triton-tensorrt-llm"}
