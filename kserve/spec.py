@@ -268,7 +268,7 @@ _REMEDIES: Final = {
     "storage.uri": "write a URI such as pvc://CLAIM/PATH, oci+native://IMAGE:TAG or s3://BUCKET/PATH",
     "storage.adapters": "write a URI such as pvc://CLAIM/PATH",
     "profile": f"use one of {', '.join(Profile)}",
-    "image": "name the image that docker/Dockerfile builds, with its tag or digest",
+    "image": "name the image that docker/Dockerfile builds, in lower case, with its tag or digest",
 }
 
 

@@ -74,11 +74,12 @@ def _client(context: str | None, scratch: Path) -> Any:
 
 
 def _failure(error: Exception, found: Resource, applied: Sequence[Resource]) -> ApplyFailed:
-    from kubernetes.dynamic.exceptions import ConflictError, ForbiddenError, ResourceNotFoundError
+    from kubernetes.dynamic.exceptions import ConflictError, ForbiddenError, NotFoundError, ResourceNotFoundError
 
     name = f"{found['kind']}/{found['metadata']['name']}"
     remedies = {
         ResourceNotFoundError: f"the cluster has no {found['apiVersion']} {found['kind']}: install what brings it",
+        NotFoundError: f"its namespace is not there: kubectl create namespace {found['metadata'].get('namespace')}",
         ForbiddenError: "your account may not: ask for the right, or apply this object as somebody who may",
         ConflictError: "another manager owns fields of it: take them over with kubectl apply --server-side --force-conflicts",
     }

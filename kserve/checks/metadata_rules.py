@@ -122,7 +122,7 @@ def _walk(subject: str, path: str, value: Any) -> Iterator[Finding]:
 
 def _quantities(subject: str, path: str, amounts: dict[str, Any]) -> Iterator[Finding]:
     for name, amount in amounts.items():
-        if isinstance(amount, bool) or not isinstance(amount, str | int) or not is_quantity(str(amount)):
+        if isinstance(amount, bool) or not isinstance(amount, str | int | float) or not is_quantity(str(amount)):
             yield Finding(
                 subject, f"{path}.{name}", f"{amount!r} is no quantity: write text such as '500m', '2' or '4Gi'"
             )

@@ -19,7 +19,6 @@ from trierarch.kserve.objects.resource import (
 from trierarch.kserve.objects.signals import KV_PERCENT, kv_query, waiting_query
 from trierarch.kserve.spec import DeploySpec, Profile
 
-
 KNATIVE_MAX_RETENTION: Final = 3600
 """Seconds that Knative lets an idle pod stay at most."""
 

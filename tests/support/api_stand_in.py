@@ -55,6 +55,8 @@ class ApiStandIn:
     kubeconfig: Path
     lacks: str | None = None
     """A group that this cluster does not have."""
+    namespaces: tuple[str, ...] = ("models", "keda", "b")
+    """Those that are there."""
     stored: dict[Path_, Resource] = field(default_factory=dict)
     order: list[str] = field(default_factory=list)
     """KIND/NAME of every object, as they came first."""
@@ -160,6 +162,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _store(self, place: Path_, found: Resource, status: int) -> None:
         with self.lock:
+            if place[1] is not None and place[1] not in self.stand_in.namespaces:
+                return self._fail(404, "NotFound", f"namespaces {place[1]!r} not found")
             reasons = self.stand_in.admit(found)
             if reasons:
                 return self._fail(422, "Invalid", "; ".join(reasons))

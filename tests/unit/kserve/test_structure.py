@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,16 @@ def test_a_kind_that_nobody_knows_is_told_and_no_error() -> None:
     assert found.severity is Severity.UNCHECKED
     assert "--crds" in found.message
     assert not report.errors
+
+
+def test_without_the_tools_that_is_told_and_the_other_rules_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "cel" else find(name))
+    bad = thing(least=6) | {"metadata": {"name": "One"}}
+    report = CHECKER.check([bad])
+    (told,) = [found for found in report.findings if found.severity is Severity.UNCHECKED]
+    assert "cel are not installed: pip install 'trierarch[kubernetes]'" in told.message
+    assert [found.path for found in report.errors] == ["metadata.name"]
 
 
 def test_an_object_twice_is_an_error() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +22,7 @@ from trierarch.orchestrator import cli
 from trierarch.orchestrator.cluster import ApplyFailed, apply
 from trierarch.orchestrator.manifest_directory import read_manifests, write_manifests
 
+PAGE = Path(__file__).parents[3] / "docs/deploying.md"
 CRDS = [f"--crds={directory}" for directory in crd_directories()]
 
 
@@ -167,6 +170,22 @@ def test_a_render_replaces_a_render_and_nothing_else(tmp_path: Path) -> None:
     assert (tmp_path / "mine/letter.txt").read_text() == "dear"
 
 
+def test_the_page_about_deploying_says_what_works(engine: Path, tmp_path: Path) -> None:
+    page = PAGE.read_text(encoding="utf-8").replace("REGISTRY", "registry.example")
+    blocks = re.findall(r"```(yaml|bash)\n(.*?)```", page, re.DOTALL)
+    (example,) = [text for kind, text in blocks if kind == "yaml"]
+    file = tmp_path / "trierarch.yaml"
+    file.write_text(example, encoding="utf-8")
+    assert run(f"--spec={file}", f"--engine={engine}", f"--output={tmp_path / 'by-file'}", *CRDS) == 0
+
+    first = next(text for kind, text in blocks if kind == "bash").replace("\\\n", " ").splitlines()[0]
+    command = shlex.split(first)
+    assert command[:2] == ["trierarch", "deploy"]
+    command[command.index("engines/llama")] = str(engine)
+    command[command.index("manifests")] = str(tmp_path / "by-flags")
+    assert run(*command[2:], *CRDS) == 0
+
+
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiStandIn]:
     """A stand-in for a cluster, named by KUBECONFIG."""
@@ -253,6 +272,13 @@ def test_a_cluster_without_the_kind_says_how_far_it_came(
     told = capsys.readouterr().err
     assert "ScaledObject/tiny was not applied" in told
     assert "install what brings it. Applied before it: NetworkPolicy/tiny" in told
+
+
+def test_a_namespace_that_is_not_there_is_told(
+    engine: Path, tmp_path: Path, cluster: ApiStandIn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*flags(engine, tmp_path / "out", namespace="elsewhere"), "--apply") == 1
+    assert "kubectl create namespace elsewhere" in capsys.readouterr().err
 
 
 def test_an_object_that_the_cluster_refuses_is_told_with_what_it_said(cluster: ApiStandIn) -> None:
