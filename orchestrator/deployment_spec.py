@@ -9,7 +9,8 @@ from typing import Any, Final
 import yaml
 
 from trierarch.builder.errors import ConfigError
-from trierarch.kserve.spec import DeploySpec, parse_spec
+from trierarch.kserve.parse_spec import parse_spec
+from trierarch.kserve.spec import DeploySpec
 
 SECTION: Final = "deploy"
 """Of a spec file: what belongs to deploying. The file may describe a model's whole life."""

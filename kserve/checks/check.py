@@ -14,9 +14,10 @@ from trierarch.kserve.checks.metadata_rules import metadata_findings
 from trierarch.kserve.checks.package_schemas import PackageSchemas
 from trierarch.kserve.checks.runtime_selection import runtime_findings
 from trierarch.kserve.checks.schema import Schema
+from trierarch.kserve.checks.service_mode import mode_of
 from trierarch.kserve.checks.structure import structure_findings
 from trierarch.kserve.checks.traps import secret_findings, service_traps, startup_traps
-from trierarch.kserve.checks.webhook import mode_of, webhook_findings
+from trierarch.kserve.checks.webhook import webhook_findings
 from trierarch.kserve.objects.resource import Resource
 
 KUBERNETES_VERSION: Final = "1.33"
@@ -64,34 +65,34 @@ class Checker:
 
     def check(self, objects: Sequence[Resource]) -> Report:
         """Everything that is wrong, or worth knowing, in the order of the objects."""
-        found = [finding for each in objects for finding in self._findings(each, objects)]
-        twice = _twice(objects)
-        return Report((*found, *twice), len(objects))
+        named = [each for each in objects if _is_named(each)]
+        found = [finding for each in objects for finding in self._findings(each, named)]
+        return Report((*found, *_twice(named)), len(objects))
 
     def source(self, found: Resource) -> str | None:
         """What says how an object of this kind looks; None: nothing here."""
+        if not _is_named(found):
+            return None
         schema = self._schema_of(found)
         if schema is not None:
             return schema.source
         return f"Kubernetes {KUBERNETES_VERSION}" if _is_core(found) else None
 
-    def _findings(self, found: Resource, objects: Sequence[Resource]) -> Iterator[Finding]:
-        broken = list(metadata_findings(found))
-        yield from broken
-        if any(finding.path in ("apiVersion", "kind", "metadata") for finding in broken):
+    def _findings(self, found: Resource, beside: Sequence[Resource]) -> Iterator[Finding]:
+        """`beside`: the objects that are given together, as far as they say what they are."""
+        yield from metadata_findings(found)
+        if not _is_named(found):
             return
         structural = list(self._structure(found))
         yield from structural
         if any(finding.severity is Severity.ERROR for finding in structural):
-            return  # the rules below take the structure for granted
-        yield from secret_findings(found)
-        yield from startup_traps(found)
-        if found["kind"] == "InferenceService":
-            yield from webhook_findings(found)
-            yield from service_traps(found)
-            yield from runtime_findings(found, objects)
-            if mode_of(found) == "Knative":
-                yield from knative_findings(found, objects)
+            return  # the rules take the structure for granted
+        try:
+            yield from list(_rule_findings(found, beside))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            # Only where no schema has said so before.
+            message = f"is not built as the rules of a {found['kind']} expect ({type(error).__name__}: {error})"
+            yield Finding(subject_of(found), "", message)
 
     def _schema_of(self, found: Resource) -> Schema | None:
         schema = self._by_kind.get((found["apiVersion"], found["kind"].lower()))
@@ -115,6 +116,25 @@ class Checker:
             yield Finding(subject_of(found), "", message, Severity.UNCHECKED)
 
 
+def _is_named(found: Resource) -> bool:
+    metadata = found.get("metadata")
+    texts = [found.get("apiVersion"), found.get("kind")]
+    if isinstance(metadata, dict):
+        texts += [metadata.get("name"), metadata.get("namespace", "")]
+    return isinstance(metadata, dict) and all(isinstance(text, str) for text in texts)
+
+
+def _rule_findings(found: Resource, objects: Sequence[Resource]) -> Iterator[Finding]:
+    yield from secret_findings(found)
+    yield from startup_traps(found)
+    if found["kind"] == "InferenceService":
+        yield from webhook_findings(found)
+        yield from service_traps(found)
+        yield from runtime_findings(found, objects)
+        if mode_of(found) == "Knative":
+            yield from knative_findings(found, objects)
+
+
 def _core_findings(found: Resource) -> Iterator[Finding]:
     import kubernetes_validate
 
@@ -135,8 +155,8 @@ def _is_core(found: Resource) -> bool:
 def _twice(objects: Sequence[Resource]) -> Iterator[Finding]:
     seen = set()
     for found in objects:
-        metadata = found.get("metadata") or {}
-        identity = (found.get("apiVersion"), found.get("kind"), metadata.get("namespace"), metadata.get("name"))
+        metadata = found["metadata"]
+        identity = (found["apiVersion"], found["kind"], metadata.get("namespace"), metadata["name"])
         if identity in seen:
             yield Finding(subject_of(found), "", "is there twice; the later one would win")
         seen.add(identity)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from trierarch.kserve.checks.finding import Finding, Severity, subject_of
-from trierarch.kserve.checks.webhook import autoscaler_of, mode_of
+from trierarch.kserve.checks.service_mode import autoscaler_of, mode_of
 from trierarch.kserve.cold_start import STANDARD_PROGRESS_DEADLINE
 from trierarch.kserve.objects.resource import Resource
 from trierarch.kserve.plain_secrets import secret_in

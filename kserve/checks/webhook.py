@@ -7,15 +7,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from trierarch.kserve.checks.finding import Finding, subject_of
+from trierarch.kserve.checks.scaling import scaling
+from trierarch.kserve.checks.service_mode import AUTOSCALER, AUTOSCALERS, MODE, autoscaler_of, components, mode_of
 from trierarch.kserve.objects.resource import Resource
-from trierarch.kserve.quantity import quantity_bytes
 from trierarch.kserve.spec import NAME_PATTERN
 
-MODE: Final = "serving.kserve.io/deploymentMode"
-AUTOSCALER: Final = "serving.kserve.io/autoscalerClass"
-MODES: Final = {"RawDeployment": "Standard", "Serverless": "Knative"}
-"""What the defaulter makes of the old names."""
-AUTOSCALERS: Final = ("hpa", "external", "keda", "none")
 FRAMEWORKS: Final = (
     "model",
     "triton",
@@ -36,17 +32,6 @@ Rule = Callable[[Resource], Iterator[tuple[str, str]]]
 """An InferenceService -> (path, message) of each thing it breaks."""
 
 
-def mode_of(service: Resource) -> str:
-    """The deployment mode that an InferenceService says, by its present name; empty where it says none."""
-    mode = str((service.get("metadata", {}).get("annotations") or {}).get(MODE, ""))
-    return MODES.get(mode, mode)
-
-
-def autoscaler_of(service: Resource) -> str:
-    """Who scales it in Standard mode."""
-    return str((service.get("metadata", {}).get("annotations") or {}).get(AUTOSCALER, "hpa"))
-
-
 def webhook_findings(service: Resource) -> Iterator[Finding]:
     """What would be refused."""
     predictor = service.get("spec", {}).get("predictor")
@@ -56,13 +41,6 @@ def webhook_findings(service: Resource) -> Iterator[Finding]:
     for rule in RULES:
         for path, message in rule(service):
             yield Finding(subject_of(service), path, message)
-
-
-def _components(service: Resource) -> Iterator[tuple[str, dict[str, Any]]]:
-    for name in ("predictor", "transformer", "explainer"):
-        component = service["spec"].get(name)
-        if isinstance(component, dict):
-            yield f"spec.{name}", component
 
 
 def _implementations(predictor: dict[str, Any]) -> list[str]:
@@ -96,7 +74,7 @@ def _one_implementation(service: Resource) -> Iterator[tuple[str, str]]:
 
 
 def _variables(service: Resource) -> Iterator[tuple[str, str]]:
-    for path, component in _components(service):
+    for path, component in components(service):
         containers = [*component.get("containers", []), *component.get("initContainers", [])]
         containers += [component[name] for name in FRAMEWORKS if isinstance(component.get(name), dict)]
         for container in containers:
@@ -106,7 +84,7 @@ def _variables(service: Resource) -> Iterator[tuple[str, str]]:
 
 
 def _replicas(service: Resource) -> Iterator[tuple[str, str]]:
-    for path, component in _components(service):
+    for path, component in components(service):
         least, most = component.get("minReplicas"), component.get("maxReplicas", 0)
         if isinstance(least, int) and least < 0:
             yield f"{path}.minReplicas", f"is {least}, below 0"
@@ -118,75 +96,6 @@ def _replicas(service: Resource) -> Iterator[tuple[str, str]]:
             yield f"{path}.containerConcurrency", "is below 0"
         if component.get("logger") and component["logger"].get("mode", "all") not in LOGGER_MODES:
             yield f"{path}.logger.mode", f"is none of {', '.join(LOGGER_MODES)}"
-
-
-def _scaling(service: Resource) -> Iterator[tuple[str, str]]:
-    mode, autoscaler = mode_of(service), autoscaler_of(service)
-    for path, component in _components(service):
-        if mode != "Standard":
-            yield from _knative_scaling(path, component)
-        elif autoscaler == "keda":
-            yield from _keda_scaling(path, component)
-        elif autoscaler == "hpa" and AUTOSCALER in (service["metadata"].get("annotations") or {}):
-            yield from _hpa_scaling(path, component)
-
-
-def _knative_scaling(path: str, component: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    if component.get("deploymentStrategy"):
-        yield f"{path}.deploymentStrategy", "is of Standard mode; Knative has its own"
-    metric = component.get("scaleMetric", "concurrency")
-    if metric not in ("concurrency", "rps"):
-        yield f"{path}.scaleMetric", f"is {metric!r}; Knative scales on concurrency or rps"
-    if metric == "rps" and component.get("scaleTarget", 1) < 1:
-        yield f"{path}.scaleTarget", "is below 1"
-
-
-def _hpa_scaling(path: str, component: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    metric, target = component.get("scaleMetric", "cpu"), component.get("scaleTarget")
-    if metric not in ("cpu", "memory"):
-        yield f"{path}.scaleMetric", f"is {metric!r}; an HPA scales on cpu or memory"
-    if target is not None and not (1 <= target <= 100):
-        yield f"{path}.scaleTarget", f"is {target}, not a percentage from 1 to 100"
-    for index, found in enumerate(_metrics(component)):
-        if found.get("type") != "Resource" or not found.get("resource"):
-            yield f"{path}.autoScaling.metrics[{index}]", "an HPA takes metrics of type Resource alone"
-
-
-def _keda_scaling(path: str, component: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    if component.get("scaleMetric") is not None:
-        yield f"{path}.scaleMetric", "is not for KEDA: say autoScaling.metrics"
-    for index, found in enumerate(_metrics(component)):
-        place = f"{path}.autoScaling.metrics[{index}]"
-        kind = found.get("type")
-        if kind == "Resource":
-            yield from _keda_resource(place, found.get("resource"))
-        elif kind in ("External", "PodMetric"):
-            yield from _keda_query(place, found.get("external" if kind == "External" else "podmetric"))
-        else:
-            yield place, f"type is {kind!r}, none of Resource, External, PodMetric"
-
-
-def _keda_resource(path: str, source: Any) -> Iterator[tuple[str, str]]:
-    if not source:
-        yield path, "resource is missing"
-        return
-    name, target = source.get("name"), source.get("target", {})
-    kind = target.get("type")
-    if name not in ("cpu", "memory"):
-        yield path, f"resource is {name!r}, neither cpu nor memory"
-    elif kind != "Utilization" and (name == "cpu" or kind != "AverageValue"):
-        yield path, "the target's type must be Utilization (of memory, AverageValue is taken too)"
-    elif kind == "AverageValue" and quantity_bytes(str(target.get("averageValue", "0"))) < quantity_bytes("1Mi"):
-        yield path, "the target is less than 1Mi"
-    if kind == "Utilization" and not 1 <= target.get("averageUtilization", 0) <= 100:
-        yield path, "averageUtilization is not a percentage from 1 to 100"
-
-
-def _keda_query(path: str, source: Any) -> Iterator[tuple[str, str]]:
-    if not source or not source.get("metric", {}).get("query"):
-        yield path, "has no query"
-    elif source.get("target", {}).get("value") is None:
-        yield path, "has no target.value, the one that KServe hands on as KEDA's threshold"
 
 
 def _canaries(service: Resource) -> Iterator[tuple[str, str]]:
@@ -270,17 +179,13 @@ def _predictors(service: Resource) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"spec.canary[{index}].predictor", canary["predictor"]
 
 
-def _metrics(component: dict[str, Any]) -> list[dict[str, Any]]:
-    return list((component.get("autoScaling") or {}).get("metrics") or [])
-
-
 RULES: Final[tuple[Rule, ...]] = (
     _name,
     _classes,
     _one_implementation,
     _variables,
     _replicas,
-    _scaling,
+    scaling,
     _canaries,
     _storage,
     _workers,

@@ -22,7 +22,7 @@ from trierarch.kserve.checks.check import Checker
 from trierarch.kserve.checks.finding import Severity
 from trierarch.kserve.objects.resource import Resource
 
-Path_ = tuple[str, str | None, str]
+Place = tuple[str, str | None, str]
 """(plural, namespace, name)"""
 KINDS: dict[str, dict[str, tuple[str, bool]]] = {
     "v1": {"configmaps": ("ConfigMap", True)},
@@ -57,7 +57,7 @@ class ApiStandIn:
     """A group that this cluster does not have."""
     namespaces: tuple[str, ...] = ("models", "keda", "b")
     """Those that are there."""
-    stored: dict[Path_, Resource] = field(default_factory=dict)
+    stored: dict[Place, Resource] = field(default_factory=dict)
     order: list[str] = field(default_factory=list)
     """KIND/NAME of every object, as they came first."""
 
@@ -160,7 +160,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.stand_in.stored.pop(place, None)
         self._answer(200, {"apiVersion": "v1", "kind": "Status", "status": "Success"})
 
-    def _store(self, place: Path_, found: Resource, status: int) -> None:
+    def _store(self, place: Place, found: Resource, status: int) -> None:
         with self.lock:
             if place[1] is not None and place[1] not in self.stand_in.namespaces:
                 return self._fail(404, "NotFound", f"namespaces {place[1]!r} not found")
@@ -218,7 +218,7 @@ def _groups(kinds: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"name": name, "versions": found, "preferredVersion": found[0]} for name, found in groups.items()]
 
 
-def _place(parts: list[str]) -> Path_ | None:
+def _place(parts: list[str]) -> Place | None:
     """/apis/GROUP/VERSION/[namespaces/NAMESPACE/]PLURAL[/NAME], or /api/v1/..."""
     rest = parts[2:] if parts[0] == "api" else parts[3:]
     namespace = None

@@ -22,7 +22,8 @@ from trierarch.builder.manifest import (
 from trierarch.kserve.checks.check import Checker
 from trierarch.kserve.checks.crd_schemas import read_crds
 from trierarch.kserve.checks.package_schemas import PackageSchemas
-from trierarch.kserve.spec import DeploySpec, KServeVersion, parse_spec
+from trierarch.kserve.parse_spec import parse_spec
+from trierarch.kserve.spec import DeploySpec, KServeVersion
 
 CRDS = Path(__file__).parents[3] / "shared/crds"
 """Schemas of the upstream projects' CRDs, on machines that have them beside the checkout."""

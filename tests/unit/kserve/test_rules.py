@@ -7,6 +7,8 @@ from copy import deepcopy
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from support.deployments import checker_for, small_spec, weighty_engine
 from trierarch.kserve.checks.check import Checker
@@ -360,3 +362,36 @@ def test_without_schemas_the_rules_still_hold() -> None:
     objects = objects_of(Profile.KEDA)
     the("InferenceService", objects)["spec"]["predictor"]["minReplicas"] = 9
     assert any("above maxReplicas" in found.message for found in Checker().check(objects).errors)
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The way to everything in `value`, itself left out."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [found for key, item in items for found in ((*path, key), *places(item, (*path, key)))]
+
+
+RENDERED = {profile: objects_of(profile) for profile in (Profile.KNATIVE, Profile.KEDA)}
+
+
+@given(st.data(), st.sampled_from(list(RENDERED)), values)
+@settings(deadline=None)
+def test_whatever_a_file_holds_there_is_an_answer(data: st.DataObject, profile: Profile, value: Any) -> None:
+    objects = deepcopy(RENDERED[profile])
+    changed = data.draw(st.sampled_from(objects))
+    *way, last = data.draw(st.sampled_from(places(changed)))
+    holder: Any = changed
+    for key in way:
+        holder = holder[key]
+    holder[last] = value
+    beside = [found for found in objects if found is not changed and found["kind"].startswith(("Infer", "Cluster"))]
+    report = Checker().check([changed, *beside])
+    assert report.num_objects == 1 + len(beside)
+    assert all(isinstance(str(found), str) for found in report.findings)
+    Checker().source(changed)

@@ -6,8 +6,9 @@ import pytest
 
 from support.deployments import raw_spec, small_spec
 from trierarch.builder.errors import ConfigError
+from trierarch.kserve.parse_spec import parse_spec
 from trierarch.kserve.plain_secrets import secret_in
-from trierarch.kserve.spec import Profile, parse_spec
+from trierarch.kserve.spec import Profile
 
 
 @pytest.mark.parametrize(
