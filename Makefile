@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOG := $(VENV)/install.log
 
-# nvidia-pytriton comes without its dependencies: only its server binary is run, and its old numpy has no Python 3.13.
+# Two come without their dependencies. Of nvidia-pytriton only the server's binary is run, and its old numpy has no Python
+# 3.13; KServe's SDK is read and never imported, for the shape of what it describes.
 
 # pip, with one line of progress; its warnings are shown only when it fails.
 INSTALL = PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --constraint constraints.txt
@@ -29,6 +30,8 @@ lint: setup ## check style, format and types
 	@$(BIN)/ruff check
 	@echo "==> ruff format"
 	@$(BIN)/ruff format --check
+	@echo "==> hadolint"
+	@$(BIN)/hadolint docker/Dockerfile docker/Dockerfile.cpu
 	@echo "==> mypy"
 	@$(BIN)/mypy
 
@@ -47,7 +50,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV)
 	@$(INSTALL) --quiet --upgrade 'pip>=25.1' 2> $(LOG) || { cat $(LOG); exit 1; }
 	@$(INSTALL) --editable '.[modelopt,kubernetes]' --group dev --group reference --group bench 2> $(LOG) | $(PROGRESS) || { cat $(LOG); exit 1; }
-	@$(INSTALL) --quiet --no-deps nvidia-pytriton 2> $(LOG) || { cat $(LOG); exit 1; }
+	@$(INSTALL) --quiet --no-deps nvidia-pytriton kserve 2> $(LOG) || { cat $(LOG); exit 1; }
 	@touch $@
 
 .PHONY: help demo test lint bench setup clean

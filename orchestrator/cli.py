@@ -14,6 +14,7 @@ from trierarch.orchestrator.commands.adapters import adapters
 from trierarch.orchestrator.commands.build import build
 from trierarch.orchestrator.commands.compose import compose
 from trierarch.orchestrator.commands.demo import demo
+from trierarch.orchestrator.commands.deploy import deploy
 from trierarch.orchestrator.commands.doctor import doctor
 from trierarch.orchestrator.commands.generate import generate
 from trierarch.orchestrator.commands.inspect import inspect
@@ -52,6 +53,7 @@ for command in (load, unload, status):
 app.add_typer(adapters, name="adapters", rich_help_panel=MAKE)
 app.command(rich_help_panel=RUN)(serve)
 app.command(rich_help_panel=RUN)(generate)
+app.command(rich_help_panel=RUN)(deploy)
 app.command(rich_help_panel=LOOK)(inspect)
 app.command(rich_help_panel=LOOK)(doctor)
 app.command(hidden=True)(demo)

@@ -24,6 +24,7 @@ def serve(
     drain_timeout: Annotated[
         int, typer.Option(metavar="SECONDS", min=0, help="Time that open streams get to finish at the end.")
     ] = 30,
+    ready_timeout: Annotated[int, typer.Option(metavar="SECONDS", min=1, help="Time that models get to load.")] = 600,
     log_level: Annotated[
         str, typer.Option(metavar="LEVEL", help="Triton's log: error, warning, info or verbose.")
     ] = "info",
@@ -53,6 +54,7 @@ def serve(
         ports=Ports(http=http_port, grpc=grpc_port, metrics=metrics_port),
         log_level=_log_level(log_level),
         drain_timeout=drain_timeout,
+        ready_timeout=ready_timeout,
         model_control=_model_control(model_control),
     )
     # A container is stopped with SIGTERM: treat it as Ctrl-C.

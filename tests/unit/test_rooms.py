@@ -32,6 +32,7 @@ ROOMS: dict[str, set[str]] = {
         "trierarch.python_backend.triton.contract",
         "trierarch.python_backend.triton.path_list",
     },
+    "kserve": CONTRACT,
     "orchestrator": {"trierarch"},
     "benchmarks": {"trierarch"},
 }
@@ -56,6 +57,7 @@ FORBIDDEN: dict[str, set[str]] = {
     "python_backend/text": {"torch", "transformers", "triton_python_backend_utils", "trierarch.python_backend.triton"},
     "python_backend/triton": {"torch", "transformers", "trierarch.python_backend.executors.torch"},
     "python_backend/adapters": {"torch", "triton_python_backend_utils", "trierarch.python_backend.executors"},
+    "kserve": {"torch", "triton_python_backend_utils", "tritonclient", "kserve", "kubernetes.config"},
     "builder/manifest.py": {"torch", "numpy"},
     "builder/adapter.py": {"torch"},
     "builder/adapter_check.py": {"torch"},
@@ -150,4 +152,10 @@ def test_what_starts_light_reaches_nothing_heavy(place: str) -> None:
 def test_every_folder_of_the_package_is_linked() -> None:
     linked = {link.name for link in (ROOT / ".src/trierarch").iterdir()}
     packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
-    assert packages <= linked
+    assert packages | {"kserve"} == linked
+
+
+def test_our_kserve_never_hides_kserves_own() -> None:
+    """Whoever runs in the repository's root has it first on the path: a package there would be `import kserve`."""
+    assert not (ROOT / "kserve/__init__.py").exists()
+    assert not list((ROOT / "tests").rglob("__init__.py"))

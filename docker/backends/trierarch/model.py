@@ -1,0 +1,1 @@
+from trierarch.python_backend.model import TritonPythonModel as TritonPythonModel
