@@ -18,7 +18,7 @@ from trierarch.builder.adapter import (
 from trierarch.builder.adapter_check import manifest_of
 from trierarch.builder.manifest import EngineManifest
 from trierarch.builder.packed_adapter import write_packed
-from trierarch.builder.safetensors_file import Array
+from trierarch.builder.tensors import Array
 
 
 def write_adapters(directory: Path, manifest: EngineManifest, ranks: Mapping[str, int], seed: int) -> None:

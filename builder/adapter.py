@@ -30,10 +30,10 @@ import numpy.typing as npt
 from pydantic import Field
 
 from trierarch.builder.manifest import Architecture, DType, Frozen, PositiveInt
-from trierarch.builder.safetensors_file import Array
+from trierarch.builder.tensors import Array, num_bytes_of
 
 ADAPTER_SUFFIX: Final = ".safetensors"
-ADAPTER_SCHEMA_VERSION: Final = 1
+ADAPTER_SCHEMA_VERSION: Final = 2
 METADATA_KEY: Final = "trierarch_adapter"
 NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 """Of an adapter's name: a file's stem, with nothing in it that means anything in a path."""
@@ -44,8 +44,9 @@ class AdapterManifest(Frozen):
 
     schema_version: int = ADAPTER_SCHEMA_VERSION
     digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-    """The identity that caches go by: SHA-256 of the tensors, so that equal tensors have equal digests. Of a PEFT
-    directory that is served as it is, SHA-256 of its configuration's bytes and then its tensors file's."""
+    """The identity that caches go by: SHA-256 of a line that says the tensors' names, types and shapes, and of their bytes
+    as they lie in the file. Equal tensors have equal digests. Of a PEFT directory that is served as it is, SHA-256 of its
+    configuration's bytes and then its tensors file's."""
     rank: PositiveInt
     """Largest of its pieces'; 1 where it has whole matrices alone."""
     dtype: DType
@@ -69,7 +70,7 @@ class AdapterTensors:
     @property
     def num_bytes(self) -> int:
         """Of all tensors."""
-        return sum(array.nbytes for array in self.arrays.values())
+        return num_bytes_of(self.arrays)
 
 
 LAYER_PIECES: Final = ("q", "k", "v", "o", "gate", "up", "down")

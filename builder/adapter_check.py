@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Final
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -16,17 +17,17 @@ from trierarch.builder.adapter import (
     to_floats,
 )
 from trierarch.builder.errors import AdapterError
-from trierarch.builder.manifest import WEIGHTS_NAME, DType, EngineManifest, Lora
+from trierarch.builder.manifest import WEIGHTS_NAME, Architecture, DType, EngineManifest, Lora
 from trierarch.builder.packed_adapter import REPACK, digest_of
-from trierarch.builder.safetensors_file import Array, Header
+from trierarch.builder.safetensors_header import Header, TensorTable
+from trierarch.builder.tensors import Array, Tensors, headers_of
 
 STORED: Final[Mapping[DType, str]] = {DType.FLOAT32: "F32", DType.FLOAT16: "F16", DType.BFLOAT16: "BF16"}
 """What safetensors calls a type."""
-_ARRAY_TYPES: Final = {"float32": "F32", "float16": "F16", "uint16": "BF16"}
 _EXPONENT: Final = np.uint16(0x7F80)
 """Of bfloat16: all of its bits are set in NaN and infinity, and in nothing else."""
-_CHUNK: Final = 1 << 20
-"""Numbers looked at at once."""
+_CHUNK: Final = 1 << 16
+"""Numbers looked at at once: what is made of them stays in the cache."""
 
 
 def check_adapter(tensors: AdapterTensors, engine: EngineManifest) -> None:
@@ -46,7 +47,10 @@ def check_numbers(tensors: AdapterTensors) -> None:
     Raises:
         AdapterError: it holds NaN or infinity.
     """
-    for name, array in tensors.arrays.items():
+    arrays = tensors.arrays
+    if isinstance(arrays, Tensors) and all(map(is_finite, arrays.runs())):
+        return
+    for name, array in arrays.items():
         if not is_finite(array):
             raise AdapterError(f"{name} holds NaN or infinity; train the adapter anew, or take an earlier step of it")
 
@@ -57,24 +61,18 @@ def check_headers(manifest: AdapterManifest, headers: Mapping[str, Header], engi
     Raises:
         AdapterError: as `check_adapter`.
     """
-    lora = lora_of(engine)
-    if manifest.dtype is not engine.dtype:
-        raise AdapterError(
-            f"dtype is {manifest.dtype.value!r}, the engine computes in {engine.dtype.value!r}; {REPACK}"
-        )
-    if manifest.is_dora != (manifest.base_digest is not None):
-        raise AdapterError(
-            f"is_dora is {manifest.is_dora}, and base_digest {manifest.base_digest!r}: they contradict each other; {REPACK}"
-        )
-    weights = engine.files.get(WEIGHTS_NAME)
-    if manifest.is_dora and (weights is None or manifest.base_digest != weights.sha256):
-        raise AdapterError(
-            f"base_digest is {manifest.base_digest}: the gains of this DoRA are for the weights of another engine; {REPACK}"
-        )
-    if not headers:
-        raise AdapterError("the adapter has no tensor; train it, or leave it out")
-    _check_tensors(headers, engine, lora)
-    _check_claims(manifest, headers)
+    side = _side(manifest, engine)
+    _check_claims(manifest, _claims(headers, side))
+
+
+def check_table(manifest: AdapterManifest, table: TensorTable, engine: EngineManifest) -> None:
+    """`check_headers` of a file's, each of them looked at once for an engine: adapters of one kind have equal tables.
+
+    Raises:
+        AdapterError: as `check_adapter`.
+    """
+    side = _side(manifest, engine)
+    _check_claims(manifest, _claims_of_table(table, side))
 
 
 def lora_of(engine: EngineManifest) -> Lora:
@@ -90,17 +88,16 @@ def lora_of(engine: EngineManifest) -> Lora:
     return engine.lora
 
 
-def headers_of(arrays: Mapping[str, Array]) -> dict[str, Header]:
-    """Type, as safetensors names it, and shape of each."""
-    return {name: (_ARRAY_TYPES.get(array.dtype.name, array.dtype.name), array.shape) for name, array in arrays.items()}
-
-
 def is_finite(array: Array) -> bool:
     """Whether there is no NaN and no infinity; no copy of all the numbers is made in a wider type."""
     flat = array.reshape(-1)
-    if flat.dtype == np.uint16:
-        return not bool(((flat & _EXPONENT) == _EXPONENT).any())
-    return all(bool(np.isfinite(to_floats(flat[at : at + _CHUNK])).all()) for at in range(0, flat.size, _CHUNK))
+    return all(_is_finite(flat[at : at + _CHUNK]) for at in range(0, flat.size, _CHUNK))
+
+
+def _is_finite(some: Array) -> bool:
+    if some.dtype == np.uint16:
+        return not bool(((some & _EXPONENT) == _EXPONENT).any())
+    return bool(np.isfinite(to_floats(some)).all())
 
 
 def check_rank(name: str, rank: int, lora: Lora) -> None:
@@ -145,17 +142,66 @@ def rank_of(headers: Mapping[str, Header]) -> int:
     return max(ranks, default=1)
 
 
-def _check_tensors(headers: Mapping[str, Header], engine: EngineManifest, lora: Lora) -> None:
+class _Side(NamedTuple):
+    """As much of an engine as tensors are held against."""
+
+    name: str
+    architecture: Architecture
+    dtype: DType
+    lora: Lora
+
+
+class _Claims(NamedTuple):
+    """What tensors say that a manifest says too."""
+
+    rank: int
+    pieces: tuple[str, ...]
+    has_gains: bool
+
+
+def _side(manifest: AdapterManifest, engine: EngineManifest) -> _Side:
+    """The engine's, if it could take an adapter of this manifest."""
+    side = _Side(engine.name, engine.architecture, engine.dtype, lora_of(engine))
+    if manifest.dtype is not engine.dtype:
+        raise AdapterError(
+            f"dtype is {manifest.dtype.value!r}, the engine computes in {engine.dtype.value!r}; {REPACK}"
+        )
+    if manifest.is_dora != (manifest.base_digest is not None):
+        raise AdapterError(
+            f"is_dora is {manifest.is_dora}, and base_digest {manifest.base_digest!r}: they contradict each other; {REPACK}"
+        )
+    weights = engine.files.get(WEIGHTS_NAME)
+    if manifest.is_dora and (weights is None or manifest.base_digest != weights.sha256):
+        raise AdapterError(
+            f"base_digest is {manifest.base_digest}: the gains of this DoRA are for the weights of another engine; {REPACK}"
+        )
+    return side
+
+
+def _claims(headers: Mapping[str, Header], side: _Side) -> _Claims:
+    """Of tensors that the engine can compute with."""
+    if not headers:
+        raise AdapterError("the adapter has no tensor; train it, or leave it out")
+    _check_tensors(headers, side)
+    return _Claims(rank_of(headers), pieces_of(headers), any(name.endswith(".gain") for name in headers))
+
+
+@lru_cache(maxsize=16)
+def _claims_of_table(table: TensorTable, side: _Side) -> _Claims:
+    return _claims(table.headers, side)
+
+
+def _check_tensors(headers: Mapping[str, Header], side: _Side) -> None:
     known = set[str]()
-    for stem, piece in piece_names(engine.architecture):
+    for stem, piece in piece_names(side.architecture):
         parts = {name.rpartition(".")[2]: header for name, header in _parts(stem, headers).items()}
         known |= {f"{stem}.{part}" for part in parts}
         if parts:
-            _check_piece(stem, piece, parts, engine, lora)
+            _check_piece(stem, piece, parts, side)
     if unknown := sorted(headers.keys() - known):
         raise AdapterError(
-            f"{unknown[0]} is nothing that engine {engine.name!r} can adapt ({len(unknown)} such tensors): it has "
-            f"{engine.architecture.num_layers} layers, and experts are not adapted; take an adapter of this model"
+            f"{unknown[0]} is nothing that engine {side.name!r} can adapt ({len(unknown)} such tensors): it has "
+            f"{side.architecture.num_layers} layers, and experts are not adapted; take an adapter of this model"
         )
 
 
@@ -164,7 +210,7 @@ def _parts(stem: str, headers: Mapping[str, Header]) -> dict[str, Header]:
     return {name: headers[name] for name in names if name in headers}
 
 
-def _check_piece(stem: str, piece: str, parts: Mapping[str, Header], engine: EngineManifest, lora: Lora) -> None:
+def _check_piece(stem: str, piece: str, parts: Mapping[str, Header], side: _Side) -> None:
     """`parts`: a, b, gain and weight, those that there are."""
     is_whole = parts.keys() == {"weight"} and piece in ("embed", "lm_head")
     is_pair = parts.keys() == {"a", "b"} or (parts.keys() == {"a", "b", "gain"} and piece != "embed")
@@ -173,36 +219,36 @@ def _check_piece(stem: str, piece: str, parts: Mapping[str, Header], engine: Eng
             f"{stem} has {', '.join(parts)}: it takes a and b, with a gain where it is not embed, or a weight alone where "
             f"it is embed or lm_head; {REPACK}"
         )
-    out_size, in_size = piece_shape(engine.architecture, piece)
+    out_size, in_size = piece_shape(side.architecture, piece)
     rank = 0
     if is_pair:
         shape = parts["a"][1]
         rank = shape[1 if piece == "embed" else 0] if len(shape) == 2 else 0
-        check_rank(f"{stem}.a", rank, lora)
+        check_rank(f"{stem}.a", rank, side.lora)
     shapes = {
         "a": (in_size, rank) if piece == "embed" else (rank, in_size),
         "b": (out_size, rank),
         "gain": (out_size,),
-        "weight": (engine.architecture.vocab_size, engine.architecture.hidden_size),
+        "weight": (side.architecture.vocab_size, side.architecture.hidden_size),
     }
     for part, (dtype, shape) in parts.items():
-        wanted = "F32" if part == "gain" else STORED[engine.dtype]
+        wanted = "F32" if part == "gain" else STORED[side.dtype]
         if shape != shapes[part]:
             raise AdapterError(
-                f"{stem}.{part} has shape {shape}, engine {engine.name!r} wants {shapes[part]}: it is an adapter of "
+                f"{stem}.{part} has shape {shape}, engine {side.name!r} wants {shapes[part]}: it is an adapter of "
                 "another base model; take one of this model"
             )
         if dtype != wanted:
-            raise AdapterError(f"{stem}.{part} is of type {dtype}, engine {engine.name!r} wants {wanted}; {REPACK}")
+            raise AdapterError(f"{stem}.{part} is of type {dtype}, engine {side.name!r} wants {wanted}; {REPACK}")
 
 
-def _check_claims(manifest: AdapterManifest, headers: Mapping[str, Header]) -> None:
+def _check_claims(manifest: AdapterManifest, claims: _Claims) -> None:
     """Whether the manifest says what the tensors are, as others go by it."""
-    claims = {
-        "rank": (manifest.rank, rank_of(headers)),
-        "pieces": (manifest.pieces, pieces_of(headers)),
-        "is_dora": (manifest.is_dora, manifest.is_dora or any(name.endswith(".gain") for name in headers)),
+    found = {
+        "rank": (manifest.rank, claims.rank),
+        "pieces": (manifest.pieces, claims.pieces),
+        "is_dora": (manifest.is_dora, manifest.is_dora or claims.has_gains),
     }
-    for field, (said, found) in claims.items():
-        if said != found:
-            raise AdapterError(f"{field} is {said}, and the tensors say {found}; {REPACK}")
+    for field, (said, really) in found.items():
+        if said != really:
+            raise AdapterError(f"{field} is {said}, and the tensors say {really}; {REPACK}")

@@ -7,14 +7,18 @@ from pathlib import Path
 from typing import Final, Self
 
 from trierarch.builder.adapter import AdapterManifest, AdapterTensors
-from trierarch.builder.adapter_check import check_adapter, check_headers, check_numbers
+from trierarch.builder.adapter_check import check_adapter, check_numbers, check_table
 from trierarch.builder.manifest import EngineManifest
 from trierarch.builder.packed_adapter import PackedAdapter, digest_of
 from trierarch.builder.peft import WEIGHTS_FILE_NAME, PeftDirectory
 from trierarch.builder.peft_config import CONFIG_NAME
+from trierarch.builder.remembered import Remembered
 
 PEFT_FILES: Final = (CONFIG_NAME, WEIGHTS_FILE_NAME)
 """What makes a directory an adapter."""
+
+_finite: Final = Remembered[str](4096)
+"""Digests of tensors that were found to hold no NaN and no infinity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,7 @@ class AdapterSource:
             return cls(PeftDirectory(path, engine, manifest), manifest)
         packed = PackedAdapter(path)
         try:
-            check_headers(packed.manifest, packed.headers, manifest)
+            check_table(packed.manifest, packed.table, manifest)
         except BaseException:
             packed.close()
             raise
@@ -54,10 +58,11 @@ class AdapterSource:
             EngineError: the engine's weights, which a DoRA of PEFT needs, cannot be read.
         """
         tensors = self._opened.read()
-        if isinstance(self._opened, PackedAdapter):
-            check_numbers(tensors)  # its headers were checked when it was opened
-        else:
+        if not isinstance(self._opened, PackedAdapter):
             check_adapter(tensors, self._engine_manifest)
+        elif tensors.manifest.digest not in _finite:  # its headers were checked when it was opened
+            check_numbers(tensors)
+            _finite.add(tensors.manifest.digest)
         return tensors
 
     def close(self) -> None:

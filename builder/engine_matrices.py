@@ -12,7 +12,8 @@ import numpy.typing as npt
 from trierarch.builder.adapter import STACKED, piece_shape, to_floats
 from trierarch.builder.errors import EngineError
 from trierarch.builder.manifest import GROUP_SIZE, WEIGHTS_NAME, EngineManifest
-from trierarch.builder.safetensors_file import Array, SafetensorsFile
+from trierarch.builder.safetensors_file import SafetensorsFile
+from trierarch.builder.tensors import Array
 
 Floats = npt.NDArray[np.float32]
 _CHUNK_ROWS: Final = 1024

@@ -18,7 +18,8 @@ from trierarch.builder.peft_config import CONFIG_NAME, MAX_CONFIG_BYTES, PeftCon
 from trierarch.builder.peft_names import read_modules
 from trierarch.builder.peft_pack import Packer
 from trierarch.builder.peft_plan import plan_headers
-from trierarch.builder.safetensors_file import SafetensorsError, SafetensorsFile, open_regular, read_into
+from trierarch.builder.safetensors_file import SafetensorsFile, open_regular, read_into
+from trierarch.builder.safetensors_header import SafetensorsError
 
 WEIGHTS_FILE_NAME: Final = "adapter_model.safetensors"
 _PICKLED_NAME: Final = "adapter_model.bin"
@@ -76,7 +77,7 @@ class PeftDirectory:
         if digest.hexdigest() != self.manifest.digest:
             raise AdapterError(f"{self._directory / WEIGHTS_FILE_NAME} was altered while it was read; name it again")
         matrices = EngineMatrices(self._engine, self._engine_manifest) if self.manifest.is_dora else None
-        packer = Packer(self._config, self._engine_manifest, self._file.arrays(content), matrices)
+        packer = Packer(self._config, self._engine_manifest, self._file.tensors(content), matrices)
         return AdapterTensors(self.manifest, packer.pack(self._modules))
 
     def close(self) -> None:

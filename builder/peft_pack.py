@@ -12,7 +12,7 @@ from trierarch.builder.errors import AdapterError
 from trierarch.builder.manifest import DType, EngineManifest
 from trierarch.builder.peft_config import PeftConfig
 from trierarch.builder.peft_names import PeftModule
-from trierarch.builder.safetensors_file import Array
+from trierarch.builder.tensors import Array
 
 
 class Packer:

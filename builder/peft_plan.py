@@ -11,7 +11,7 @@ from trierarch.builder.errors import AdapterError
 from trierarch.builder.manifest import Architecture, EngineManifest
 from trierarch.builder.peft_config import PeftConfig
 from trierarch.builder.peft_names import PeftModule
-from trierarch.builder.safetensors_file import Header
+from trierarch.builder.safetensors_header import Header
 
 _READ: Final = ("F32", "F16", "BF16")
 _RESAVE: Final = "save the adapter anew with PEFT"

@@ -1,66 +1,43 @@
 """SafetensorsFile: an open safetensors file, whose header is believed only as far as it was checked.
 
-Format: 8 bytes of little-endian header length, a JSON header, the tensors' bytes without gaps (safetensors' own
-description). Nothing here imports torch; bfloat16 comes as its bits.
+Format: 8 bytes of little-endian header length, the header (safetensors_header.py), the tensors' bytes. Nothing here imports
+torch; bfloat16 comes as its bits.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import mmap
 import os
 import secrets
 import stat
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from trierarch.builder.errors import ResourceError
+from trierarch.builder.safetensors_header import METADATA, Header, SafetensorsError, TensorTable, parse_header
+from trierarch.builder.tensors import WRITTEN, Array, Tensors
 
-Array = npt.NDArray[Any]
-Header = tuple[str, tuple[int, ...]]
-"""A tensor's type, as safetensors names it, and its shape."""
-
-DTYPES: Final[Mapping[str, npt.DTypeLike]] = {
-    "F64": np.float64,
-    "F32": np.float32,
-    "F16": np.float16,
-    "BF16": np.uint16,
-    "I64": np.int64,
-    "I32": np.int32,
-    "I16": np.int16,
-    "I8": np.int8,
-    "U8": np.uint8,
-    "BOOL": np.bool_,
-}
 MAX_HEADER_BYTES: Final = 16 << 20
 """Some hundred thousand tensors; far below what would exhaust memory."""
-_MAX_AXES: Final = 8
-_MAX_SIZE: Final = 1 << 48
 _LENGTH_BYTES: Final = 8
 _READ_BYTES: Final = 1 << 20
-_METADATA: Final = "__metadata__"
 _ALIGNMENT: Final = 64
-_ITEM_BYTES: Final = {name: np.dtype(dtype).itemsize for name, dtype in DTYPES.items()}
-_WRITTEN: Final = {np.dtype(np.float32): "F32", np.dtype(np.float16): "F16", np.dtype(np.uint16): "BF16"}
 
 
-class SafetensorsError(ValueError):
-    """Not a safetensors file, or a damaged one. Whoever opened it says what that means, and what to do."""
+class FileIdentity(NamedTuple):
+    """What tells a file, as it is now, from any other, and from itself once somebody wrote to it."""
 
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    header: Header
-    begin: int
-    """First byte in the file."""
+    device: int
+    inode: int
+    num_bytes: int
+    modified_ns: int
+    changed_ns: int
 
 
 class SafetensorsFile:
@@ -75,9 +52,11 @@ class SafetensorsFile:
         """
         self._descriptor = open_regular(path, directory)
         try:
-            self.num_bytes: int = os.fstat(self._descriptor).st_size
+            self.opened: FileIdentity = self.identity
+            self.num_bytes: int = self.opened.num_bytes
             self.metadata: Mapping[str, str]
-            self.metadata, self._places = self._read_header()
+            self.table: TensorTable
+            self.metadata, self.table, self._begin = self._read_header()
         except BaseException:
             self.close()
             raise
@@ -97,13 +76,19 @@ class SafetensorsFile:
             self._descriptor = -1
 
     @property
-    def headers(self) -> dict[str, Header]:
+    def headers(self) -> Mapping[str, Header]:
         """Name -> type and shape of every tensor."""
-        return {name: place.header for name, place in self._places.items()}
+        return self.table.headers
 
-    def map(self) -> dict[str, Array]:
-        """Every tensor as a read-only view of the mapped file. Only of files that nobody cuts short: that would be SIGBUS."""
-        return self.arrays(mmap.mmap(self._descriptor, self.num_bytes, access=mmap.ACCESS_READ))
+    @property
+    def identity(self) -> FileIdentity:
+        """As it is now."""
+        found = os.fstat(self._descriptor)
+        return FileIdentity(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+    def map(self) -> Tensors:
+        """The mapped file. Only of files that nobody cuts short: that would be SIGBUS."""
+        return self.tensors(mmap.mmap(self._descriptor, self.num_bytes, access=mmap.ACCESS_READ))
 
     def read(self) -> bytearray:
         """The whole file, as long as it was when it was opened.
@@ -115,6 +100,16 @@ class SafetensorsFile:
         content = bytearray(self.num_bytes)
         read_into(self._descriptor, memoryview(content), 0)
         return content
+
+    def read_tensors(self) -> Tensors:
+        """The tensors alone.
+
+        Raises:
+            OSError, SafetensorsError: as `read`.
+        """
+        content = np.empty(self.table.num_bytes, np.uint8)  # not filled before, as a bytearray would be
+        read_into(self._descriptor, content.data, self._begin)
+        return Tensors(self.table, content)
 
     def hashed(self, digest: hashlib._Hash) -> hashlib._Hash:
         """`digest`, updated with the whole file.
@@ -129,11 +124,12 @@ class SafetensorsFile:
             digest.update(part)
         return digest
 
-    def arrays(self, content: bytearray | mmap.mmap) -> dict[str, Array]:
-        """Every tensor as a read-only view of `content`, which `read` or a mapping gave; one that lies askew as a copy."""
-        return {name: _view(content, place) for name, place in self._places.items()}
+    def tensors(self, content: bytearray | mmap.mmap) -> Tensors:
+        """Those in `content`, which `read` or a mapping gave."""
+        return Tensors(self.table, content, self._begin)
 
-    def _read_header(self) -> tuple[Mapping[str, str], dict[str, _Place]]:
+    def _read_header(self) -> tuple[Mapping[str, str], TensorTable, int]:
+        """Metadata, tensors, and where their bytes begin."""
         length = bytearray(_LENGTH_BYTES)
         read_into(self._descriptor, memoryview(length), 0)
         header_bytes = int.from_bytes(length, "little")
@@ -144,20 +140,10 @@ class SafetensorsFile:
             raise SafetensorsError(f"its header has {header_bytes} bytes: at most {MAX_HEADER_BYTES} are read")
         text = bytearray(header_bytes)
         read_into(self._descriptor, memoryview(text), _LENGTH_BYTES)
-        try:
-            entries = json.loads(text.decode(), object_pairs_hook=_without_duplicates)
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-            raise SafetensorsError(f"its header is not JSON: {error}") from error
-        except SafetensorsError:
-            raise
-        except ValueError as error:  # numbers of thousands of digits
-            raise SafetensorsError(f"its header cannot be read: {error}") from error
-        if not isinstance(entries, dict):
-            raise SafetensorsError("its header is not a JSON object")
-        metadata = _metadata(entries.pop(_METADATA, {}))
-        places = {name: _place(name, entry, begin) for name, entry in entries.items()}
-        _check_whole(places, begin, self.num_bytes)
-        return metadata, places
+        metadata, table = parse_header(bytes(text))
+        if begin + table.num_bytes != self.num_bytes:
+            raise SafetensorsError(f"it has {self.num_bytes} bytes, and its header speaks of {begin + table.num_bytes}")
+        return metadata, table, begin
 
 
 def open_regular(path: Path, directory: int | None = None) -> int:
@@ -195,7 +181,7 @@ def write_safetensors(path: Path, arrays: Mapping[str, Array], metadata: Mapping
     Raises:
         ResourceError: the disk is full or cannot be written.
     """
-    ordered = {name: arrays[name] for name in sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))}
+    ordered = {name: arrays[name] for name in written_order(arrays)}
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.writing")
     try:
         with temporary.open("xb") as file:
@@ -215,73 +201,21 @@ def write_safetensors(path: Path, arrays: Mapping[str, Array], metadata: Mapping
             temporary.unlink()
 
 
+def written_order(arrays: Mapping[str, Array]) -> list[str]:
+    """Names as `write_safetensors` lays them: larger elements first, so that none lies askew."""
+    return sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
+
+
 def _header(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
-    entries: dict[str, Any] = {_METADATA: dict(metadata)}
+    entries: dict[str, Any] = {METADATA: dict(metadata)}
     begin = 0
     for name, array in arrays.items():
         end = begin + array.nbytes
-        entries[name] = {"dtype": _WRITTEN[array.dtype], "shape": list(array.shape), "data_offsets": [begin, end]}
+        entries[name] = {"dtype": WRITTEN[array.dtype], "shape": list(array.shape), "data_offsets": [begin, end]}
         begin = end
     header = json.dumps(entries, separators=(",", ":")).encode()
     header += b" " * (-(_LENGTH_BYTES + len(header)) % _ALIGNMENT)
     return len(header).to_bytes(_LENGTH_BYTES, "little") + header
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    entries = dict(pairs)
-    if len(entries) != len(pairs):
-        raise SafetensorsError("its header has a key twice")
-    return entries
-
-
-def _metadata(entry: Any) -> Mapping[str, str]:
-    if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
-        raise SafetensorsError("its metadata are not strings")
-    return entry
-
-
-def _place(name: str, entry: Any, begin: int) -> _Place:
-    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise SafetensorsError(f"{name} has no dtype, shape and data_offsets, or more than these")
-    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise SafetensorsError(f"{name} is of type {dtype!r}, which is not read here")
-    if not _are_sizes(shape) or len(shape) > _MAX_AXES:
-        raise SafetensorsError(f"{name} has no shape that a tensor can have")
-    if not _are_sizes(offsets) or len(offsets) != 2:
-        raise SafetensorsError(f"{name} has no place that a tensor can have")
-    first, last = offsets
-    if last - first != math.prod(shape) * _ITEM_BYTES[dtype]:
-        raise SafetensorsError(f"{name} is not where its header says")
-    return _Place((dtype, tuple(shape)), begin + first)
-
-
-def _are_sizes(value: Any) -> bool:
-    return isinstance(value, list) and all(type(size) is int and 0 <= size < _MAX_SIZE for size in value)
-
-
-def _check_whole(places: Mapping[str, _Place], begin: int, num_bytes: int) -> None:
-    """One tensor begins where another ends, and the last ends with the file."""
-    end = begin
-    for name, place in sorted(places.items(), key=lambda item: (item[1].begin, _num_bytes(item[1]))):
-        if place.begin != end:
-            raise SafetensorsError(f"{name} overlaps another tensor, or leaves a gap")
-        end += _num_bytes(place)
-    if end != num_bytes:
-        raise SafetensorsError(f"it has {num_bytes} bytes, and its header speaks of {end}")
-
-
-def _num_bytes(place: _Place) -> int:
-    dtype, shape = place.header
-    return math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
-
-
-def _view(content: bytearray | mmap.mmap, place: _Place) -> Array:
-    dtype, shape = place.header
-    flat: Array = np.frombuffer(content, DTYPES[dtype], math.prod(shape), place.begin)
-    array: Array = np.require(flat, requirements=["A"]).reshape(shape)
-    array.flags.writeable = False
-    return array
 
 
 def _sync_directory(directory: Path) -> None:

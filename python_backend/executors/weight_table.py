@@ -8,7 +8,7 @@ from typing import Final
 
 from trierarch.builder.errors import EngineError
 from trierarch.builder.manifest import GROUP_SIZE, Architecture, DrafterKind, DType, EngineManifest, Head, Layer
-from trierarch.builder.safetensors_file import Header
+from trierarch.builder.safetensors_header import Header
 
 _SAFETENSORS_DTYPES: Final = {DType.FLOAT32: "F32", DType.BFLOAT16: "BF16", DType.FLOAT16: "F16"}
 REBUILD: Final = "rebuild the engine with: trierarch build"

@@ -18,7 +18,7 @@ from trierarch.builder.adapter import AdapterTensors, piece_names, piece_shape, 
 from trierarch.builder.adapter_check import check_adapter, lora_of, manifest_of
 from trierarch.builder.errors import AdapterError
 from trierarch.builder.manifest import EngineManifest, Lora
-from trierarch.builder.safetensors_file import Array
+from trierarch.builder.tensors import Array
 from trierarch.python_backend.errors import InvalidRequest
 from trierarch.python_backend.triton.adapter_inputs import LoraTensors
 

@@ -18,7 +18,7 @@ from trierarch.builder.adapter import (
 from trierarch.builder.adapter_check import manifest_of
 from trierarch.builder.manifest import WEIGHTS_NAME, DType, EngineManifest, FileDigest, Lora
 from trierarch.builder.packed_adapter import PackedAdapter, write_packed
-from trierarch.builder.safetensors_file import Array
+from trierarch.builder.tensors import Array
 from trierarch.builder.verify import digest_file
 
 

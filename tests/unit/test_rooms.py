@@ -20,6 +20,8 @@ CONTRACT = {
     "trierarch.builder.packed_adapter",
     "trierarch.builder.safetensors_file",
     "trierarch.builder.tensorrt_llm.compatibility",
+    "trierarch.builder.safetensors_header",
+    "trierarch.builder.tensors",
 }
 
 # folder -> prefixes of ours it may import, besides its own
@@ -64,6 +66,8 @@ FORBIDDEN: dict[str, set[str]] = {
     "builder/adapter_source.py": {"torch"},
     "builder/packed_adapter.py": {"torch"},
     "builder/safetensors_file.py": {"torch"},
+    "builder/safetensors_header.py": {"torch"},
+    "builder/tensors.py": {"torch"},
     "builder/verify.py": {"torch", "numpy"},
 }
 

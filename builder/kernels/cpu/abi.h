@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#define TRIERARCH_ABI 4
+#define TRIERARCH_ABI 5
 #define TRIERARCH_EXPORT __attribute__((visibility("default")))
 
 extern "C" {
@@ -89,6 +89,16 @@ struct TrierarchAdapter {
   const void* embedding_b;      // (hidden, embedding_rank) of element
 };
 
+// A tensor of an adapter on its way from where it was read to where the kernels want it.
+struct TrierarchMove {
+  const void* source;     // (rows, columns) of element
+  void* target;           // on a cache line
+  int64_t element;        // 0 float32, 1 bfloat16
+  int64_t rows, columns;
+  int64_t is_packed;      // as an ungated matrix, see pack.h; one column of zeros more where columns are odd
+  int64_t num_zero_bytes; // behind the tensor, where it is not packed
+};
+
 struct TrierarchStep {
   void* kv;          // (num_layers, 2, num_blocks, num_kv_heads, block_size, head_dim)
   float* kv_scales;  // (num_layers, 2, num_blocks, num_kv_heads, block_size) where kv_element is int8, else null
@@ -112,6 +122,9 @@ TRIERARCH_EXPORT int64_t trierarch_packed_bytes(const TrierarchMatrix* matrix);
 
 // Lay a matrix out as pack.h says. `packed` is on a cache line.
 TRIERARCH_EXPORT void trierarch_pack(const TrierarchMatrix* matrix, void* packed, int64_t num_threads);
+
+// Make them all, on the calling thread. Returns 0, or 1 where memory is short.
+TRIERARCH_EXPORT int64_t trierarch_move(const TrierarchMove* moves, int64_t count);
 
 // Null where memory is short. The structs and the taps may vanish after the call, the arrays they point to may not.
 TRIERARCH_EXPORT void* trierarch_decoder_new(const TrierarchModel* model, int64_t num_threads);

@@ -1,6 +1,7 @@
 // The library's entry points: C names around the decoder for each element type. No exception leaves them.
 #include "abi.h"
 #include "decoder.h"
+#include "move.h"
 
 using namespace trierarch;
 
@@ -27,6 +28,10 @@ int64_t trierarch_packed_bytes(const TrierarchMatrix* matrix) { return Packer(*m
 void trierarch_pack(const TrierarchMatrix* matrix, void* packed, int64_t num_threads) {
   const Packer packer(*matrix, packed);
   Team::gather(static_cast<int>(num_threads), [&](Team& team) { packer.run(team); });
+}
+
+int64_t trierarch_move(const TrierarchMove* moves, int64_t count) {
+  return guarded([&] { make_moves(moves, count); });
 }
 
 void* trierarch_decoder_new(const TrierarchModel* model, int64_t num_threads) {

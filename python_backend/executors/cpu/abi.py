@@ -11,7 +11,7 @@ from trierarch.builder.adapter import LAYER_PIECES
 from trierarch.builder.errors import EngineError
 from trierarch.python_backend.executors.cpu.openmp import load_openmp
 
-ABI: Final = 4
+ABI: Final = 5
 """Raised on both sides when a struct or a function changes."""
 
 _Floats = ctypes.c_void_p
@@ -120,13 +120,27 @@ class AdapterStruct(ctypes.Structure):
 
     _fields_ = (
         ("z_width", _Int),
-        ("layers", ctypes.POINTER(AdaptedLayerStruct)),
+        ("layers", ctypes.c_void_p),
         ("lm_head", PieceStruct),
         ("own_lm_head", LinearStruct),
         ("embedding", ctypes.c_void_p),
         ("embedding_rank", _Int),
         ("embedding_a", ctypes.c_void_p),
         ("embedding_b", ctypes.c_void_p),
+    )
+
+
+class MoveStruct(ctypes.Structure):
+    """A tensor of an adapter on its way to where the kernels want it."""
+
+    _fields_ = (
+        ("source", ctypes.c_void_p),
+        ("target", ctypes.c_void_p),
+        ("element", _Int),
+        ("rows", _Int),
+        ("columns", _Int),
+        ("is_packed", _Int),
+        ("num_zero_bytes", _Int),
     )
 
 
@@ -152,6 +166,7 @@ class StepStruct(ctypes.Structure):
 _SIGNATURES: Final[dict[str, tuple[type | None, tuple[type, ...]]]] = {
     "trierarch_packed_bytes": (_Int, (ctypes.POINTER(MatrixStruct),)),
     "trierarch_pack": (None, (ctypes.POINTER(MatrixStruct), ctypes.c_void_p, _Int)),
+    "trierarch_move": (_Int, (ctypes.c_void_p, _Int)),
     "trierarch_decoder_new": (ctypes.c_void_p, (ctypes.POINTER(ModelStruct), _Int)),
     "trierarch_decoder_free": (None, (ctypes.c_void_p,)),
     "trierarch_decoder_hidden": (

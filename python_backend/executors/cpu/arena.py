@@ -30,17 +30,14 @@ class Arena:
             raise ResourceError(f"no room for {num_bytes} bytes of weights ({error}): free some memory") from error
         if on_huge_pages and hasattr(mmap, "MADV_HUGEPAGE"):
             self._map.madvise(mmap.MADV_HUGEPAGE)
-        self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+        self.begin: Final = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+        """Address of the first byte."""
+        self.num_bytes: Final = num_bytes
         self._used = 0
-
-    @property
-    def end(self) -> int:
-        """Address behind what was taken."""
-        return self._address + self._used
 
     def take(self, num_bytes: int) -> int:
         """Address of the next `num_bytes`, on a cache line."""
-        address = self._address + self._used
+        address = self.begin + self._used
         self._used += aligned(num_bytes)
         assert self._used <= len(self._map), "the arena was made too small"
         return address

@@ -21,7 +21,7 @@ from trierarch.python_backend.executors.cpu.abi import (
     RopeStruct,
     StepStruct,
 )
-from trierarch.python_backend.executors.cpu.adapter import CpuAdapter
+from trierarch.python_backend.executors.cpu.adapter import CpuAdapter, CpuAdapters
 from trierarch.python_backend.executors.cpu.kv_arrays import KvArrays
 from trierarch.python_backend.executors.cpu.packer import Packer, Release
 from trierarch.python_backend.executors.cpu.paged_batch import PagedBatch
@@ -61,6 +61,7 @@ class CompiledDecoder:
         """
         self._library = library
         self._architecture = architecture
+        self._adapters = CpuAdapters(library, architecture.num_layers)
         packer = Packer(library, weights, num_threads, release)
         model = _model_struct(architecture, dtype, kv_dtype, packer, taps)
         self._kept = packer.kept
@@ -76,7 +77,7 @@ class CompiledDecoder:
         Raises:
             ResourceError: there is no room.
         """
-        return CpuAdapter(self._library, self._architecture.num_layers, tensors)
+        return self._adapters.arrange(tensors)
 
     def hidden(self, batch: PagedBatch, kv: KvArrays, tapped: Floats | None = None) -> Floats:
         """Run the layers, storing keys and values. Returns (num_tokens, hidden) float32, before the last norm.

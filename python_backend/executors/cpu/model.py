@@ -9,7 +9,7 @@ import numpy as np
 
 from trierarch.builder.adapter import AdapterTensors
 from trierarch.builder.manifest import EngineManifest
-from trierarch.builder.safetensors_file import Array
+from trierarch.builder.tensors import Array
 from trierarch.python_backend.adapters.active_adapter import ActiveAdapter
 from trierarch.python_backend.executors import machine
 from trierarch.python_backend.executors.cpu.abi import open_library

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 
-from trierarch.builder.safetensors_file import Array
+from trierarch.builder.tensors import Array
 from trierarch.python_backend.executors.cpu.abi import LinearStruct, MatrixStruct
 from trierarch.python_backend.executors.cpu.arena import Arena, aligned
 from trierarch.python_backend.executors.cpu.weights import Weight, Weights

@@ -10,7 +10,8 @@ import numpy as np
 
 from trierarch.builder.adapter import rounded_to, to_floats
 from trierarch.builder.manifest import GROUP_SIZE, WEIGHTS_NAME, DType, EngineManifest
-from trierarch.builder.safetensors_file import Array, SafetensorsFile
+from trierarch.builder.safetensors_file import SafetensorsFile
+from trierarch.builder.tensors import Array
 from trierarch.python_backend.executors.cpu.abi import Format
 from trierarch.python_backend.executors.sampling.token_history import Floats
 from trierarch.python_backend.executors.weight_table import check_tensors, unreadable

@@ -10,7 +10,7 @@ import torch
 
 from trierarch.builder.adapter import STACKED, AdapterTensors, piece_shape
 from trierarch.builder.manifest import Architecture
-from trierarch.builder.safetensors_file import Array
+from trierarch.builder.tensors import Array
 
 
 @dataclass(frozen=True, slots=True)

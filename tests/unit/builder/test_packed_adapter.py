@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from support.packed_adapters import load_packed, random_packed, taking_adapters, write_random_packed
 from support.random_engine import tiny_architecture, tiny_manifest
+from trierarch.builder import packed_adapter
 from trierarch.builder.adapter import METADATA_KEY, PIECES, AdapterTensors
 from trierarch.builder.adapter_check import check_adapter, manifest_of
 from trierarch.builder.adapter_source import AdapterSource, read_adapter
 from trierarch.builder.errors import AdapterError
 from trierarch.builder.manifest import DType, EngineManifest, Layer, Moe
 from trierarch.builder.packed_adapter import digest_of, read_manifest, write_packed
-from trierarch.builder.safetensors_file import Array, write_safetensors
+from trierarch.builder.safetensors_file import SafetensorsFile, write_safetensors
+from trierarch.builder.tensors import Array, Tensors
 
 ENGINE = taking_adapters(tiny_manifest(tiny_architecture()), max_rank=8)
 BFLOAT16 = taking_adapters(tiny_manifest(tiny_architecture(), DType.BFLOAT16))
@@ -94,6 +98,140 @@ def test_altered_tensors_are_found_out(tmp_path: Path) -> None:
         load_packed(path)
 
 
+@pytest.fixture
+def digested(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Digests of tensors as they are worked out; files count as settled at once."""
+    found: list[str] = []
+
+    def watched(arrays: Mapping[str, Array]) -> str:
+        found.append(digest_of(arrays))
+        return found[-1]
+
+    monkeypatch.setattr(packed_adapter, "digest_of", watched)
+    monkeypatch.setattr(packed_adapter, "_SETTLED_NS", -1)
+    return found
+
+
+def read(path: Path) -> AdapterTensors:
+    with AdapterSource.open(path, path.parent, ENGINE) as source:
+        return source.read()
+
+
+def test_a_digest_is_worked_out_once_for_a_file_that_nobody_writes_to(tmp_path: Path, digested: list[str]) -> None:
+    path = tmp_path / "x.safetensors"
+    old = write_random_packed(tmp_path, "x", ENGINE, seed=1)
+    for _ in range(3):
+        assert read(path).manifest == old.manifest
+    assert digested == [old.manifest.digest]
+    new = write_random_packed(tmp_path, "x", ENGINE, seed=2)
+    assert read(path).manifest == new.manifest
+    assert digested == [old.manifest.digest, new.manifest.digest]
+
+
+def test_a_file_that_was_just_written_is_not_trusted_yet(
+    tmp_path: Path, digested: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed_adapter, "_SETTLED_NS", 3600 * 10**9)
+    write_random_packed(tmp_path, "x", ENGINE)
+    for _ in range(2):
+        read(tmp_path / "x.safetensors")
+    assert len(digested) == 2
+
+
+def flip_last_bit(path: Path) -> None:
+    """In place, as no one should; the times of the file are what they were as far as anybody can set them."""
+    times = path.stat()
+    with path.open("r+b") as file:
+        file.seek(-1, 2)
+        last = file.read(1)[0]
+        file.seek(-1, 2)
+        file.write(bytes([last ^ 1]))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert path.stat().st_mtime_ns == times.st_mtime_ns
+    wait_for_tick(path, times.st_ctime_ns)
+
+
+def wait_for_tick(path: Path, before_ns: int) -> None:
+    """A file system's clock ticks some hundred times a second; what settles is two seconds old."""
+    while path.stat().st_ctime_ns == before_ns:
+        path.chmod(0o644)
+
+
+def test_what_is_altered_after_it_was_verified_is_found_out(tmp_path: Path, digested: list[str]) -> None:
+    path = tmp_path / "x.safetensors"
+    write_random_packed(tmp_path, "x", ENGINE, seed=5)
+    with AdapterSource.open(path, tmp_path, ENGINE) as source:
+        source.read()
+        source.read()
+        assert len(digested) == 1
+        flip_last_bit(path)
+        for _ in range(2):
+            with pytest.raises(AdapterError, match=r"was altered.*adapters pack"):
+                source.read()
+    with pytest.raises(AdapterError, match="was altered"):
+        read(path)
+
+
+def test_a_version_that_was_verified_vouches_for_no_other(tmp_path: Path, digested: list[str]) -> None:
+    """Whoever opened the file before it was written to in place does not believe what others found out after."""
+    path, other = tmp_path / "x.safetensors", tmp_path / "y.safetensors"
+    write_random_packed(tmp_path, "x", ENGINE, seed=1)
+    write_random_packed(tmp_path, "y", ENGINE, seed=2)
+    assert path.stat().st_size == other.stat().st_size
+    with AdapterSource.open(path, tmp_path, ENGINE) as source:
+        times = path.stat()
+        path.write_bytes(other.read_bytes())
+        wait_for_tick(path, times.st_ctime_ns)
+        read(path)
+        with pytest.raises(AdapterError, match="was altered"):
+            source.read()
+
+
+def test_numbers_are_looked_at_for_each_digest(tmp_path: Path) -> None:
+    for name, value in (("good", 1.0), ("bad", float("nan")), ("worse", float("inf"))):
+        arrays = dict(random_packed(ENGINE, seed=11).arrays)
+        arrays["layers.1.v.b"][3, 1] = value
+        write_packed(AdapterTensors(manifest_of(arrays, ENGINE, name), arrays), tmp_path / f"{name}.safetensors")
+    for name in ("good", "bad", "worse", "bad", "good", "worse"):
+        if name == "good":
+            read(tmp_path / "good.safetensors")
+            continue
+        with pytest.raises(AdapterError, match=r"layers\.1\.v\.b holds NaN or infinity"):
+            read(tmp_path / f"{name}.safetensors")
+
+
+def test_a_table_that_one_engine_took_is_looked_at_anew_for_another(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    write_random_packed(tmp_path, "x", ENGINE, rank=4)
+    small = taking_adapters(tiny_manifest(tiny_architecture()), max_rank=2)
+    other = taking_adapters(tiny_manifest(tiny_architecture(hidden_size=16, num_heads=2)))
+    for _ in range(2):
+        AdapterSource.open(path, tmp_path, ENGINE).close()
+        with pytest.raises(AdapterError, match="--max-lora-rank 4"):
+            AdapterSource.open(path, tmp_path, small)
+        with pytest.raises(AdapterError, match="another base model"):
+            AdapterSource.open(path, tmp_path, other)
+
+
+@pytest.mark.parametrize("dtype", [DType.FLOAT32, DType.BFLOAT16])
+def test_a_digest_of_a_file_is_that_of_its_arrays(tmp_path: Path, dtype: DType) -> None:
+    engine = taking_adapters(tiny_manifest(tiny_architecture(), dtype))
+    tensors = write_random_packed(tmp_path, "x", engine, is_dora=True)
+    loaded = load_packed(tmp_path / "x.safetensors").arrays
+    assert digest_of(loaded) == digest_of(dict(loaded)) == digest_of(tensors.arrays) == tensors.manifest.digest
+
+
+def test_tensors_in_another_order_are_the_same_adapter(tmp_path: Path) -> None:
+    """Whoever writes such files himself need not know ours; the digest does not depend on where they lie."""
+    tensors = random_packed(ENGINE, is_dora=True)
+    metadata = {METADATA_KEY: json.dumps(tensors.manifest.model_dump(mode="json"))}
+    safetensors.numpy.save_file(dict(tensors.arrays), tmp_path / "x.safetensors", metadata)
+    with SafetensorsFile(tmp_path / "x.safetensors") as file:
+        reordered = Tensors(file.table, file.read_tensors().content())
+    assert load_packed(tmp_path / "x.safetensors").manifest == tensors.manifest
+    assert digest_of(reordered) == tensors.manifest.digest
+
+
 @pytest.mark.parametrize("text", [None, "{", "[]", '"x"', "{}", "[" * 100_000])
 def test_metadata_that_is_no_manifest_is_refused(tmp_path: Path, text: str | None) -> None:
     path = tmp_path / "x.safetensors"
@@ -105,7 +243,8 @@ def test_metadata_that_is_no_manifest_is_refused(tmp_path: Path, text: str | Non
 @pytest.mark.parametrize(
     "field, value, message",
     [
-        ("schema_version", 2, "schema_version is 2"),
+        ("schema_version", 1, "schema_version is 1, this Trierarch reads 2"),
+        ("schema_version", 3, "schema_version is 3"),
         ("digest", "abc", "digest: "),
         ("rank", 0, "rank: "),
         ("dtype", "int7", "dtype: "),

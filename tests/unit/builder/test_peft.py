@@ -21,7 +21,8 @@ from trierarch.builder.codes import pack_nibbles
 from trierarch.builder.errors import AdapterError
 from trierarch.builder.manifest import DType, EngineManifest, Layer, Moe, Quantization, WeightType
 from trierarch.builder.packed_adapter import digest_of
-from trierarch.builder.safetensors_file import Array, write_safetensors
+from trierarch.builder.safetensors_file import write_safetensors
+from trierarch.builder.tensors import Array
 
 CONFIG = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "bias": "none", "target_modules": ["q_proj"]}
 PREFIX = "base_model.model."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from trierarch.builder.errors import ResourceError
 from trierarch.builder.safetensors_file import (
     MAX_HEADER_BYTES,
-    Array,
-    SafetensorsError,
     SafetensorsFile,
     write_safetensors,
 )
+from trierarch.builder.safetensors_header import SafetensorsError, TensorTable, parse_header, parse_whole
+from trierarch.builder.tensors import Array, headers_of, num_bytes_of
 
 SHARED = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -44,12 +44,12 @@ def raw(header: Any, data: bytes = b"", length: int | None = None) -> bytes:
     return (len(text) if length is None else length).to_bytes(8, "little") + text + data
 
 
-def opened(tmp_path: Path, content: bytes) -> dict[str, Array]:
+def opened(tmp_path: Path, content: bytes) -> Mapping[str, Array]:
     """What a file of this content holds."""
     path = tmp_path / "x.safetensors"
     path.write_bytes(content)
     with SafetensorsFile(path) as file:
-        read, mapped = file.arrays(file.read()), file.map()
+        read, mapped = file.tensors(file.read()), file.map()
     assert read.keys() == mapped.keys()
     for name, array in read.items():
         assert array.tobytes() == mapped[name].tobytes()
@@ -199,6 +199,62 @@ def test_any_header_is_read_or_refused(tmp_path: Path, header: Any) -> None:
     assert isinstance(header, dict)
 
 
+def parsed(parse: Callable[[], tuple[Mapping[str, str], TensorTable]]) -> Any:
+    """What a header says, or that it is refused."""
+    try:
+        metadata, table = parse()
+    except (ValueError, RecursionError):
+        return None
+    return dict(metadata), table.headers, table.places, table.names, table.num_bytes
+
+
+@SHARED
+@given(data=st.data())
+def test_a_header_in_two_parts_is_a_whole_one(data: st.DataObject) -> None:
+    """Metadata first, the rest remembered: the same tensors, and the same refusals, as of all in one."""
+    tensors = data.draw(st.sampled_from([{}, {"a": entry()}, {"a": entry(), "b": entry("BF16", [2, 3], [8, 20])}]))
+    metadata = data.draw(st.dictionaries(st.text(max_size=3), st.text(max_size=9), max_size=2))
+    text = json.dumps(
+        {"__metadata__": metadata, **tensors}, separators=(",", ":"), ensure_ascii=data.draw(st.booleans())
+    )
+    for _ in range(data.draw(st.integers(0, 2))):
+        place = data.draw(st.integers(0, len(text)))
+        text = (
+            text[:place]
+            + data.draw(st.sampled_from(["", ",", "}", '"', " ", "{", '"__metadata__":{},']))
+            + text[place + 1 :]
+        )
+    whole = parsed(lambda: parse_whole(text))
+    assert parsed(lambda: parse_header(text.encode())) == parsed(lambda: parse_header(text.encode())) == whole
+
+
+@pytest.mark.parametrize("rest", [',"__metadata__":{}}', ",}", ', "a":1}', "}", "} x", "", ',"a":{},"a":{}}'])
+def test_what_follows_the_metadata_is_as_strict_as_the_whole(rest: str) -> None:
+    text = '{"__metadata__":{"k":"v"}' + rest
+    assert parsed(lambda: parse_header(text.encode())) == parsed(lambda: parse_whole(text))
+    assert (parsed(lambda: parse_whole(text)) is None) == (rest != "}")
+
+
+def test_files_that_differ_in_their_metadata_alone_have_one_table(tmp_path: Path) -> None:
+    for name in "ab":
+        write_safetensors(tmp_path / name, arrays(), {"name": name * 70})
+    with SafetensorsFile(tmp_path / "a") as a, SafetensorsFile(tmp_path / "b") as b:
+        assert a.table is b.table
+        assert (a.metadata, b.metadata) == ({"name": "a" * 70}, {"name": "b" * 70})
+        assert a.table.is_as_written
+        assert a.read_tensors()["large"].tobytes() == b.map()["large"].tobytes() == arrays()["large"].tobytes()
+
+
+def test_runs_are_all_numbers_by_type(tmp_path: Path) -> None:
+    write_safetensors(tmp_path / "x", arrays(), {})
+    with SafetensorsFile(tmp_path / "x") as file:
+        tensors = file.read_tensors()
+    assert [run.dtype for run in tensors.runs()] == [np.float32, np.uint16, np.float16]
+    assert b"".join(run.tobytes() for run in tensors.runs()) == tensors.content().tobytes()
+    assert num_bytes_of(tensors) == num_bytes_of(arrays()) == tensors.content().nbytes
+    assert headers_of(tensors) == headers_of(arrays())
+
+
 def test_a_view_that_lies_askew_is_copied(tmp_path: Path) -> None:
     header = {"a": entry("U8", [1], [0, 1]), "b": entry(offsets=[1, 9])}
     read = opened(tmp_path, raw(header, b"\x07" + np.array([1.5, -2.0], np.float32).tobytes()))
@@ -218,7 +274,7 @@ def test_what_was_opened_stays(tmp_path: Path) -> None:
     write_safetensors(path, {"a": np.ones(3, np.float32)}, {})
     with SafetensorsFile(path) as file:
         write_safetensors(path, {"a": np.zeros(3, np.float32)}, {})
-        assert file.arrays(file.read())["a"].tolist() == [1, 1, 1]
+        assert file.tensors(file.read())["a"].tolist() == [1, 1, 1]
         path.unlink()
         mapped = file.map()
     assert mapped["a"].tolist() == [1, 1, 1]
