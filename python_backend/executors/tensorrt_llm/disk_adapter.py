@@ -24,7 +24,8 @@ import numpy as np
 from trierarch.builder.adapter import LAYER_PIECES, AdapterManifest, AdapterTensors, piece_shape
 from trierarch.builder.errors import AdapterError
 from trierarch.builder.manifest import Architecture
-from trierarch.builder.safetensors_file import Array, write_safetensors
+from trierarch.builder.safetensors_file import write_safetensors
+from trierarch.builder.tensors import Array
 
 CONFIG_NAME: Final = "adapter_config.json"
 WEIGHTS_NAME: Final = "adapter_model.safetensors"

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import queue
-import time
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from support.adapted_answers import GREEDY, PROMPTS, SEEDED, answers
 from support.packed_adapters import random_packed, taking_adapters, write_random_packed
 from support.random_engine import random_weights, tiny_architecture, tiny_manifest, with_kernels, write_engine
 from trierarch.builder.compile import find_compiler
@@ -28,16 +26,12 @@ from trierarch.builder.verify import digest_file
 from trierarch.python_backend.adapters.directory import AdapterDirectories
 from trierarch.python_backend.adapters.draft_adapters import DraftAdapters
 from trierarch.python_backend.errors import UnknownAdapter
-from trierarch.python_backend.executors.executor import Executor
 from trierarch.python_backend.executors.factory import open_executor
 from trierarch.python_backend.executors.fake import FakeRunner, FakeWeights
-from trierarch.python_backend.request import Request, SamplingParams, SpeculationParams, TokenDelta
+from trierarch.python_backend.request import SamplingParams
 from trierarch.python_backend.speculation.allotment import FixedLength
 
-PROMPTS = ((3, 4, 5, 6, 7), (9, 8, 7), (3, 4, 5, 6, 9))
 NAMES = ("", "a", "b", "a", "c")
-GREEDY = SamplingParams(max_tokens=8, temperature=0.0, end_ids=())
-SEEDED = SamplingParams(max_tokens=24, temperature=0.7, top_p=0.9, seed=7, end_ids=())
 
 
 def tiny(**changes: int) -> Architecture:
@@ -55,33 +49,6 @@ def make_engine(folder: Path, is_compiled: bool = False, architecture: Architect
         manifest = with_kernels(folder, manifest)
     write_engine(folder, manifest, random_weights(architecture))
     return manifest
-
-
-def answers(
-    executor: Executor, names: Iterable[str], sampling: SamplingParams = GREEDY, guesses: bool = True
-) -> list[list[int]]:
-    """What each name's requests answer to each prompt, all asked at once."""
-    speculation = SpeculationParams(max_draft_tokens=None if guesses else 0)
-    deltas: queue.SimpleQueue[TokenDelta] = queue.SimpleQueue()
-    outputs: dict[str, list[int]] = {}
-    for place, name in enumerate(names):
-        for prompt in PROMPTS:
-            request = Request(
-                request_id=f"{place} {prompt}",
-                prompt_token_ids=prompt,
-                sampling=sampling,
-                speculation=speculation,
-                adapter=executor.find_adapter(name) if name else None,
-                arrival_time=time.monotonic(),
-            )
-            outputs[request.request_id] = []
-            executor.submit(request, deltas.put)
-    for _ in range(len(outputs)):
-        while (delta := deltas.get(timeout=60)).finish_reason is None:
-            outputs[delta.request_id] += delta.token_ids
-        assert delta.error is None
-        outputs[delta.request_id] += delta.token_ids
-    return list(outputs.values())
 
 
 @pytest.mark.parametrize("is_compiled", [False, True], ids=["eager", "compiled"])

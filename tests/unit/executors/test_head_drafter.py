@@ -15,14 +15,14 @@ import pytest
 import torch
 
 from support.checkpoints import VOCAB_SIZE, random_checkpoint
+from support.headed_engine import VOCABULARY, write_headed_engine
 from support.heads import DenseHead, random_eagle3, random_mimo
-from support.random_engine import random_weights, tiny_architecture, tiny_manifest, with_kernels, write_engine
 from support.stepping import Stepper
 from trierarch.builder.build import build
 from trierarch.builder.compile import find_compiler
 from trierarch.builder.config import BuildConfig
 from trierarch.builder.errors import EngineError
-from trierarch.builder.manifest import DrafterKind, EngineManifest, Head, Layer, Rope, Speculation
+from trierarch.builder.manifest import DrafterKind, EngineManifest
 from trierarch.python_backend.executors.cpu.runner import CpuRunner
 from trierarch.python_backend.executors.factory import open_executor, open_head
 from trierarch.python_backend.executors.head_drafter import HeadDrafter
@@ -178,31 +178,13 @@ def test_a_head_is_no_engine_to_serve(built: Built) -> None:
         open_executor(built.engine / "draft")
 
 
-VOCABULARY = 6
-"""So few ids that guesses at random are often right."""
-
-
 @pytest.fixture(params=itertools.product(KINDS, ("eager", "compiled")), ids=lambda one: "-".join(one))
 def tiny(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """An engine whose head guesses at random."""
     kind, way = request.param
-    block_size = 4 if way == "eager" else 16
-    shape: dict[str, Any] = {"head_dim": 16, "ropes": (Rope(rotary_dim=16),), "vocab_size": VOCABULARY}
-    architecture = tiny_architecture(**shape)
-    taps = (1, 2) if kind is DrafterKind.EAGLE3 else (2,)
-    head = Head(kind=kind, taps=taps, target_hidden_size=32, target_vocab_size=VOCABULARY)
-    own = tiny_architecture(**shape | {"layers": (Layer(),), "tie_embeddings": False})
-    speculation = Speculation(drafters=(kind,), draft_engine="draft", max_draft_tokens=MAX_DRAFT_TOKENS)
-    manifest = tiny_manifest(architecture, num_blocks=128, block_size=block_size)
-    manifest = manifest.model_copy(update={"speculation": speculation})
-    if way == "compiled":
-        if find_compiler() is None:
-            pytest.skip("no C++ compiler")
-        manifest = with_kernels(tmp_path, manifest)
-    write_engine(tmp_path, manifest, random_weights(architecture))
-    (tmp_path / "draft").mkdir()
-    draft = tiny_manifest(own, block_size=block_size).model_copy(update={"head": head})
-    write_engine(tmp_path / "draft", draft, random_weights(own, seed=1, head=head))
+    if way == "compiled" and find_compiler() is None:
+        pytest.skip("no C++ compiler")
+    write_headed_engine(tmp_path, kind, way == "compiled", MAX_DRAFT_TOKENS)
     return tmp_path
 
 

@@ -200,7 +200,7 @@ def test_an_engine_that_takes_none_says_so(library: Any) -> None:
 
 def read_directory(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     with SafetensorsFile(path / "adapter_model.safetensors") as file:
-        arrays = file.arrays(file.read())
+        arrays = file.tensors(file.read())
     return json.loads((path / "adapter_config.json").read_text()), arrays
 
 
