@@ -24,6 +24,9 @@ SLOTS: Final = "executor-slots"
 """With fewer slots than adapters."""
 BASE: Final = "base"
 MIXES: Final = ("four", "identical", "distinct", "zipf")
+CONTESTED: Final = "four"
+KINDS: Final = {"four": 4, "identical": 1}
+"""Mix -> different adapters, whatever the number of streams."""
 GOALS: Final = {"four": Goal(Of.VALUE, 90), "distinct": Goal(Of.VALUE, 85)}
 """Percent of the base model's rate: of eight streams over four adapters, and of as many adapters as the most streams."""
 SPREAD_GOAL: Final = Goal(Of.VALUE, 95)
@@ -46,6 +49,13 @@ class Plan:
     zipf_exponent: float = 1.0
     num_cold: int = 9
     """Adapters that are asked for the first time, in one sample."""
+    contested_streams: int = 8
+    """As many, over CONTESTED, is what rivals are asked for too."""
+
+    @property
+    def contested_ranks(self) -> dict[str, int]:
+        """Adapter -> rank, of those that rivals have too."""
+        return dict.fromkeys(map(name_of, range(KINDS[CONTESTED])), self.rank)
 
     def ranks(self, workload: Workload) -> dict[str, int]:
         """Adapter -> rank, of all that are written. Each sample wants cold adapters of its own."""
@@ -66,11 +76,11 @@ def cold_name(index: int) -> str:
 
 
 class LoraSession(Session):
-    """Takes the figures from a lineup of EXECUTOR and SLOTS, once."""
+    """Takes the figures from a lineup of EXECUTOR, SLOTS and rivals, once."""
 
-    def __init__(self, lineup: Lineup, workload: Workload, plan: Plan) -> None:
+    def __init__(self, lineup: Lineup, workload: Workload, plan: Plan, rivals: Sequence[str] = ()) -> None:
         """Nothing runs before `figures`."""
-        super().__init__(lineup, workload, {EXECUTOR: (), SLOTS: ()})
+        super().__init__(lineup, workload, {EXECUTOR: rivals, SLOTS: ()})
         self._plan = plan
         self._num_cold = itertools.count()
 
@@ -90,7 +100,7 @@ class LoraSession(Session):
 
         def warm_up(subject: Subject) -> None:
             for count in self.workload.concurrencies:
-                for mix in MIXES:
+                for mix in self._mixes(subject.name, count):
                     prompts = self.workload.prompts(f"warm-up/{mix}", [self.workload.short_prompt] * count)
                     _ask(subject, prompts, 2, self._names(mix, count))
 
@@ -98,30 +108,33 @@ class LoraSession(Session):
 
     def _streams(self, count: int) -> Iterator[Taken]:
         """Rates of mixes, taken in turns with the base model's."""
-        mixes = {BASE: [], **{mix: self._names(mix, count) for mix in MIXES}}
-        rates: dict[str, list[float]] = {mix: [] for mix in mixes}
+        rates: dict[str, dict[str, list[float]]] = {}  # subject -> mix -> tokens a second
 
         def probe(subject: Subject, key: str) -> float:
-            order = list(mixes)
-            turn = len(rates[BASE]) % len(order)
-            for mix in order[turn:] + order[:turn]:
+            mixes = self._mixes(subject.name, count)
+            own = rates.setdefault(subject.name, {mix: [] for mix in mixes})
+            turn = len(own[BASE]) % len(mixes)
+            for mix in mixes[turn:] + mixes[:turn]:
                 prompts = self.workload.prompts(f"{key}/{mix}", self.workload.spread(count))
-                timing = _ask(subject, prompts, self.workload.num_output_tokens, mixes[mix])
-                rates[mix].append(timing.num_tokens / timing.seconds)
-            return rates[BASE][-1]
+                timing = _ask(subject, prompts, self.workload.num_output_tokens, self._names(mix, count))
+                own[mix].append(timing.num_tokens / timing.seconds)
+            return own[BASE][-1]
 
-        base = self.lineup.measure(f"aggregate_base_c{count}", probe, among={EXECUTOR})
+        among = {name for name in (EXECUTOR, *self.contests[EXECUTOR]) if self._mixes(name, count)}
+        base = self.lineup.measure(f"aggregate_base_c{count}", probe, among=among)
         if EXECUTOR not in base:
             return
         yield Taken(_rate(f"aggregate_{BASE}_c{count}"), base, ours=(EXECUTOR,))
-        taken = {mix: Measurement.of(values) for mix, values in rates.items()}
-        whole = taken[BASE]
+        taken = {name: {mix: Measurement.of(values) for mix, values in rates[name].items()} for name in base}
         for mix in MIXES:
-            yield Taken(_rate(f"aggregate_{mix}_c{count}"), {EXECUTOR: taken[mix]}, ours=(EXECUTOR,))
-            is_asked = (mix, count) in (("four", 8), ("distinct", max(self.workload.concurrencies)))
-            share = _percent(f"share_of_base_{mix}_c{count}", GOALS[mix] if is_asked else None)
-            yield Taken(share, {EXECUTOR: taken[mix].share_of(whole)}, ours=(EXECUTOR,))
-        compared = [taken[mix].median for mix in ("identical", "distinct", "zipf")]
+            have = {name: measured for name, measured in taken.items() if mix in measured}
+            rate = {name: measured[mix] for name, measured in have.items()}
+            yield Taken(_rate(f"aggregate_{mix}_c{count}"), rate, ours=(EXECUTOR,))
+            is_asked = (mix, count) in ((CONTESTED, 8), ("distinct", max(self.workload.concurrencies)))
+            figure = _percent(f"share_of_base_{mix}_c{count}", GOALS[mix] if is_asked else None)
+            share = {name: measured[mix].share_of(measured[BASE]) for name, measured in have.items()}
+            yield Taken(figure, share, ours=(EXECUTOR,))
+        compared = [taken[EXECUTOR][mix].median for mix in ("identical", "distinct", "zipf")]
         spread = Measurement.of([100 * min(compared) / max(compared)])
         yield Taken(_percent(f"slowest_of_fastest_mix_c{count}", SPREAD_GOAL), {EXECUTOR: spread}, ours=(EXECUTOR,))
 
@@ -172,10 +185,18 @@ class LoraSession(Session):
         figure = Figure(name="cold_ttft_delay", unit="ms", better=Better.LOWER, goal=COLD_GOAL)
         yield Taken(figure, self.lineup.measure(figure.name, probe, among={EXECUTOR}), ours=(EXECUTOR,))
 
+    def _mixes(self, subject: str, count: int) -> list[str]:
+        """What a subject is asked for with so many streams."""
+        if subject in self.contests:
+            return [BASE, *MIXES]
+        return [BASE, CONTESTED] if count == self._plan.contested_streams else []
+
     def _names(self, mix: str, count: int) -> list[str]:
+        if mix == BASE:
+            return []
         if mix == "zipf":
             return self._zipf(f"mix/{count}", count, count)
-        kinds = {"four": 4, "identical": 1, "distinct": count}[mix]
+        kinds = KINDS.get(mix, count)
         return [name_of(index % kinds) for index in range(count)]
 
     def _zipf(self, key: str, num_adapters: int, count: int) -> list[str]:

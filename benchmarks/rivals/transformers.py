@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -31,4 +32,17 @@ TRANSFORMERS: Final = Rival(
 
 TRANSFORMERS_LOOKUP: Final = with_options(
     TRANSFORMERS, "lookup", "Hugging Face transformers, eager generate, speculating by prompt look-up"
+)
+
+
+def _need_peft(say: Say) -> None:
+    if importlib.util.find_spec("peft") is None:
+        raise ResourceError("peft is not in this environment; install it with: pip install --group reference")
+
+
+TRANSFORMERS_PEFT: Final = replace(
+    with_options(
+        TRANSFORMERS, "peft", "PEFT on Hugging Face transformers, eager generate, rows mixed by adapter_names"
+    ),
+    install=_need_peft,
 )

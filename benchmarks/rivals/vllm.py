@@ -52,3 +52,5 @@ def _launch() -> Launch:
 VLLM: Final = Rival(name=NAME, summary="vLLM on the CPU, one process, compiled", install=_install, launch=_launch)
 
 VLLM_NGRAM: Final = with_options(VLLM, "ngram", "vLLM on the CPU, one process, compiled, speculating by n-grams")
+
+VLLM_LORA: Final = with_options(VLLM, "lora", "vLLM on the CPU, one process, compiled, LoRA enabled")

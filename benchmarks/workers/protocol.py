@@ -27,6 +27,7 @@ TokenIds = list[int]
 
 _BATCH_VARIABLE: Final = "TRIERARCH_BENCHMARK_MAX_BATCH_SIZE"
 _LENGTH_VARIABLE: Final = "TRIERARCH_BENCHMARK_MAX_SEQ_LEN"
+_ADAPTERS_VARIABLE: Final = "TRIERARCH_BENCHMARK_ADAPTERS"
 MAX_BATCH_SIZE: Final = int(os.environ.get(_BATCH_VARIABLE, "32"))
 MAX_SEQ_LEN: Final = int(os.environ.get(_LENGTH_VARIABLE, "1024"))
 KV_CACHE_BYTES: Final = 1 << 30
@@ -49,6 +50,16 @@ TORCH_DTYPE: Final = "bfloat16" if _multiplies_bfloat16() else "float32"
 def limits_environment(max_batch_size: int, max_seq_len: int) -> dict[str, str]:
     """What gives a worker other limits."""
     return {_BATCH_VARIABLE: str(max_batch_size), _LENGTH_VARIABLE: str(max_seq_len)}
+
+
+def adapters_environment(directory: Path) -> dict[str, str]:
+    """What tells a worker where its adapters lie, each a directory as PEFT saves it."""
+    return {_ADAPTERS_VARIABLE: str(directory)}
+
+
+def adapter_directories() -> dict[str, Path]:
+    """Name -> directory of every adapter that the worker is to load, in the order of names."""
+    return {path.name: path for path in sorted(Path(os.environ[_ADAPTERS_VARIABLE]).iterdir())}
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,9 +45,14 @@ class TransformersWorker:
                 do_sample=False,
                 pad_token_id=0,
                 **self.options,
+                **self.asked(len(prompts)),
             )
         result: list[TokenIds] = outputs[:, longest:].tolist()
         return result
+
+    def asked(self, num_prompts: int) -> Mapping[str, Any]:
+        """More options of the next `generate`, of so many prompts."""
+        return {}
 
     def close(self) -> None:
         """Free the model."""

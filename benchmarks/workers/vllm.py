@@ -48,8 +48,12 @@ class VLLMWorker:
         """Hand all prompts over in one call."""
         sampling = vllm.SamplingParams(temperature=0.0, max_tokens=num_output_tokens, ignore_eos=True, detokenize=False)
         asks = [{"prompt_token_ids": prompt} for prompt in prompts]
-        results = self._llm.generate(asks, sampling, use_tqdm=False)
+        results = self._llm.generate(asks, sampling, use_tqdm=False, **self.asked(len(prompts)))
         return [list(result.outputs[0].token_ids) for result in results]
+
+    def asked(self, num_prompts: int) -> Mapping[str, Any]:
+        """More options of the next `generate`, of so many prompts."""
+        return {}
 
     def close(self) -> None:
         """Free the engine."""
