@@ -91,12 +91,12 @@ struct TrierarchAdapter {
 
 // A tensor of an adapter on its way from where it was read to where the kernels want it.
 struct TrierarchMove {
-  const void* source;     // (rows, columns) of element
-  void* target;           // on a cache line
-  int64_t element;        // 0 float32, 1 bfloat16
+  const void* source;  // (rows, columns) of element
+  void* target;        // on a cache line
+  int64_t element;     // 0 float32, 1 bfloat16
   int64_t rows, columns;
-  int64_t is_packed;      // as an ungated matrix, see pack.h; one column of zeros more where columns are odd
-  int64_t num_zero_bytes; // behind the tensor, where it is not packed
+  int64_t is_packed;       // as an ungated matrix, see pack.h; with a column of zeros more where columns are odd
+  int64_t num_zero_bytes;  // behind the tensor, where it is not packed
 };
 
 struct TrierarchStep {

@@ -9,23 +9,26 @@ namespace trierarch {
 
 inline int64_t element_bytes(int64_t element) { return Format{element} == Format::kFloat32 ? 4 : 2; }
 
-// Rows with one more element, which is zero.
-inline std::vector<uint8_t> widened(const TrierarchMove& move) {
-  const int64_t from = move.columns * element_bytes(move.element), to = from + element_bytes(move.element);
-  std::vector<uint8_t> rows(move.rows * to);
+// The rows, each with zeros behind it up to an even number of elements; on a word.
+inline std::vector<uint32_t> even_rows(const TrierarchMove& move, int64_t columns) {
+  const int64_t from = move.columns * element_bytes(move.element), to = columns * element_bytes(move.element);
+  std::vector<uint32_t> rows(move.rows * to / 4);
   for (int64_t i = 0; i < move.rows; ++i)
-    std::memcpy(rows.data() + i * to, static_cast<const uint8_t*>(move.source) + i * from, from);
+    std::memcpy(rows.data() + i * to / 4, static_cast<const uint8_t*>(move.source) + i * from, from);
   return rows;
 }
 
 inline void pack_move(const TrierarchMove& move, Team& team) {
-  const bool is_odd = move.columns % 2 != 0;
-  const std::vector<uint8_t> even = is_odd ? widened(move) : std::vector<uint8_t>{};
   TrierarchMatrix matrix = {};
   matrix.format = move.element;
   matrix.out_features = move.rows;
-  matrix.in_features = move.columns + is_odd;
-  matrix.codes = is_odd ? even.data() : move.source;
+  matrix.in_features = move.columns + move.columns % 2;
+  matrix.codes = move.source;
+  std::vector<uint32_t> rows;
+  if (move.columns % 2 != 0 || reinterpret_cast<uintptr_t>(move.source) % 4 != 0) {
+    rows = even_rows(move, matrix.in_features);
+    matrix.codes = rows.data();
+  }
   Packer(matrix, move.target).run(team);
 }
 

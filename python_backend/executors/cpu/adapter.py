@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final
 
 import numpy as np
@@ -44,7 +44,7 @@ class CpuAdapters:
         self._library = library
         self._num_layers = num_layers
         self._arenas = ArenaPool()
-        self._plan_of = lru_cache(_MAX_LAYOUTS)(self._plan)
+        self._plan_of = lru_cache(_MAX_LAYOUTS)(partial(_plan, library, num_layers))
 
     def arrange(self, tensors: AdapterTensors) -> CpuAdapter:
         """An adapter that was checked against the engine. `tensors` may vanish after.
@@ -69,7 +69,8 @@ class CpuAdapters:
             raise ResourceError(f"no room to lay out an adapter of {layout.num_bytes} bytes: free some memory")
         return adapter
 
-    def _plan(self, table: TensorTable) -> tuple[AdapterLayout, Words]:
-        """Layout, and where in a file's bytes the tensors are that it names."""
-        layout = AdapterLayout(self._library, self._num_layers, table.headers)
-        return layout, np.array([table.places[name].begin for name in layout.names], np.uint64)
+
+def _plan(library: ctypes.CDLL, num_layers: int, table: TensorTable) -> tuple[AdapterLayout, Words]:
+    """Layout, and where in a file's bytes the tensors are that it names."""
+    layout = AdapterLayout(library, num_layers, table.headers)
+    return layout, np.array([table.places[name].begin for name in layout.names], np.uint64)

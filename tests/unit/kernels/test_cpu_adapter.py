@@ -16,6 +16,7 @@ from support.packed_adapters import load_packed, random_packed, taking_adapters
 from support.plain_cpu_adapter import PlainCpuAdapter
 from support.random_engine import tiny_architecture, tiny_manifest
 from trierarch.builder.adapter import LAYER_PIECES, PIECES, AdapterTensors, piece_shape
+from trierarch.builder.adapter_check import manifest_of
 from trierarch.builder.manifest import Architecture, DType
 from trierarch.builder.packed_adapter import write_packed
 from trierarch.builder.tensors import Tensors, headers_of
@@ -31,7 +32,7 @@ from trierarch.python_backend.executors.cpu.adapter_layout import AdapterLayout
 from trierarch.python_backend.executors.cpu.arena import Arena
 from trierarch.python_backend.executors.cpu.arena_pool import ArenaPool
 
-ARCHITECTURE = tiny_architecture(tie_embeddings=False)
+ARCHITECTURE = tiny_architecture(tie_embeddings=False, vocab_size=51)
 KINDS: dict[str, dict[str, Any]] = {
     "linear": {"rank": 8},
     "odd": {"rank": 3},
@@ -110,6 +111,23 @@ def test_one_call_lays_out_what_many_do(library: ctypes.CDLL, tmp_path: Path, ki
     assert content(library, dtype, adapters.arrange(tensors)) == expected
     read_only = {name: np.asfortranarray(array) for name, array in tensors.arrays.items()}
     assert content(library, dtype, adapters.arrange(AdapterTensors(tensors.manifest, read_only))) == expected
+
+
+def test_what_lies_askew_in_its_file_is_laid_out_too(library: ctypes.CDLL, tmp_path: Path) -> None:
+    """Behind an odd number of bfloat16, tensors begin between two words."""
+    dtype = DType.BFLOAT16
+    manifest = taking_adapters(tiny_manifest(ARCHITECTURE, dtype))
+    odd, even = (
+        random_packed(manifest, rank=rank, pieces=pieces) for rank, pieces in ((3, ("embed",)), (4, ("q", "up")))
+    )
+    arrays = {**odd.arrays, **even.arrays}
+    assert odd.arrays["embed.a"].size % 2 == 1
+    tensors = AdapterTensors(manifest_of(arrays, manifest, "askew"), arrays)
+    write_packed(tensors, tmp_path / "x.safetensors")
+    loaded = load_packed(tmp_path / "x.safetensors")
+    assert loaded.arrays["layers.0.q.b"].ctypes.data % 4 == 2
+    expected = content(library, dtype, PlainCpuAdapter(library, ARCHITECTURE.num_layers, tensors))
+    assert content(library, dtype, CpuAdapters(library, ARCHITECTURE.num_layers).arrange(loaded)) == expected
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
