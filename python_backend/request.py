@@ -180,6 +180,8 @@ class Request:
     speculation: SpeculationParams = field(default_factory=SpeculationParams)
     arrival_time: float
     deadline: float | None = None
+    is_continuation: bool = False
+    """Whether it goes on with what was taken in before; a full queue does not refuse it then."""
 
     @property
     def adapter_digest(self) -> str:

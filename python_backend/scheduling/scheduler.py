@@ -76,7 +76,7 @@ class Scheduler:
         check_request(request, self.config, self._kv, self.adapters is not None)
         if request.request_id in self._live:
             raise InvalidRequest("request_id", request.request_id, "is in use; give each live request its own")
-        if self.num_queued_requests >= self.config.max_queue_size:
+        if self.num_queued_requests >= self.config.max_queue_size and not request.is_continuation:
             raise Overloaded(f"{self.num_queued_requests} requests are waiting, which is all this engine queues; retry")
         live = LiveRequest.create(request, self._end_ids, self._next_sequence_id)
         self._next_sequence_id += len(live.sequences)

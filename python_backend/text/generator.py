@@ -10,13 +10,17 @@ from dataclasses import replace
 from queue import SimpleQueue
 
 from trierarch.builder.manifest import EngineManifest
-from trierarch.python_backend.errors import InvalidRequest
+from trierarch.python_backend.beams.admission import check_room
+from trierarch.python_backend.beams.params import BeamParams
+from trierarch.python_backend.beams.search import BeamSearch
+from trierarch.python_backend.errors import InvalidRequest, ShuttingDown
 from trierarch.python_backend.executors.executor import Executor
 from trierarch.python_backend.request import Request, SamplingParams, TokenDelta
 from trierarch.python_backend.speculation.admission import check_drafters
 from trierarch.python_backend.text.bundle import Bundle, tokens_per_response
 from trierarch.python_backend.text.chat_template import ChatTemplate
 from trierarch.python_backend.text.detokenizer import Detokenizer
+from trierarch.python_backend.text.live_beams import LiveBeams
 from trierarch.python_backend.text.output_stream import OutputStream
 from trierarch.python_backend.text.stop_strings import StopStrings
 from trierarch.python_backend.text.text_request import TextDelta, TextRequest
@@ -29,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 TextSink = Callable[[TextDelta], None]
 """Receives a request's deltas in order, on the generator's thread. One that raises has lost its client."""
+
+NewStream = Callable[[], OutputStream]
 
 # No tokenizer packs more bytes into a token over a whole prompt; longer texts are refused before they are encoded.
 _MAX_BYTES_PER_TOKEN = 256
@@ -47,20 +53,28 @@ class TextGenerator:
         self._tokenizer = tokenizer
         self._chat_template = chat_template
         self._built_speculation = manifest.speculation
-        self._max_prompt_bytes = _MAX_BYTES_PER_TOKEN * manifest.limits.max_seq_len
-        self._deltas: SimpleQueue[tuple[_LiveRequest, TokenDelta] | None] = SimpleQueue()
-        self._live: set[_LiveRequest] = set()  # those that have sent something; the output thread's own
+        self._max_seq_len = manifest.limits.max_seq_len
+        self._end_ids = manifest.tokens.eos
+        self._max_prompt_bytes = _MAX_BYTES_PER_TOKEN * self._max_seq_len
+        self._deltas: SimpleQueue[tuple[_LiveRequest | LiveBeams, TokenDelta] | None] = SimpleQueue()
+        self._live: set[_LiveRequest | LiveBeams] = set()  # those that have sent something; the output thread's own
+        self._changed = threading.Condition()
+        self._searches: dict[str, LiveBeams] = {}
+        self._is_draining = False
         self._thread = threading.Thread(target=self._run, name="trierarch-text", daemon=True)
         self._thread.start()
 
     def submit(self, request: TextRequest, sink: TextSink) -> tuple[int, ...]:
         """Queue a request; its deltas go to `sink`, one last delta for each of its `n` indices.
 
+        Beams send nothing but their last deltas, the best first.
+
         Returns the prompt's token ids.
 
         Raises:
             InvalidRequest: text that is not UTF-8, a prompt without tokens, stop strings or words out of bounds, a chat
-                without a template, a drafter that the engine lacks; and whatever the executor refuses.
+                without a template, a drafter that the engine lacks, more words than beams leave room for; and whatever
+                the executor refuses.
             UnknownAdapter, UnusableAdapter: see Executor.find_adapter.
             Overloaded: see Executor.submit.
         """
@@ -70,44 +84,87 @@ class TextGenerator:
         if not prompt_token_ids:
             raise InvalidRequest("prompt", request.prompt, "has no tokens; send at least one")
         sampling = self._sampling(request)
-        live = _LiveRequest(
-            request.request_id,
-            sink,
-            [
-                OutputStream(
-                    Detokenizer(self._tokenizer, request.skip_special_tokens, prompt_token_ids),
-                    StopStrings(request.stop),
-                    sampling.min_tokens,
-                    request.include_stop,
-                )
-                for _ in range(sampling.n)
-            ],
+
+        def new_stream() -> OutputStream:
+            return OutputStream(
+                Detokenizer(self._tokenizer, request.skip_special_tokens, prompt_token_ids),
+                StopStrings(request.stop),
+                sampling.min_tokens,
+                request.include_stop,
+            )
+
+        asked = Request(
+            request_id=request.request_id,
+            prompt_token_ids=prompt_token_ids,
+            sampling=sampling,
+            adapter=self._executor.find_adapter(request.adapter) if request.adapter else None,
+            cache_salt=request.cache_salt,
+            priority=request.priority,
+            speculation=request.speculation,
+            arrival_time=arrival_time,
+            deadline=arrival_time + request.timeout if request.timeout is not None else None,
         )
-        self._executor.submit(
-            Request(
-                request_id=request.request_id,
-                prompt_token_ids=prompt_token_ids,
-                sampling=sampling,
-                adapter=self._executor.find_adapter(request.adapter) if request.adapter else None,
-                cache_salt=request.cache_salt,
-                priority=request.priority,
-                speculation=request.speculation,
-                arrival_time=arrival_time,
-                deadline=arrival_time + request.timeout if request.timeout is not None else None,
-            ),
-            lambda delta: self._deltas.put((live, delta)),
-        )
+        if request.beams is not None:
+            self._search(request, asked, request.beams, sink, new_stream)
+            return prompt_token_ids
+        live = _LiveRequest(request.request_id, sink, [new_stream() for _ in range(sampling.n)])
+        self._executor.submit(asked, lambda delta: self._deltas.put((live, delta)))
         return prompt_token_ids
 
     def abort(self, request_id: str) -> None:
         """End a request with CANCELLED soon; nothing happens if it is unknown or over."""
-        self._executor.abort(request_id)
+        if (search := self._searches.get(request_id)) is not None:
+            search.abort()
+        else:
+            self._executor.abort(request_id)
+
+    def drain(self, timeout: float) -> bool:
+        """Executor.drain, which sees no more of a beam search than its step under way."""
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            self._is_draining = True
+            self._changed.wait_for(lambda: not self._searches, timeout)
+        return self._executor.drain(max(0.0, deadline - time.monotonic()))
 
     def close(self) -> None:
         """Send what the executor has put out so far and stop. Close the executor first; idempotent."""
         self._deltas.put(None)
         if threading.current_thread() is not self._thread:
             self._thread.join()
+
+    def _search(
+        self, request: TextRequest, asked: Request, params: BeamParams, sink: TextSink, new_stream: NewStream
+    ) -> None:
+        new_stream()  # refuses bad stop strings before anything runs
+        stats = self._executor.stats()
+        num_slots = stats.max_blocks * stats.tokens_per_block
+        check_room(len(asked.prompt_token_ids), asked.sampling.max_tokens, self._max_seq_len, num_slots)
+        own = asked.sampling.end_ids
+        search = BeamSearch(
+            params,
+            asked.sampling,
+            frozenset(self._end_ids if own is None else own),
+            asked.prompt_token_ids,
+            (lambda token_ids: _is_stopped(new_stream(), token_ids)) if request.stop else None,
+        )
+        live = LiveBeams(asked, search, self._executor, sink, new_stream)
+        with self._changed:
+            if self._is_draining:
+                raise ShuttingDown("the server is shutting down and takes no new requests; retry elsewhere")
+            if request.request_id in self._searches:
+                raise InvalidRequest("request_id", request.request_id, "is in use; give each live request its own")
+            self._searches[request.request_id] = live
+        try:
+            live.submit(lambda delta: self._deltas.put((live, delta)))
+        except BaseException:
+            self._forget(live)
+            raise
+
+    def _forget(self, live: _LiveRequest | LiveBeams) -> None:
+        with self._changed:
+            if self._searches.get(live.request_id) is live:
+                del self._searches[live.request_id]
+                self._changed.notify_all()
 
     def _encode(self, request: TextRequest) -> tuple[int, ...] | list[int]:
         prompt = request.prompt
@@ -146,6 +203,13 @@ class TextGenerator:
                 logger.exception("request %s: a delta was lost", live.request_id)
             if live.is_over:
                 self._live.discard(live)
+                self._forget(live)
+
+
+def _is_stopped(stream: OutputStream, token_ids: tuple[int, ...]) -> bool:
+    """Whether the text of `token_ids` completes a stop string. Costs O(their number)."""
+    stream.push(TokenDelta(request_id="", index=0, token_ids=token_ids))
+    return stream.is_over
 
 
 class _LiveRequest:

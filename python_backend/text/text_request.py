@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from trierarch.python_backend.beams.params import BeamParams
 from trierarch.python_backend.errors import InvalidRequest, ServingError
 from trierarch.python_backend.request import FinishReason, SamplingParams, SpeculationParams, TokenLogprob, Usage
 
@@ -18,6 +19,8 @@ class TextRequest:
     prompt: str | bytes | tuple[int, ...]
     """Text (bytes are UTF-8), or token ids, which are taken as they are."""
     sampling: SamplingParams
+    beams: BeamParams | None = None
+    """The `sampling.n` best of a beam search in place of drawing; what `sampling` says of drawing changes nothing then."""
     stop: tuple[str, ...] = ()
     """The output ends where one of these is complete; see StopStrings. They wait for `sampling.min_tokens`."""
     bad_words: tuple[str, ...] = ()
@@ -49,6 +52,32 @@ class TextRequest:
                 raise InvalidRequest(f"bias_words[{word!r}]", bias, "must be a finite number, or -inf to ban the word")
         if self.is_chat and isinstance(self.prompt, tuple):
             raise InvalidRequest("is_chat", True, "token ids stand in no chat template; send the prompt as text")
+        if self.beams is not None:
+            self._check_beams(self.beams.width)
+
+    def _check_beams(self, width: int) -> None:
+        sampling = self.sampling
+        if sampling.n > width:
+            raise InvalidRequest("n", sampling.n, f"must be at most beam_width ({width}): no more answers are kept")
+        # Beams rank by the model's own log-probs, of which a step lists the likeliest.
+        for name, value, neutral in (
+            ("repetition_penalty", sampling.repetition_penalty, 1.0),
+            ("presence_penalty", sampling.presence_penalty, 0.0),
+            ("frequency_penalty", sampling.frequency_penalty, 0.0),
+        ):
+            if value != neutral:
+                raise InvalidRequest(name, value, f"does not go with beam_width {width}; send {neutral} or no beams")
+        for name, is_asked in (
+            ("logit_bias", bool(sampling.logit_bias)),
+            ("bias_words", bool(self.bias_words)),
+            ("guided_decoding_guide", sampling.guide is not None),
+            ("return_context_logits", sampling.return_context_logits),
+            ("return_generation_logits", sampling.return_generation_logits),
+        ):
+            if is_asked:
+                raise InvalidRequest(
+                    name, "given", f"does not go with beam_width {width}; leave it out, or send no beams"
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +93,8 @@ class TextDelta:
     """Tokens drawn since the last delta, up to the one that completed a stop string. Their text may come later."""
     logprobs: tuple[TokenLogprob, ...] | None = None
     """One for each of `token_ids`, where asked."""
+    cum_logprob: float | None = None
+    """Of a searched beam, its end token included."""
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
     """With the first delta of index 0, where asked: one for each prompt token, None for the first."""
     finish_reason: FinishReason | None = None

@@ -10,7 +10,6 @@ from trierarch.python_backend.text.text_request import TextDelta
 from trierarch.python_backend.triton.channel import Channel
 from trierarch.python_backend.triton.metrics import EngineMetrics
 from trierarch.python_backend.triton.request_parser import Row
-from trierarch.python_backend.triton.responses import to_arrays
 from trierarch.python_backend.triton.running_row import Generator, RunningRow
 
 
@@ -81,13 +80,13 @@ class Answer:
             self._end(error)
 
     def _pass_on(self, row: RunningRow, delta: TextDelta) -> None:
-        if delta.usage is not None:
-            self._metrics.observe_sequence(delta.usage)
-        piece = row.add(delta)
+        if (usage := row.usage(delta)) is not None:
+            self._metrics.observe_sequence(usage)
+        response = row.add(delta)
         self._num_unfinished -= delta.finish_reason is not None
         is_final = self._num_unfinished == 0
-        if piece is not None:
-            self._channel.send(to_arrays(piece, row.options.outputs), is_final)
+        if response is not None:
+            self._channel.send(response, is_final)
         for seconds in row.inter_token_seconds(delta):
             self._metrics.observe_inter_token(seconds)
         if is_final and self._take_end():

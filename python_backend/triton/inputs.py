@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from trierarch.python_backend.errors import InvalidRequest
 from trierarch.python_backend.triton.word_lists import decode_word_list
 
 Array = NDArray[np.generic]
+Value = TypeVar("Value")
 
 
 class Inputs:
@@ -128,6 +130,18 @@ def batch_size(arrays: Mapping[str, Array]) -> int:
         if other_size != size:
             raise InvalidRequest(other, arrays[other].shape, f"its batch size must be that of {name}, {size}")
     return size
+
+
+def either(read: Callable[[str], Value | None], inputs: Inputs, token_name: str, text_name: str) -> Value | None:
+    """The value of an option that has two names.
+
+    Raises:
+        InvalidRequest: both were sent and differ.
+    """
+    of_tokens, of_text = read(token_name), read(text_name)
+    if of_tokens is not None and of_text is not None and of_tokens != of_text:
+        raise InvalidRequest(text_name, of_text, f"contradicts {token_name}, which is {of_tokens!r}; send one of them")
+    return of_text if of_tokens is None else of_tokens
 
 
 def _decode(name: str, item: object) -> str:

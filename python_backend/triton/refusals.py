@@ -1,7 +1,7 @@
 """Tensors of the contract that this backend cannot honour: refused with a reason, unless their value asks for nothing.
 
-Tensors that only hint at speed or at another kind of model (pad_id, len_penalty, retention_*, lookahead_*,
-decoder_input_ids, ...) change no output of a decoder without beams; they are accepted and ignored.
+Tensors that only hint at speed or at another kind of model (pad_id, retention_*, lookahead_*, decoder_input_ids, ...)
+change no output of a decoder; they are accepted and ignored. So are those of a beam search where there are no beams.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ class Refusal:
     """Values that ask for nothing; an empty tensor never does."""
 
 
-_NO_BEAMS: Final = "this engine samples and has no beam search; send 1, and num_return_sequences for several answers"
 _EXACT_DRAFTS: Final = (
     "drafts are accepted only where the model itself draws the same token, by no other rule; leave it out"
 )
@@ -33,7 +32,6 @@ _NO_IMAGES: Final = "this engine reads text alone; leave it out"
 _NO_DISAGGREGATION: Final = "this engine computes prompts itself; leave it out"
 
 REFUSALS: Final[dict[str, Refusal]] = {
-    "beam_width": Refusal(_NO_BEAMS, neutral=(0, 1)),
     "runtime_top_p_decay": Refusal("top_p does not decay in this engine; send 1.0 or leave it out", neutral=(1.0,)),
     "draft_logits": Refusal(_EXACT_DRAFTS),
     "draft_acceptance_threshold": Refusal(_EXACT_DRAFTS),

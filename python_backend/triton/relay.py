@@ -18,6 +18,7 @@ import triton_python_backend_utils as pb
 
 from trierarch.builder.manifest import Limits
 from trierarch.python_backend.errors import Cancelled, Overloaded
+from trierarch.python_backend.triton.beam_inputs import num_responses
 from trierarch.python_backend.triton.cancellation import OpenRequests
 from trierarch.python_backend.triton.incoming import Incoming
 from trierarch.python_backend.triton.inputs import Array, Inputs, batch_size
@@ -138,7 +139,7 @@ class Relay:
             refuse_unsupported(inputs)
             read_speculation(inputs)
             self._route.check(inputs)
-            self._num_unfinished += inputs.integer("num_return_sequences") or 1
+            self._num_unfinished += num_responses(inputs)
         forwarded = {name: array for name, array in arrays.items() if name in self._route.forwarded}
         forwarded |= {name: make(batch_size(arrays)) for name, make in self._route.fixed.items()}
         if "num_draft_tokens" in Inputs(arrays):
@@ -172,7 +173,7 @@ class Relay:
             indices = Inputs(outputs)
             key = (indices.integer("batch_index") or 0, indices.integer("sequence_index") or 0)
             self._texts[key] = self._texts.get(key, b"") + outputs["text_output"][0]
-            outputs["text_output"] = np.array([self._texts[key]], np.object_)
+            outputs["text_output"] = np.array([self._texts[key], *outputs["text_output"][1:]], np.object_)
         wants_reason = bool(Inputs(self._incoming.arrays).flag("return_finish_reason"))
         arrays = [
             (name, array)

@@ -57,7 +57,7 @@ class Reply:
             num_new_tokens=len(self._token_ids),
             text=(self.prompt_text if echo else "") + "".join(self._text),
             logprobs=tuple(self._logprobs),
-            cum_log_prob=self._cum_log_prob,
+            cum_log_prob=self._cum_log_prob if delta.cum_logprob is None else delta.cum_logprob,
             prompt_logprobs=self._prompt_logprobs,
             num_prompt_tokens=len(self.prompt_token_ids),
             batch_index=self.options.batch_index,

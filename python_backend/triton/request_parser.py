@@ -7,12 +7,13 @@ names are taken under either, but not under both with different values.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, TypedDict, TypeVar
 
 import numpy as np
 
+from trierarch.python_backend.beams.params import BeamParams
 from trierarch.python_backend.errors import InvalidRequest, UnknownAdapter
 from trierarch.python_backend.request import SamplingParams, SpeculationParams, check_token_ids
 from trierarch.python_backend.text.text_request import TextRequest
@@ -24,7 +25,8 @@ from trierarch.python_backend.triton.adapter_inputs import (
     read_adapter,
     unknown_task,
 )
-from trierarch.python_backend.triton.inputs import Array, Inputs, batch_size
+from trierarch.python_backend.triton.beam_inputs import read_beams
+from trierarch.python_backend.triton.inputs import Array, Inputs, batch_size, either
 from trierarch.python_backend.triton.refusals import refuse_unsupported
 from trierarch.python_backend.triton.reply import ReplyOptions
 from trierarch.python_backend.triton.responses import PERF_METRICS
@@ -54,6 +56,7 @@ TOKEN_NAMES: Final = {
     "number of prompt tokens": "number of tokens of input_ids",
     "prompt_token_ids": "input_ids",
     "max_tokens": "request_output_len",
+    "length_penalty": "len_penalty",
     "top_k": "runtime_top_k",
     "top_p": "runtime_top_p",
     "stop_words": "stop_words_list",
@@ -70,6 +73,11 @@ class Row:
     request: TextRequest
     reply: ReplyOptions
     adapter: AdapterInput = BASE_MODEL
+
+    @property
+    def num_responses(self) -> int:
+        """Where it does not stream: one for each sequence, but one for all beams."""
+        return self.request.sampling.n if self.request.beams is None else 1
 
     def client_named(self, error: InvalidRequest) -> InvalidRequest:
         """The error of this row, about the tensor that the client sent."""
@@ -109,7 +117,7 @@ class RequestParser:
         """
         num_rows = batch_size(arrays)
         rows = tuple(self._parse_row(Inputs(arrays, index), envelope, index, num_rows) for index in range(num_rows))
-        num_replies = sum(row.request.sampling.n for row in rows)
+        num_replies = sum(row.num_responses for row in rows)
         if not self.is_decoupled and num_replies > 1:
             name = "num_return_sequences" if num_rows == 1 else "batch size"
             raise InvalidRequest(name, num_replies, "this model is not decoupled and sends one answer a request")
@@ -132,17 +140,19 @@ class RequestParser:
             is_text=is_text,
             is_streaming=is_streaming,
             echo=not is_streaming and not excludes_prompt,
-            outputs=_outputs(inputs, envelope.requested, is_text, num_rows, request.sampling),
+            outputs=_outputs(inputs, envelope.requested, is_text, num_rows, request),
             batch_index=index,
         )
         return Row(request, reply, adapter)
 
     def _request(self, inputs: Inputs, is_text: bool, envelope: Envelope, index: int, adapter: str) -> TextRequest:
-        sampling = self._sampling(inputs)
+        beams = read_beams(inputs)
+        sampling = self._sampling(inputs, beams)
         return TextRequest(
             request_id=f"{envelope.request_id}.{index}",
             prompt=self._prompt(inputs, is_text),
             sampling=sampling,
+            beams=beams,
             stop=_nonempty(inputs.texts("stop_words")),
             bad_words=_nonempty(inputs.texts("bad_words")),
             bias_words=_bias_words(inputs),
@@ -177,7 +187,7 @@ class RequestParser:
         check_token_ids("draft_input_ids", draft, self.vocab_size)
         return replace(speculation, draft_token_ids=draft[:max_tokens])  # none behind these can be right
 
-    def _sampling(self, inputs: Inputs) -> SamplingParams:
+    def _sampling(self, inputs: Inputs, beams: BeamParams | None) -> SamplingParams:
         max_tokens = either(inputs.integer, inputs, "request_output_len", "max_tokens")
         if max_tokens is None:
             raise InvalidRequest("max_tokens", None, "say how many tokens to generate")
@@ -199,7 +209,7 @@ class RequestParser:
             end_ids=None if end_id is None else () if end_id == -1 else (end_id,),
             logprobs=num_logprobs,
             prompt_logprobs=inputs.integer("num_prompt_log_probs"),
-            n=_default(inputs.integer("num_return_sequences"), 1),
+            n=_default(inputs.integer("num_return_sequences"), 1 if beams is None else beams.width),
             **_drawing(inputs),
         )
 
@@ -228,18 +238,6 @@ def client_named(error: InvalidRequest, is_text: bool) -> InvalidRequest:
     return error.renamed(names.get(field, field) + bracket + rest)
 
 
-def either(read: Callable[[str], Value | None], inputs: Inputs, token_name: str, text_name: str) -> Value | None:
-    """The value of an option that has two names.
-
-    Raises:
-        InvalidRequest: both were sent and differ.
-    """
-    of_tokens, of_text = read(token_name), read(text_name)
-    if of_tokens is not None and of_text is not None and of_tokens != of_text:
-        raise InvalidRequest(text_name, of_text, f"contradicts {token_name}, which is {of_tokens!r}; send one of them")
-    return of_text if of_tokens is None else of_tokens
-
-
 def _drawing(inputs: Inputs) -> _Drawing:
     """The contract's rule: greedy, whatever the temperature, until top_k, top_p or min_p ask for more than one token.
 
@@ -262,7 +260,7 @@ def _drawing(inputs: Inputs) -> _Drawing:
 
 
 def _outputs(
-    inputs: Inputs, requested: frozenset[str], is_text: bool, num_rows: int, sampling: SamplingParams
+    inputs: Inputs, requested: frozenset[str], is_text: bool, num_rows: int, request: TextRequest
 ) -> frozenset[str]:
     """Which outputs a reply fills: those the request calls for, of those the client wants to see."""
     called_for = {
@@ -275,7 +273,7 @@ def _outputs(
         "top_log_probs": "num_log_probs" in inputs,
         "prompt_log_probs": "num_prompt_log_probs" in inputs,
         "batch_index": num_rows > 1,
-        "sequence_index": sampling.n > 1,
+        "sequence_index": request.sampling.n > 1 and request.beams is None,
         "num_input_tokens": inputs.flag("return_num_input_tokens"),
         "num_output_tokens": inputs.flag("return_num_output_tokens"),
         "finish_reason": inputs.flag("return_finish_reason"),

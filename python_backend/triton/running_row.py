@@ -5,13 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 from trierarch.python_backend.errors import InvalidRequest
+from trierarch.python_backend.request import Usage
 from trierarch.python_backend.text.text_request import TextDelta, TextRequest
+from trierarch.python_backend.triton.beam_response import stack_beams
 from trierarch.python_backend.triton.reply import Reply, ReplyOptions
 from trierarch.python_backend.triton.request_parser import Row
-from trierarch.python_backend.triton.responses import Piece
+from trierarch.python_backend.triton.responses import NamedArray, to_arrays
 
 
 class Generator(Protocol):
@@ -34,6 +37,8 @@ class RunningRow:
         self._row = row
         self._submitting = threading.Lock()
         self._replies: list[Reply] = []
+        self._beams: list[list[NamedArray]] = []  # those that have come, where beams are searched
+        self._num_beam_tokens = 0
         self._last_token_times: dict[int, float] = {}  # sequence index -> monotonic seconds
 
     @property
@@ -64,11 +69,26 @@ class RunningRow:
                 Reply(self.options, index, prompt_token_ids, prompt_text) for index in range(request.sampling.n)
             ]
 
-    def add(self, delta: TextDelta) -> Piece | None:
-        """Take a delta; the piece that is to be sent now, if any."""
+    def add(self, delta: TextDelta) -> list[NamedArray] | None:
+        """Take a delta; the response that is to be sent now, if any. All beams share one."""
         with self._submitting:
             reply = self._replies[delta.index]
-        return reply.add(delta)
+        piece = reply.add(delta)
+        if piece is None:
+            return None
+        response = to_arrays(piece, self.options.outputs)
+        if self._row.request.beams is None:
+            return response
+        self._beams.append(response)
+        return stack_beams(self._beams) if len(self._beams) == len(self._replies) else None
+
+    def usage(self, delta: TextDelta) -> Usage | None:
+        """What a sequence cost, with its last delta; what all beams together cost, with the last of them."""
+        if delta.usage is None or self._row.request.beams is None:
+            return delta.usage
+        self._num_beam_tokens += delta.usage.num_output_tokens
+        is_last = delta.index == self._row.request.sampling.n - 1
+        return replace(delta.usage, num_output_tokens=self._num_beam_tokens) if is_last else None
 
     def inter_token_seconds(self, delta: TextDelta) -> list[float]:
         """The time each token of a delta took since the one before it; none for a sequence's first."""

@@ -160,6 +160,43 @@ def test_rows_and_sequences_are_told_apart(grpc: str) -> None:
     assert [reply.is_final for reply in replies] == [False, False, False, True]
 
 
+@pytest.mark.parametrize("model", TEXT_MODELS)
+@pytest.mark.parametrize("is_streaming", [False, True])
+def test_all_beams_come_in_one_response(grpc: str, model: str, is_streaming: bool) -> None:
+    asked: dict[str, Any] = {"text_input": PROMPT, "max_tokens": 6, "beam_width": 3, "return_log_probs": True}
+    (reply,) = ask(grpc, model, stream=is_streaming, length_penalty=1.0, **asked)
+    texts = [text.decode() for text in reply.arrays["text_output"].tolist()]
+    assert len(set(texts)) == 3
+    assert any(ANSWER in text for text in texts)
+    assert all(text.startswith(PROMPT) != is_streaming for text in texts)
+    assert reply.arrays["cum_log_probs"].shape == (1, 3)
+    assert reply.arrays["output_log_probs"].shape[:2] == (1, 3)
+    lengths = [int(length) for length in np.count_nonzero(reply.arrays["output_log_probs"][0], axis=1)]
+    scores = reply.arrays["cum_log_probs"][0] / (np.array(lengths) + (np.array(lengths) < 6))
+    assert scores.tolist() == sorted(scores.tolist(), reverse=True)
+
+
+def test_beams_of_the_token_door(grpc: str) -> None:
+    """What inflight_batcher_llm_client.py --beam-width sends."""
+    (reply,) = ask(
+        grpc, "tensorrt_llm", input_ids=[504, 3575, 282, 4649, 314], request_output_len=4, beam_width=2, end_id=-1,
+        pad_id=0, runtime_top_k=1, runtime_top_p=0.0, temperature=1.0, streaming=False, len_penalty=1.0,
+        early_stopping=False, exclude_input_in_output=True,
+    )  # fmt: skip
+    assert next(iter(reply.arrays)) == "output_ids"
+    assert reply.arrays["output_ids"].shape == (1, 2, 4)
+    assert reply.arrays["sequence_length"].tolist() == [[4, 4]]
+
+
+def test_a_cancelled_beam_search_leaves_nothing(triton: TritonServer, grpc: str) -> None:
+    asked: dict[str, Any] = {**LONG, "beam_width": 4}
+    running = threading.Thread(target=lambda: ask(grpc, "tensorrt_llm", request_id="beams", **asked))
+    running.start()
+    wait_for_active(triton.endpoints.metrics, 4)
+    ask(grpc, "tensorrt_llm", request_id="beams", stop=True)
+    running.join()
+
+
 def test_everything_a_client_may_ask_to_see(grpc: str) -> None:
     (reply,) = ask(
         grpc,
@@ -198,7 +235,8 @@ BAD: dict[str, dict[str, Any]] = {
     "top_p is 1.5": {"top_p": 1.5},
     "top_k is -1": {"top_k": -1},
     "min_tokens is 9": {"min_tokens": 9},
-    "beam_width is 4": {"beam_width": 4},
+    "beam_width is 11": {"beam_width": 11},
+    "repetition_penalty is 1.5": {"beam_width": 2, "repetition_penalty": 1.5},
     "lora_name is 'unknown'": {"lora_name": "unknown"},
     "drafters is 'medusa'": {"drafters": ["medusa"]},
     "this engine was built with": {"drafters": ["mtp"]},

@@ -48,6 +48,7 @@ FORBIDDEN: dict[str, set[str]] = {
         "triton_python_backend_utils",
         "trierarch.python_backend.executors",
     },
+    "python_backend/beams": {"torch", "numpy", "triton_python_backend_utils", "trierarch.python_backend.executors"},
     "python_backend/speculation": {"torch", "triton_python_backend_utils", "trierarch.python_backend.executors"},
     "python_backend/executors": {"triton_python_backend_utils", "trierarch.python_backend.triton", "transformers"},
     # Of TensorRT-LLM nothing is imported with our modules: what is checked first decides whether it is at all.

@@ -91,7 +91,7 @@ class TensorrtLlm:
     def close(self) -> None:
         """Let running requests finish for a while, end the others with CANCELLED, give everything back."""
         self._line.close()
-        self._executor.drain(self._drain_timeout)
+        self._generator.drain(self._drain_timeout)
         self._health.stop()
         self._watch.stop()
         self._statistics.stop()

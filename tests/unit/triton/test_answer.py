@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from support.triton_metrics import RecordingRegistry
+from trierarch.python_backend.beams.params import BeamParams
 from trierarch.python_backend.errors import Cancelled, ExecutorFailed, InvalidRequest, Overloaded
 from trierarch.python_backend.request import FinishReason, SamplingParams, TokenLogprob, Usage
 from trierarch.python_backend.text.text_request import TextDelta, TextRequest
@@ -90,7 +91,7 @@ class Scene:
 
     def __init__(
         self, *, n: int = 1, num_rows: int = 1, outputs: str = "output_ids text_output", refusal: Exception | None = None,
-        is_streaming: bool = True, echo: bool = False,
+        is_streaming: bool = True, echo: bool = False, beams: BeamParams | None = None,
     ) -> None:  # fmt: skip
         self.generator = HandPlayedGenerator(refusal)
         self.channel = RecordingChannel()
@@ -98,7 +99,9 @@ class Scene:
         self.ended: list[Answer] = []
         rows = [
             Row(
-                TextRequest(request_id=f"r.{index}", prompt="Hi", sampling=SamplingParams(max_tokens=9, n=n)),
+                TextRequest(
+                    request_id=f"r.{index}", prompt="Hi", sampling=SamplingParams(max_tokens=9, n=n), beams=beams
+                ),
                 ReplyOptions(
                     is_text=True,
                     is_streaming=is_streaming,
@@ -165,6 +168,31 @@ def test_the_last_sequence_of_the_last_row_ends_the_request() -> None:
     assert [(a["batch_index"][0], a["sequence_index"][0]) for a, _ in scene.channel.sent] == [
         (1, 0), (0, 1), (0, 0), (1, 1),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("is_streaming", [True, False])
+def test_all_beams_of_a_row_share_one_response(is_streaming: bool) -> None:
+    outputs = "output_ids sequence_length text_output cum_log_probs output_log_probs num_output_tokens"
+    scene = Scene(
+        n=2, num_rows=2, outputs=outputs, is_streaming=is_streaming, echo=not is_streaming, beams=BeamParams(width=3)
+    )
+    logprobs = (TokenLogprob(5, -1.0), TokenLogprob(6, -0.5))
+    for row in ("r.1", "r.0"):
+        scene.generator.end(row, "ab", 5, 6, logprobs=logprobs, cum_logprob=-1.75)
+        assert len(scene.channel.sent) == (row == "r.0")
+        usage = replace(USAGE, num_output_tokens=1)
+        scene.generator.end(row, "c", 7, index=1, logprobs=logprobs[:1], cum_logprob=-2.0, usage=usage)
+    assert scene.channel.finals == [False, True]
+    prompt, text = ([], b"") if is_streaming else ([1, 2], b"Hi")
+    for arrays, _ in scene.channel.sent:
+        assert arrays["output_ids"] == [*prompt, 5, 6, *prompt, 7, -1]
+        assert arrays["sequence_length"] == [len(prompt) + 2, len(prompt) + 1]
+        assert arrays["text_output"] == [text + b"ab", text + b"c"]
+        assert arrays["cum_log_probs"] == [-1.75, -2.0]
+        assert arrays["output_log_probs"] == [-1.0, -0.5, -1.0, 0.0]
+        assert arrays["num_output_tokens"] == [3]
+    # A request counts once, with the tokens of all its beams: so TensorRT-LLM's own test of its histograms has it.
+    assert scene.registry.values("nv_llm_output_token_len") == [4, 4]
 
 
 @pytest.mark.parametrize("is_streaming", [True, False])

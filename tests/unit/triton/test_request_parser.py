@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from trierarch.builder.manifest import DrafterKind
+from trierarch.python_backend.beams.params import BeamParams, EarlyStopping
 from trierarch.python_backend.errors import InvalidRequest, UnknownAdapter, UnusableAdapter
 from trierarch.python_backend.request import SamplingParams, SpeculationParams
 from trierarch.python_backend.triton.contract import TENSORRT_LLM, DataType
@@ -227,7 +228,15 @@ def test_the_token_door_gives_text_to_who_names_it() -> None:
         ({"runtime_top_k": 3, "top_k": 4}, "top_k is 4: contradicts runtime_top_k"),
         ({"embedding_bias_words": ["a"]}, "embedding_bias_weights is 0: needs one weight a word: 1"),
         ({"embedding_bias": [1.0]}, "embedding_bias is 1: must have one value a token: 100"),
-        ({"beam_width": 4}, "beam_width is 4: .*no beam search"),
+        ({"beam_width": 11}, "beam_width is 11: must be between 1 and 10"),
+        ({"beam_width": -1}, "beam_width is -1"),
+        ({"beam_width": 2, "length_penalty": 20.0}, "length_penalty is 20.0"),
+        ({"beam_width": 2, "num_return_sequences": 3}, r"num_return_sequences is 3: must be at most beam_width \(2\)"),
+        ({"beam_width": 2, "repetition_penalty": 1.5}, "repetition_penalty is 1.5: does not go with beam_width 2"),
+        (
+            {"beam_width": 2, "embedding_bias_words": ["a"], "embedding_bias_weights": [1.0]},
+            "embedding_bias_words is 'given': does not go with beam_width 2",
+        ),
         ({"guided_decoding_guide_type": "json"}, "guided_decoding_guide_type is b'json'"),
         ({"return_context_logits": True}, "return_context_logits is True"),
         (
@@ -250,6 +259,7 @@ def test_bad_input_is_named_as_the_client_knows_it(sent: dict[str, Any], says: s
     ("sent", "says"),
     [
         ({"request_output_len": 0}, "request_output_len is 0: must be at least 1"),
+        ({"beam_width": 2, "len_penalty": -20.0}, "len_penalty is -20.0: must be between -16 and 16"),
         ({"runtime_top_p": 2.0}, "runtime_top_p is 2.0"),
         ({"input_ids": [1, 100]}, "input_ids is 100: token ids of this engine lie between 0 and 99"),
         ({"input_ids": [-1]}, "input_ids is -1: token ids"),
@@ -314,6 +324,29 @@ def test_errors_about_an_adapter_name_what_the_client_sent() -> None:
     # These words of TensorRT-LLM's make a client send the weights again.
     assert "LoRA task 7 not found in cache. Please send LoRA weights with request" in str(by_task.client_named(unknown))
     assert by_task.client_named(InvalidRequest("max_tokens", 0, "x")).field == "request_output_len"
+
+
+@pytest.mark.parametrize("door", [text, tokens])
+def test_beams(door: Callable[..., Row]) -> None:
+    for width in ({}, {"beam_width": 0}, {"beam_width": 1}):
+        assert door(**width).request.beams is None
+    row = door(beam_width=4, runtime_top_k=1, temperature=1.0, return_log_probs=True)
+    assert row.request.beams == BeamParams(
+        width=4
+    )  # TensorRT-LLM's defaults: no penalty, stop as soon as four are there
+    assert row.request.sampling.n == 4
+    assert "sequence_index" not in row.reply.outputs
+    row = door(beam_width=4, length_penalty=0.5, early_stopping=False, beam_search_diversity_rate=0.25)
+    assert row.request.beams == BeamParams(
+        width=4, length_penalty=0.5, early_stopping=EarlyStopping.LIKELY, diversity_rate=0.25
+    )
+    assert door(beam_width=2, len_penalty=0.5, early_stopping=True).request.beams == BeamParams(
+        width=2, length_penalty=0.5
+    )
+    assert door(beam_width=4, num_return_sequences=2).request.sampling.n == 2
+    # All beams come in one response.
+    assert door(beam_width=4, is_decoupled=False).request.sampling.n == 4
+    assert door(beam_width=4).num_responses == 1
 
 
 def test_what_asks_for_nothing_is_let_pass() -> None:
