@@ -51,3 +51,10 @@ def check_limits(request: Request, max_seq_len: int, takes_adapters: bool) -> No
         )
     if not -MAX_PRIORITY <= request.priority <= MAX_PRIORITY:
         raise InvalidRequest("priority", request.priority, f"must be between {-MAX_PRIORITY} and {MAX_PRIORITY}")
+
+
+def queue_is_full(max_queue_size: int) -> str:
+    """What is said then. Clients of TensorRT-LLM look for the second half over HTTP, and for the first over gRPC."""
+    return (
+        f"Exceeds maximum queue size: Maximum queue size of {max_queue_size} has been reached, please try again later"
+    )

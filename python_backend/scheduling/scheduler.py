@@ -12,7 +12,7 @@ from trierarch.python_backend.kv.integrity import require
 from trierarch.python_backend.kv.manager import KVCacheManager
 from trierarch.python_backend.request import FinishReason, Request, TokenDelta
 from trierarch.python_backend.scheduling.adapter_gate import AdapterGate
-from trierarch.python_backend.scheduling.admission import check_request
+from trierarch.python_backend.scheduling.admission import check_request, queue_is_full
 from trierarch.python_backend.scheduling.batch import RunningBatch
 from trierarch.python_backend.scheduling.config import SchedulerConfig
 from trierarch.python_backend.scheduling.deadlines import Deadlines
@@ -77,7 +77,7 @@ class Scheduler:
         if request.request_id in self._live:
             raise InvalidRequest("request_id", request.request_id, "is in use; give each live request its own")
         if self.num_queued_requests >= self.config.max_queue_size and not request.is_continuation:
-            raise Overloaded(f"{self.num_queued_requests} requests are waiting, which is all this engine queues; retry")
+            raise Overloaded(queue_is_full(self.config.max_queue_size))
         live = LiveRequest.create(request, self._end_ids, self._next_sequence_id)
         self._next_sequence_id += len(live.sequences)
         self._live[request.request_id] = live
