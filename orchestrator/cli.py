@@ -17,6 +17,7 @@ from trierarch.orchestrator.commands.demo import demo
 from trierarch.orchestrator.commands.deploy import deploy
 from trierarch.orchestrator.commands.doctor import doctor
 from trierarch.orchestrator.commands.generate import generate
+from trierarch.orchestrator.commands.import_ import import_
 from trierarch.orchestrator.commands.inspect import inspect
 from trierarch.orchestrator.commands.serve import serve
 from trierarch.orchestrator.console import report
@@ -48,6 +49,7 @@ SERVED = "As models of a server that runs"
 
 app.command(rich_help_panel=MAKE)(build)
 app.command(rich_help_panel=MAKE)(compose)
+app.command("import", rich_help_panel=MAKE)(import_)
 for command in (load, unload, status):
     adapters.command(rich_help_panel=SERVED)(command)
 app.add_typer(adapters, name="adapters", rich_help_panel=MAKE)

@@ -23,6 +23,12 @@ _END_TO_END: Final = "{client}/tools/inflight_batcher_llm/end_to_end_test.py -u 
 _DATASET: Final = "ci/L0_backend_trtllm/simple_data.json"
 _ERRORS: Final = r"error from server|Encountered error|Traceback"
 
+_DRAFTED: Final = (
+    "--input-tokens-csv {work}/input.csv --draft-tokens-csv {work}/expected.csv "
+    "--output-tokens-csv {work}/expected.csv --check-output"
+)
+_STOPPED: Final = "--request-output-len 400 --stop-after-ms 300"
+
 _TOKEN_CLIENT: Final = (
     Case(
         client=_BACKEND,
@@ -41,24 +47,20 @@ _TOKEN_CLIENT: Final = (
         (Server.DECOUPLED, "--streaming", "Output beam 0:"),
         (Server.UNARY, "--output-tokens-csv {work}/expected.csv --check-output", "PASS!"),
         (Server.DECOUPLED, "--streaming --output-tokens-csv {work}/expected.csv --check-output", "PASS!"),
-        (Server.UNARY, "--input-tokens-csv {work}/input.csv --draft-tokens-csv {work}/expected.csv "
-                       "--output-tokens-csv {work}/expected.csv --check-output", "PASS!"),
+        (Server.UNARY, _DRAFTED, "PASS!"),
         (Server.UNARY, "--exclude-input-in-output", "Output beam 0:"),
         (Server.UNARY, "--return-log-probs --return-perf-metrics --request-output-len 40", "last_token_time_ns"),
         (Server.DECOUPLED, "--streaming --return-log-probs --return-perf-metrics", "last_token_time_ns"),
         (Server.UNARY, "--beam-width 3 --return-log-probs", "Output beam 2:"),
         (Server.DECOUPLED, "--beam-width 3 --streaming", "Output beam 2:"),
         (Server.DECOUPLED, "--num-return-sequences 3 --top-k 0 --top-p 0.9", "Output beam 2:"),
-        (Server.UNARY, "--top-k 50 --top-p 0.9 --temperature 0.7 --repetition-penalty 1.1 "
-                       "--presence-penalty 0.1 --frequency-penalty 0.1", "Output beam 0:"),
+        (Server.UNARY, "--top-k 50 --top-p 0.9 --temperature 0.7 --repetition-penalty 1.1 --presence-penalty 0.1", "Output beam 0:"),
         (Server.UNARY, "--lookahead_config [7,7,7]", "Output beam 0:"),
         (Server.UNARY, "--requested-outputs output_ids sequence_length", "Output beam 0:"),
-        (Server.DECOUPLED, "--streaming --request-output-len 400 --stop-after-ms 300 --request-id 7", "cancellation response"),
-        (Server.UNARY, "--request-output-len 400 --stop-after-ms 300 --request-id 8", "cancellation response"),
-        (Server.DECOUPLED, "--streaming --request-output-len 400 --stop-after-ms 300 --stop-via-request-cancel "
-                           "--request-id 9", "Request is cancelled"),
-        (Server.UNARY, "--request-output-len 400 --stop-after-ms 300 --stop-via-request-cancel --request-id 10",
-         "Request is cancelled"),
+        (Server.DECOUPLED, "--streaming --request-id 7 " + _STOPPED, "cancellation response"),
+        (Server.UNARY, "--request-id 8 " + _STOPPED, "cancellation response"),
+        (Server.DECOUPLED, "--streaming --stop-via-request-cancel --request-id 9 " + _STOPPED, "Request is cancelled"),
+        (Server.UNARY, "--stop-via-request-cancel --request-id 10 " + _STOPPED, "Request is cancelled"),
     )
     ),
 )  # fmt: skip
@@ -85,8 +87,7 @@ _TEXT_CLIENT: Final = tuple(
          "Rome"),
         (Server.DECOUPLED, "-p 'The capital of France is' -o 8 --return-perf-metrics", "last_token_time_ns: [1-9]"),
         (Server.DECOUPLED, "-p 'The capital of France is' -o 8 --return-perf-metrics --streaming", "last_token_time_ns"),
-        (Server.DECOUPLED, "-p 'The capital of France is' -o 8 --temperature 0.7 --repetition-penalty 1.2 "
-                           "--presence-penalty 0.1 --frequency-penalty 0.1 --end-id {end} --pad-id {end}", "France"),
+        (Server.DECOUPLED, "-p 'The capital of France is' -o 8 --temperature 0.7 --repetition-penalty 1.2 --end-id {end} --pad-id {end}", "France"),
     )
 )  # fmt: skip
 
@@ -97,7 +98,7 @@ _TOOLS: Final = (
         command=_BENCHMARK.format(url="{http}", protocol="http", client="{client}")
         + f" --max-input-len=500 --num-requests 50 -c 8 dataset --dataset={{client}}/{_DATASET} --tokenizer-dir={{tokenizer}}",
         server=Server.UNARY,
-        shows="Requests/Sec",
+        shows="Total [Ll]atency",
         shows_not=_ERRORS,
     ),
     Case(
@@ -106,7 +107,7 @@ _TOOLS: Final = (
         + " --max-input-len 500 --num-requests 50 -c 8 "
         "token-norm-dist --input-mean 64 --input-stdev 8 --output-mean 8 --output-stdev 2",
         server=Server.UNARY,
-        shows="Requests/Sec",
+        shows="Total [Ll]atency",
         shows_not=_ERRORS,
         differs="it sends random ids up to 2**31 as a prompt; ids that the vocabulary lacks are refused here",
         differs_by="token ids of this engine lie between 0 and",
@@ -117,7 +118,7 @@ _TOOLS: Final = (
         + f" --max-input-len=500 --num-requests 50 -c 8 --decoupled dataset --dataset={{client}}/{_DATASET} "
         "--tokenizer-dir={tokenizer}",
         server=Server.DECOUPLED,
-        shows="Requests/Sec",
+        shows="Total [Ll]atency",
         shows_not=_ERRORS,
     ),
     Case(
