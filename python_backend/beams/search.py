@@ -1,7 +1,7 @@
 """BeamSearch: which beams go on, which have finished, and when to stop looking.
 
-transformers' semantics (`generate(num_beams=...)`, 5.23), which differ from TensorRT-LLM's in no more than when a search
-that does not stop early gives up; its diversity rate is TensorRT-LLM's.
+transformers' semantics (`generate(num_beams=...)`, 5.23), with TensorRT-LLM's diversity rate. TensorRT-LLM ranks finished
+beams alike; docs/decisions/0009 tells where its search differs.
 """
 
 from __future__ import annotations

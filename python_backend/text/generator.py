@@ -55,6 +55,7 @@ class TextGenerator:
         self._built_speculation = manifest.speculation
         self._max_seq_len = manifest.limits.max_seq_len
         self._end_ids = manifest.tokens.eos
+        self._vocab_size = manifest.architecture.vocab_size
         self._max_prompt_bytes = _MAX_BYTES_PER_TOKEN * self._max_seq_len
         self._deltas: SimpleQueue[tuple[_LiveRequest | LiveBeams, TokenDelta] | None] = SimpleQueue()
         self._live: set[_LiveRequest | LiveBeams] = set()  # those that have sent something; the output thread's own
@@ -136,6 +137,7 @@ class TextGenerator:
         self, request: TextRequest, asked: Request, params: BeamParams, sink: TextSink, new_stream: NewStream
     ) -> None:
         new_stream()  # refuses bad stop strings before anything runs
+        asked.sampling.check_vocabulary(self._vocab_size)  # its steps name neither words nor end tokens
         stats = self._executor.stats()
         num_slots = stats.max_blocks * stats.tokens_per_block
         check_room(len(asked.prompt_token_ids), asked.sampling.max_tokens, self._max_seq_len, num_slots)

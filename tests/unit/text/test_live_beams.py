@@ -315,6 +315,9 @@ def test_a_sink_that_fails_ends_nothing_else(world: World) -> None:
             "beam_width is 3: with .* ask for fewer beams, or name fewer bad",
         ),
         ({"stop": ("",)}, "stop is ''"),
+        ({"end_ids": (VOCAB,)}, "end_ids is 97: token ids of this engine"),
+        ({"stop_words": ((1, VOCAB),)}, "stop_words is 97"),
+        ({"bad_words": (), "prompt": (VOCAB,)}, "prompt_token_ids is 97"),
     ],
 )
 def test_what_does_not_go_with_beams_is_refused_at_once(world: World, fields: dict[str, Any], says: str) -> None:
