@@ -311,7 +311,7 @@ def test_a_sink_that_fails_ends_nothing_else(world: World) -> None:
         ({"logit_bias": {5: 1.0}}, "logit_bias is 'given': does not go with beam_width 3"),
         ({"bias_words": (("a", 1.0),)}, "bias_words is 'given'"),
         (
-            {"bad_words": tuple("abcdefghijklmnopqrs")},
+            {"stop_words": tuple((token,) for token in range(10, 28))},
             "beam_width is 3: with .* ask for fewer beams, or name fewer bad",
         ),
         ({"stop": ("",)}, "stop is ''"),
