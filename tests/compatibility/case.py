@@ -12,7 +12,7 @@ class Server(StrEnum):
     DECOUPLED = "decoupled"
     """As `trierarch serve` composes it: streams, and answers that are not streamed over a stream."""
     UNARY = "unary"
-    """Composed with --no-decoupled, as clients with unary calls need it: Triton refuses them on decoupled models."""
+    """Composed with --unary, as clients with unary calls need it: Triton refuses them on decoupled models."""
     CLEAN = "clean"
     """Unary, started for this case alone, on Triton's own ports (8000 to 8002), which the client has written in it."""
     CLEAN_DECOUPLED = "clean, decoupled"

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from support.adapted_engine import adapted_engine
+from support.adapters import load_adapter
 from support.checkpoints import PAD, random_model, save_checkpoint
 from trierarch.builder.build import build
 from trierarch.builder.config import BuildConfig
@@ -42,15 +44,15 @@ class Answer:
 class Ours:
     """The text layer over an engine."""
 
-    def __init__(self, engine: Path) -> None:
-        self.executor = open_executor(engine)
+    def __init__(self, engine: Path, *adapters: Path) -> None:
+        self.executor = open_executor(engine, adapter_directories=adapters)
         self.generator = TextGenerator(self.executor, Tokenizer.load(engine), None, EngineManifest.load(engine))
 
-    def ask(self, prompt: Sequence[int], beams: BeamParams, **sampling: Any) -> list[TextDelta]:
+    def ask(self, prompt: Sequence[int], beams: BeamParams, adapter: str = "", **sampling: Any) -> list[TextDelta]:
         """The answers, the best first."""
         deltas: queue.SimpleQueue[TextDelta] = queue.SimpleQueue()
         params = SamplingParams(**{"max_tokens": MAX_TOKENS, "end_ids": (), "n": beams.width, **sampling})
-        request = TextRequest(request_id="r", prompt=tuple(prompt), sampling=params, beams=beams)
+        request = TextRequest(request_id="r", prompt=tuple(prompt), sampling=params, beams=beams, adapter=adapter)
         self.generator.submit(request, deltas.put)
         return [deltas.get(timeout=60) for _ in range(params.n)]
 
@@ -229,3 +231,18 @@ def test_searches_beside_each_other_say_what_each_says_alone(ours: Ours) -> None
         together.append(deltas)
     for answers, deltas in zip(alone, together, strict=True):
         assert [deltas.get(timeout=60).token_ids for _ in answers] == [answer.token_ids for answer in answers]
+
+
+def test_beams_of_an_adapter_are_pefts(tmp_path: Path) -> None:
+    adapted = adapted_engine(tmp_path, 1)
+    (shelf := tmp_path / "shelf").mkdir()
+    adapted.put(shelf, "french", 1)
+    peft: Any = load_adapter(adapted.checkpoint, adapted.peft / "1")
+    peft.generation_config.eos_token_id = None
+    beams = BeamParams(width=3, length_penalty=1.0)
+    ours = Ours(adapted.engine, shelf)
+    expected = [answer.token_ids for answer in theirs(peft, PROMPTS[1], beams)]
+    with torch.inference_mode():
+        assert [delta.token_ids for delta in ours.ask(PROMPTS[1], beams, "french")] == expected
+    assert [delta.token_ids for delta in ours.ask(PROMPTS[1], beams)] != expected
+    ours.close()
