@@ -77,9 +77,10 @@ class TextGenerator:
                 without a template, a drafter that the engine lacks, more words than beams leave room for; and whatever
                 the executor refuses.
             UnknownAdapter, UnusableAdapter: see Executor.find_adapter.
-            Overloaded: see Executor.submit.
+            Overloaded: see Executor.submit; it is draining.
         """
         arrival_time = time.monotonic()
+        self._refuse_while_draining()
         check_drafters(request.speculation, self._built_speculation)
         prompt_token_ids = tuple(self._encode(request))
         if not prompt_token_ids:
@@ -151,8 +152,7 @@ class TextGenerator:
         )
         live = LiveBeams(asked, search, self._executor, sink, new_stream)
         with self._changed:
-            if self._is_draining:
-                raise ShuttingDown("the server is shutting down and takes no new requests; retry elsewhere")
+            self._refuse_while_draining()
             if request.request_id in self._searches:
                 raise InvalidRequest("request_id", request.request_id, "is in use; give each live request its own")
             self._searches[request.request_id] = live
@@ -161,6 +161,10 @@ class TextGenerator:
         except BaseException:
             self._forget(live)
             raise
+
+    def _refuse_while_draining(self) -> None:
+        if self._is_draining:
+            raise ShuttingDown("the server is shutting down and takes no new requests; retry elsewhere")
 
     def _forget(self, live: _LiveRequest | LiveBeams) -> None:
         with self._changed:

@@ -266,6 +266,8 @@ def test_draining_waits_for_searches_and_takes_no_more() -> None:
         return False
 
     eventually(refuses, "no more searches")
+    with pytest.raises(ShuttingDown):
+        world.ask("plain", beams=None)
     world.runner.is_gated = False
     world.runner.gate.release(100)
     drain.join(60)
