@@ -125,7 +125,7 @@ _TOOLS: Final = (
         client=_BACKEND,
         command=_END_TO_END.format(http="{http}", client="{client}", dataset=_DATASET) + " --max-input-len=500",
         server=Server.UNARY,
-        shows="Functionality test succeeded",
+        shows="Functionality test succeed",
         shows_not=_ERRORS,
     ),
     Case(
@@ -133,7 +133,7 @@ _TOOLS: Final = (
         command=_END_TO_END.format(http="{http}", client="{client}", dataset=_DATASET)
         + " --max-input-len=500 --test-bls --return-log-probs",
         server=Server.UNARY,
-        shows="Functionality test succeeded",
+        shows="Functionality test succeed",
         shows_not=_ERRORS,
     ),
     Case(
