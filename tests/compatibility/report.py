@@ -12,17 +12,25 @@ _INTRODUCTION = """\
 # Clients written for others
 
 Clients, benchmarks and tests that TensorRT-LLM's Triton backend ships or shipped, and neighbours of it, run unmodified
-against the demo engine. Written by `python tests/compatibility CHECKOUTS`, {day}, from {commits}.
+against the demo engine. Written by `python tests/compatibility CHECKOUTS`, {day}, from
+{commits}.
 A case passes where the client ends with status 0, prints what its case looks for, and no error of the server. *Server* is how
 the engine was composed: decoupled as `trierarch serve` does it, unary with `--unary`, clean on ports of its own.
 `$TOKENIZER`, `$GRPC` and the like stand for what was filled in.
 """
 
+_WORDS = {
+    Verdict.PASSES: "pass",
+    Verdict.FAILS: "fail",
+    Verdict.DIFFERS: "fail by choice",
+    Verdict.NOT_RUN: "not run",
+}
+
 
 def render(outcomes: Sequence[Outcome], commits: Mapping[str, str], day: date) -> str:
     """The page. commits: client's repository -> commit and its date."""
     counts = Counter(outcome.verdict for outcome in outcomes)
-    summary = ", ".join(f"{counts[verdict]} {verdict.value}" for verdict in Verdict if counts[verdict])
+    summary = ", ".join(f"{counts[verdict]} {words}" for verdict, words in _WORDS.items() if counts[verdict])
     known = "; ".join(f"{client} at {commit}" for client, commit in commits.items())
     parts = [_INTRODUCTION.format(day=day.isoformat(), commits=known), f"{len(outcomes)} cases: {summary}.\n"]
     for client in dict.fromkeys(outcome.case.client for outcome in outcomes):
@@ -39,7 +47,8 @@ def render(outcomes: Sequence[Outcome], commits: Mapping[str, str], day: date) -
 def _row(outcome: Outcome) -> str:
     case = outcome.case
     is_run = outcome.status is not None
-    note = case.reason or (case.differs if outcome.verdict is Verdict.DIFFERS else outcome.said)
+    last = (outcome.said.splitlines() or [""])[-1]
+    note = case.reason or (case.differs if outcome.verdict is Verdict.DIFFERS else last)
     cells = [
         f"`{_shown(case.command)}`",
         case.server.value if is_run else "",
