@@ -47,7 +47,7 @@ from trierarch.python_backend.executors.tensorrt_llm.sampling import end_ids_of
 from trierarch.python_backend.executors.tensorrt_llm.sender import Sender
 from trierarch.python_backend.executors.tensorrt_llm.stream import Stream
 from trierarch.python_backend.request import FinishReason, Request
-from trierarch.python_backend.scheduling.admission import NO_ADAPTERS
+from trierarch.python_backend.scheduling.admission import NO_ADAPTERS, queue_is_full
 
 _PATIENCE_SECONDS: Final = 1.0
 """A sequence whose adapter finds no place is overtaken for so long."""
@@ -214,8 +214,8 @@ class TensorRTLLMExecutor:
             raise InvalidRequest("request_id", request.request_id, "is in use; give each live request its own")
         limits = self._manifest.limits
         num_waiting = max(0, self._num_sequences - limits.max_batch_size)
-        if num_waiting >= limits.max_queue_size:
-            raise Overloaded(f"{num_waiting} sequences are waiting, which is all this engine queues; retry")
+        if num_waiting >= limits.max_queue_size and not request.is_continuation:
+            raise Overloaded(queue_is_full(limits.max_queue_size))
 
     def _requests(self) -> list[Request]:
         with self._lock:
