@@ -5,19 +5,35 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
+from typing import Protocol
 
 from rich.table import Table
 
 from trierarch.builder.errors import ResourceError
 from trierarch.orchestrator.fetch import fetch
 from trierarch.orchestrator.metrics import Metrics
-from trierarch.orchestrator.triton_server import TritonServer
+from trierarch.orchestrator.server_config import Endpoints
 
 MODEL = "tensorrt_llm"
 QUESTION = "Why is the sky blue?"
 
 
-def endpoint_table(server: TritonServer, *more: tuple[str, str]) -> Table:
+class Announced(Protocol):
+    """A server that is ready."""
+
+    @property
+    def endpoints(self) -> Endpoints:
+        """Where clients on this machine connect."""
+        ...
+
+    @property
+    def log(self) -> Path:
+        """Triton's log."""
+        ...
+
+
+def endpoint_table(server: Announced, *more: tuple[str, str]) -> Table:
     """Models, capacity and endpoints, and `more` lines below."""
     endpoints = server.endpoints
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
@@ -34,25 +50,25 @@ def endpoint_table(server: TritonServer, *more: tuple[str, str]) -> Table:
     return table
 
 
-def commands_to_paste(server: TritonServer) -> Iterator[str]:
+def commands_to_paste(server: Announced) -> Iterator[str]:
     """Shell lines that ask the server something."""
     yield f"trierarch generate '{QUESTION}' --url {server.endpoints.grpc}"
     body = {"text_input": QUESTION, "max_tokens": 64, "stream": True, "apply_chat_template": True}
     yield f"curl -N {server.endpoints.http}/v2/models/{MODEL}/generate_stream -d '{json.dumps(body)}'"
 
 
-def endpoints_json(server: TritonServer) -> str:
+def endpoints_json(server: Announced) -> str:
     """The endpoints, models and log, on one line."""
     return json.dumps(asdict(server.endpoints) | {"models": models(server), "log": str(server.log)})
 
 
-def models(server: TritonServer) -> list[str]:
+def models(server: Announced) -> list[str]:
     """Names of the repository's models that are ready."""
     index = json.loads(fetch(f"{server.endpoints.http}/v2/repository/index", json.dumps({"ready": True})))
     return sorted(model["name"] for model in index)
 
 
-def capacity(server: TritonServer) -> Iterator[tuple[str, str]]:
+def capacity(server: Announced) -> Iterator[tuple[str, str]]:
     """(what, value) of what the executor said it can hold."""
     try:
         metrics = Metrics.read(server.endpoints.metrics)

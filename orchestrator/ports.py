@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import socket
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
 
 from trierarch.builder.errors import ConfigError, ResourceError
@@ -35,12 +36,23 @@ class Ports:
         Raises:
             ResourceError: a port is occupied or not allowed, or `host` is no address of this machine.
         """
-        chosen: dict[str, int] = {}
-        with ExitStack() as sockets:  # all are held until the last is chosen, so that no two are the same
-            for name in ("http", "grpc", "metrics"):
-                bound = sockets.enter_context(_bind(name, host, getattr(self, name)))
-                chosen[name] = bound.getsockname()[1]
-        return replace(self, **chosen)
+        with self.bound(host) as sockets:  # all are held until the last is chosen, so that no two are the same
+            return self.chosen(sockets)
+
+    @contextmanager
+    def bound(self, host: str) -> Iterator[dict[str, socket.socket]]:
+        """A listening socket for each port, by name, until the block is left; free ones in the place of zeros.
+
+        Raises:
+            ResourceError: as `reserve`.
+        """
+        with ExitStack() as stack:
+            names = [field.name for field in fields(self)]
+            yield {name: stack.enter_context(_bind(name, host, getattr(self, name))) for name in names}
+
+    def chosen(self, sockets: Mapping[str, socket.socket]) -> Ports:
+        """The ports that `sockets` listen on."""
+        return replace(self, **{name: bound.getsockname()[1] for name, bound in sockets.items()})
 
 
 def _bind(name: str, host: str, port: int) -> socket.socket:

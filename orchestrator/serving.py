@@ -25,11 +25,23 @@ def serving(
 ) -> Iterator[TritonServer]:
     """Serve `path`, ready when the block is entered and gone when it is left; `on_wait` hears the seconds until ready.
 
+    Raises:
+        TrierarchError: as `prepared`, or a port is occupied, or `path` cannot be served.
+    """
+    with prepared(path, config, adapters) as server:
+        server.start(on_wait)
+        yield server
+
+
+@contextmanager
+def prepared(path: Path, config: ServerConfig, adapters: Sequence[Path] = ()) -> Iterator[TritonServer]:
+    """A server of `path` that has all it needs to start, as often as it is wanted; gone when the block is left.
+
     adapters: directories of adapters beside those that a repository names.
 
     Raises:
-        TrierarchError: there is no server to run, a port is occupied, or `path` cannot be served. The run directory
-            is then left for its log to be read, until the next server starts.
+        TrierarchError: there is no server to run, or `path` is nothing to serve. If the block ends by a ResourceError, the
+            run directory is left for its log to be read, until the next server starts.
     """
     for directory in adapters:
         if not directory.is_dir():
@@ -48,7 +60,6 @@ def serving(
                 f"--adapters is {str(adapters[0])!r}: this repository is served as it stands; compose it with --adapters"
             )
         with TritonServer(install.binary, repository, run, config) as server:
-            server.start(on_wait)
             yield server
     except ResourceError:
         keep_log = run.log.exists()

@@ -44,6 +44,7 @@ class TritonServer:
         self._binary, self._repository, self._run = binary, repository, run
         self.config = config
         self._process: subprocess.Popen[bytes] | None = None
+        self._is_interrupted = False
 
     def __enter__(self) -> Self:
         """The server itself; nothing starts yet."""
@@ -76,8 +77,10 @@ class TritonServer:
         """Start the process; ports given as 0 are chosen now and kept over restarts.
 
         Raises:
-            ResourceError: a port is occupied.
+            ResourceError: a port is occupied, or `interrupt` was called.
         """
+        if self._is_interrupted:
+            raise ResourceError("the server is not started: it was told to stay down")
         self.config = replace(self.config, ports=self.config.ports.reserve(self.config.host))
         command = [sys.executable, "-I", "-S", guardian.__file__, str(self._binary), *self._arguments()]
         with self._run.log.open("ab") as log:
@@ -116,13 +119,24 @@ class TritonServer:
 
     def stub_pids(self) -> frozenset[int]:
         """Live stub processes, one for each instance of a Python model."""
+        return frozenset(process.pid for process in self.processes() if _is_live_stub(process))
+
+    def vital_pids(self) -> frozenset[int]:
+        """Processes without any of which it does not serve: the guardian, the server, its stubs."""
+        processes = self.processes()
+        if len(processes) < 2:
+            raise ResourceError("the server ended when it was ready")
+        return frozenset({process.pid for process in processes[:2]} | self.stub_pids())
+
+    def processes(self) -> list[psutil.Process]:
+        """The guardian, the server and whatever that has started, stubs among them; none where it does not run."""
         if self._process is None:
-            return frozenset()
+            return []
         try:
-            below = psutil.Process(self._process.pid).children(recursive=True)
+            guardian_process = psutil.Process(self._process.pid)
+            return [guardian_process, *guardian_process.children(recursive=True)]
         except psutil.NoSuchProcess:
-            return frozenset()
-        return frozenset(process.pid for process in below if _is_live_stub(process))
+            return []
 
     def _wait_ready(self, on_wait: Callable[[float], None]) -> None:
         """Wait until every model is ready.
@@ -161,6 +175,14 @@ class TritonServer:
             return False
         finally:
             self.kill()
+
+    def interrupt(self) -> None:
+        """Make a start that another thread is in fail soon, and every later one. From any thread."""
+        self._is_interrupted = True
+        process = self._process
+        if process is not None:
+            assert process.stdin is not None
+            process.stdin.close()
 
     def kill(self) -> None:
         """End the server and its stubs at once; open streams break. Idempotent."""

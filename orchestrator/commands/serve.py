@@ -9,12 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from trierarch.orchestrator.announcement import Announced
     from trierarch.orchestrator.server_config import LogLevel, ModelControl
-    from trierarch.orchestrator.triton_server import TritonServer
+    from trierarch.orchestrator.sleep.service import SleepConfig
 
 
 def serve(
-    path: Annotated[Path, typer.Argument(help="An engine, or a composed model repository.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PATH...", help="An engine, or a composed model repository. Several take turns with --idle-timeout."
+        ),
+    ],
     host: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0 is every one of this machine.")
     ] = "127.0.0.1",
@@ -36,13 +42,39 @@ def serve(
         str,
         typer.Option(metavar="MODE", help="explicit lets clients load and unload models; none does not."),
     ] = "none",
+    idle_timeout: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Stop Triton when no request came for so long, such as 60s or 5m; the next one starts it and waits.",
+            show_default="never",
+        ),
+    ] = None,
+    wake_timeout: Annotated[
+        str, typer.Option(metavar="TIME", help="With --idle-timeout: how long a request waits for Triton.")
+    ] = "60s",
+    max_held_requests: Annotated[
+        int, typer.Option(metavar="N", help="With --idle-timeout: how many wait at once; one more is refused.")
+    ] = 256,
+    memory_budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="With several PATHs: memory for those that are awake; the least recently used one goes to sleep.",
+            show_default="what is free",
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Once ready, print the endpoints as one line of JSON.")] = False,
 ) -> None:
     """Serve an engine or a model repository with Triton, until Ctrl-C or SIGTERM.
 
     An engine is composed into a repository first. The server is brought back when it, or the process that holds the
     model, dies. At the end no new request is taken and open streams finish; a second Ctrl-C ends them at once.
+
+    With --idle-timeout a small process holds the ports. It stops Triton when nobody asks, and starts it at the next
+    request, which waits and is answered.
     """
+    from trierarch.builder.errors import ConfigError
     from trierarch.orchestrator.console import ERR, say, warn
     from trierarch.orchestrator.ports import Ports
     from trierarch.orchestrator.server_config import ServerConfig
@@ -57,12 +89,29 @@ def serve(
         ready_timeout=ready_timeout,
         model_control=_model_control(model_control),
     )
+    if idle_timeout is not None:
+        # Only here: a server of its own, for three protocols.
+        from trierarch.orchestrator.durations import parse_duration
+        from trierarch.orchestrator.sizes import parse_size
+        from trierarch.orchestrator.sleep.rest import Rest
+        from trierarch.orchestrator.sleep.service import SleepConfig
+
+        rest = Rest(
+            idle_timeout=parse_duration(idle_timeout),
+            wake_timeout=parse_duration(wake_timeout),
+            max_held_requests=max_held_requests,
+        )
+        budget = None if memory_budget is None else parse_size(memory_budget)
+        _serve_sleeping(SleepConfig(tuple(paths), config, rest, tuple(adapters or ()), budget), json)
+        return
+    if len(paths) > 1:
+        raise ConfigError(f"PATH is {str(paths[1])!r}, the second one: several are served with --idle-timeout")
     # A container is stopped with SIGTERM: treat it as Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with (
         ERR.status("starting Triton") as status,
         serving(
-            path, config, lambda waited: status.update(f"starting Triton: {waited:.0f} s"), adapters or ()
+            paths[0], config, lambda waited: status.update(f"starting Triton: {waited:.0f} s"), adapters or ()
         ) as server,
     ):
         status.stop()
@@ -93,7 +142,17 @@ def _model_control(name: str) -> ModelControl:
     return ModelControl(name)
 
 
-def _announce(server: TritonServer, as_json: bool) -> None:
+def _serve_sleeping(config: SleepConfig, as_json: bool) -> None:
+    from trierarch.orchestrator.console import say, warn
+    from trierarch.orchestrator.sleep.service import serve_sleeping
+
+    if not serve_sleeping(config, lambda front: _announce(front, as_json)):
+        warn(f"streams were still open after {config.server.drain_timeout} s, and were cut")
+        raise typer.Exit(1)
+    say("stopped")
+
+
+def _announce(server: Announced, as_json: bool) -> None:
     from trierarch.orchestrator.announcement import commands_to_paste, endpoint_table, endpoints_json
     from trierarch.orchestrator.console import OUT, say
 

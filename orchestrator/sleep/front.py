@@ -1,0 +1,147 @@
+"""Front: the addresses that clients know, answered while Triton sleeps behind them. One process, one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from socket import socket
+from typing import Any, Final
+
+import grpc.aio
+import uvicorn
+
+from trierarch.builder.errors import ResourceError
+from trierarch.orchestrator.gateway.upstream import Unavailable
+from trierarch.orchestrator.server_config import Endpoints, ServerConfig
+from trierarch.orchestrator.sleep.figures import Page
+from trierarch.orchestrator.sleep.grpc_front import OPTIONS, GrpcFront
+from trierarch.orchestrator.sleep.house import House, Resident
+from trierarch.orchestrator.sleep.http_front import HttpFront
+from trierarch.orchestrator.sleep.keeper import Keeper
+from trierarch.orchestrator.sleep.metrics_front import MetricsFront
+from trierarch.orchestrator.sleep.rest import Rest
+from trierarch.orchestrator.sleep.triton import SleepableTriton
+
+CLOSE_SECONDS: Final = 1.0
+"""For answers that are on their way when everything else has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """All of it, serving."""
+
+    house: House
+    keeper: Keeper
+    endpoints: Endpoints
+    log: Path
+
+    @property
+    def line(self) -> str:
+        """What sleeping saves and costs so far."""
+        figures = self.keeper.figures
+        if len(figures) == 1:
+            return next(iter(figures.values())).line()
+        return "; ".join(f"{name}: {one.line()}" for name, one in figures.items())
+
+    async def close(self, drain_timeout: float) -> bool:
+        """Refuse what is new, let what is open finish, stop every Triton. Whether all finished in time."""
+        return await self.keeper.close(drain_timeout)
+
+
+@asynccontextmanager
+async def opened(
+    servers: Mapping[str, tuple[SleepableTriton, int]],
+    config: ServerConfig,
+    rest: Rest,
+    say: Callable[[str], None],
+    budget: int | None = None,
+) -> AsyncIterator[Front]:
+    """Listen where `config` says, every server awake once to see that it can; all stopped when the block is left.
+
+    servers: by name, each with the bytes that it is thought to take. The first is meant by whoever names none.
+
+    Raises:
+        ResourceError: a port is occupied, or a server does not start.
+    """
+    keeper = Keeper(servers, rest, say, budget)
+    try:
+        for name, sleeper in keeper.sleepers.items():
+            await _wake_once(name, sleeper)
+        house = House(
+            [
+                Resident(name, keeper.sleepers[name], keeper.figures[name], server.models)
+                for name, (server, _) in servers.items()
+            ]
+        )
+        async with _listening(config, house, keeper.page) as listening:
+            log = next(iter(servers.values()))[0].server.log
+            yield Front(house, keeper, listening.endpoints, log)
+    finally:
+        await keeper.close(0.0)
+
+
+async def _wake_once(name: str, sleeper: Any) -> None:
+    try:
+        async with sleeper.lease(float("inf")):
+            pass
+    except Unavailable as error:
+        raise ResourceError(f"{name}: {error.reason}") from error
+
+
+@asynccontextmanager
+async def _listening(config: ServerConfig, house: House, page: Page) -> AsyncIterator[ServerConfig]:
+    """The three doors, open; the configuration with the ports they have."""
+    with config.ports.bound(config.host) as sockets:
+        config = replace(config, ports=config.ports.chosen(sockets))
+        sockets["grpc"].close()  # gRPC takes an address, not a socket
+        grpc_front = GrpcFront(house)
+        grpc_server = grpc.aio.server(options=(*OPTIONS, ("grpc.so_reuseport", 0)))
+        grpc_server.add_generic_rpc_handlers((grpc_front,))
+        host = f"[{config.host}]" if ":" in config.host else config.host
+        grpc_server.add_insecure_port(f"{host}:{config.ports.grpc}")
+        await grpc_server.start()
+        try:
+            async with (
+                _http(HttpFront(house), sockets["http"]),
+                _http(MetricsFront(house, page.render), sockets["metrics"]),
+            ):
+                yield config
+        finally:
+            await grpc_server.stop(CLOSE_SECONDS)
+            await grpc_front.close()
+
+
+class _Server(uvicorn.Server):
+    """One that leaves signals to others."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@asynccontextmanager
+async def _http(application: Any, bound: socket) -> AsyncIterator[None]:
+    server = _Server(
+        uvicorn.Config(
+            application,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            timeout_graceful_shutdown=int(CLOSE_SECONDS),
+        )
+    )
+    serving = asyncio.create_task(server.serve(sockets=[bound]))
+    try:
+        while not (server.started or serving.done()):
+            await asyncio.sleep(0.01)
+        yield
+    finally:
+        server.should_exit = True
+        await serving

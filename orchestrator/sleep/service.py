@@ -1,0 +1,118 @@
+"""`trierarch serve --idle-timeout`: the front with its Tritons, from the first start to the last word."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from trierarch.builder.errors import ConfigError
+from trierarch.orchestrator.console import ERR, say, warn
+from trierarch.orchestrator.server_config import ModelControl, ServerConfig
+from trierarch.orchestrator.serving import prepared
+from trierarch.orchestrator.sleep.appetite import appetite
+from trierarch.orchestrator.sleep.front import Front, opened
+from trierarch.orchestrator.sleep.rest import Rest
+from trierarch.orchestrator.sleep.triton import SleepableTriton
+
+STATUS_SECONDS: Final = 0.5
+BEHIND: Final = "127.0.0.1"
+"""Where Tritons listen: nobody but the front is to reach them."""
+
+
+@dataclass(frozen=True, slots=True)
+class SleepConfig:
+    """What is served, and how."""
+
+    paths: tuple[Path, ...]
+    server: ServerConfig
+    """Its ports are the front's."""
+    rest: Rest
+    adapters: tuple[Path, ...] = ()
+    memory_budget: int | None = None
+    """Bytes that servers may take together; None: of several, what is free now."""
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for what cannot be had together."""
+        if self.server.model_control is not ModelControl.NONE:
+            raise ConfigError(
+                "--idle-timeout with --model-control explicit: what clients load and unload would be forgotten in the "
+                "next sleep; leave out one of them"
+            )
+        names = [path.resolve().name for path in self.paths]
+        if len(set(names)) < len(names):
+            raise ConfigError(f"PATHs are named {', '.join(names)}: clients tell them by these names; rename one")
+
+
+def serve_sleeping(config: SleepConfig, announce: Callable[[Front], None]) -> bool:
+    """Serve until Ctrl-C or SIGTERM; a second one ends open streams. Whether all could finish.
+
+    Raises:
+        TrierarchError: a path is nothing to serve, a port is occupied, or a server does not start.
+        KeyboardInterrupt: the second signal came, or the first one before anything was served.
+    """
+    behind = replace(config.server, host=BEHIND)
+    with ExitStack() as stack:
+        servers = {}
+        for path in config.paths:
+            server = stack.enter_context(prepared(path, behind, config.adapters))
+            servers[path.resolve().name] = SleepableTriton(server), appetite(path)
+        return asyncio.run(_serve(config, servers, announce))
+
+
+async def _serve(
+    config: SleepConfig, servers: dict[str, tuple[SleepableTriton, int]], announce: Callable[[Front], None]
+) -> bool:
+    budget = config.memory_budget
+    if budget is None and len(servers) > 1:
+        budget = psutil.virtual_memory().available
+    ending = _Ending()
+    try:
+        with ERR.status("starting Triton") as status:
+            async with opened(servers, config.server, config.rest, warn, budget) as front:
+                ending.is_drained = True
+                status.stop()
+                await asyncio.to_thread(announce, front)
+                status.start()
+                await ending.wait(lambda: status.update(front.line))
+                status.stop()
+                timeout = config.server.drain_timeout
+                say(f"stopping: open streams have {timeout} s to finish (Ctrl-C again ends them at once)")
+                is_finished = await front.close(timeout)
+                say(front.line)
+                return is_finished
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+
+
+class _Ending:
+    """SIGINT and SIGTERM: the first one asks for an end, if there is something to drain; every other cancels."""
+
+    def __init__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.is_drained = False
+        self._task = task
+        self._event = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, self._hear)
+
+    async def wait(self, show: Callable[[], None]) -> None:
+        """Until the first signal; where there is a terminal, `show` is called every now and then."""
+        while not self._event.is_set():
+            if ERR.is_terminal:
+                show()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._event.wait(), STATUS_SECONDS if ERR.is_terminal else None)
+
+    def _hear(self) -> None:
+        if self._event.is_set() or not self.is_drained:
+            self._task.cancel()
+        self._event.set()
