@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from socket import socket
 from typing import Any, Final
 
@@ -23,7 +22,8 @@ from trierarch.orchestrator.sleep.http_front import HttpFront
 from trierarch.orchestrator.sleep.keeper import Keeper
 from trierarch.orchestrator.sleep.metrics_front import MetricsFront
 from trierarch.orchestrator.sleep.rest import Rest
-from trierarch.orchestrator.sleep.triton import SleepableTriton
+from trierarch.orchestrator.sleep.sleepable import Sleepable
+from trierarch.orchestrator.sleep.sleeper import Sleeper
 
 CLOSE_SECONDS: Final = 1.0
 """For answers that are on their way when everything else has ended."""
@@ -36,7 +36,6 @@ class Front:
     house: House
     keeper: Keeper
     endpoints: Endpoints
-    log: Path
 
     @property
     def line(self) -> str:
@@ -53,7 +52,7 @@ class Front:
 
 @asynccontextmanager
 async def opened(
-    servers: Mapping[str, tuple[SleepableTriton, int]],
+    servers: Mapping[str, tuple[Sleepable, int]],
     config: ServerConfig,
     rest: Rest,
     say: Callable[[str], None],
@@ -77,13 +76,12 @@ async def opened(
             ]
         )
         async with _listening(config, house, keeper.page) as listening:
-            log = next(iter(servers.values()))[0].server.log
-            yield Front(house, keeper, listening.endpoints, log)
+            yield Front(house, keeper, listening.endpoints)
     finally:
         await keeper.close(0.0)
 
 
-async def _wake_once(name: str, sleeper: Any) -> None:
+async def _wake_once(name: str, sleeper: Sleeper) -> None:
     try:
         async with sleeper.lease(float("inf")):
             pass

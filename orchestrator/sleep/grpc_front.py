@@ -30,6 +30,8 @@ UNCHANGING: Final = frozenset(
 )
 OPTIONS: Final = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
 """Triton decides what is too large."""
+BROKEN_OFF: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN})
+"""What gRPC itself says when a connection ends, while it reads, and while it writes."""
 NOTICE_SECONDS: Final = 0.02
 """From a connection's end until its channel knows of it."""
 RETRY_AFTER: Final = "retry-after"
@@ -181,7 +183,7 @@ class Passing:
 
 async def _broke_off(call: Call, channel: grpc.aio.Channel) -> bool:
     """Whether a call ended with its connection, and not because the server said so."""
-    if await call.code() is not grpc.StatusCode.UNAVAILABLE:
+    if await call.code() not in BROKEN_OFF:
         return False
     await asyncio.sleep(NOTICE_SECONDS)
     return channel.get_state() is not grpc.ChannelConnectivity.READY

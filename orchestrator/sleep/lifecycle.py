@@ -84,10 +84,11 @@ class Lifecycle:
         self._held: dict[int, float] = {}
         """Request -> when it is refused at the latest; in order of arrival."""
         self._num_arrivals = 0
-        self._is_closing = False
+        self._is_closing = self._is_to_leave = False
         self._num_falls = 0
         """Ends that nobody asked for, since a request was last answered."""
         self._after_stopping = Phase.ASLEEP
+        self._has_just_been_given_up = False
         self._reason = ""
         self._retry_at = 0.0
         self._started_at = 0.0
@@ -151,9 +152,9 @@ class Lifecycle:
         self.phase = self._after_stopping
 
     def make_room(self) -> None:
-        """Somebody else needs its memory: it takes no new requests, and stops after those it has."""
+        """Somebody else needs its memory: after those that wait now it takes no new requests, and then it stops."""
         assert self.phase is Phase.AWAKE
-        self.phase = Phase.DRAINING
+        self._is_to_leave = True
 
     def close(self) -> None:
         """Let what is open finish, refuse everything else, and stay down."""
@@ -166,6 +167,7 @@ class Lifecycle:
     def decide(self, now: float, has_room: bool = True) -> Orders:
         """What is to be done now; it counts as done. `has_room`: whether there is memory for a start."""
         orders = Orders(refused=dict(self._refusals(now)))
+        self._has_just_been_given_up = False
         for request in orders.refused:
             del self._held[request]
         if self.phase is Phase.FAILED and now >= self._retry_at and not self._is_wanted(now):
@@ -177,8 +179,8 @@ class Lifecycle:
             orders.admitted = list(self._held)
             self._held.clear()
             self.num_leases += len(orders.admitted)
-            if now >= self._idle_at:
-                self.phase = Phase.DRAINING
+            if self._is_to_leave or now >= self._idle_at:
+                self.phase, self._is_to_leave = Phase.DRAINING, False
         if self.phase is Phase.DRAINING and not self.num_leases:
             self.phase, self._after_stopping, self._num_falls = Phase.STOPPING, Phase.ASLEEP, 0
             orders.deed = Deed.STOP
@@ -247,6 +249,7 @@ class Lifecycle:
         delay = BACKOFF_SECONDS[min(self._num_falls, len(BACKOFF_SECONDS) - 1)]
         self.phase, self._reason, self._retry_at = Phase.FAILED, reason, now + delay
         self._num_falls += 1
+        self._has_just_been_given_up = self._is_given_up
 
     def _failure(self, now: float) -> Unavailable:
         return Unavailable(f"the server does not start: {self._reason}", max(0.0, self._retry_at - now))
@@ -255,7 +258,7 @@ class Lifecycle:
         for request, deadline in self._held.items():
             if self._is_closing:
                 yield request, Unavailable("the server is shutting down", self.wake_seconds)
-            elif self._is_given_up and now < self._retry_at:
+            elif self._has_just_been_given_up:
                 yield request, self._failure(now)
             elif now >= deadline and self.phase is not Phase.AWAKE:
                 waited = f"the server did not wake within {self._rest.wake_timeout:g} s"

@@ -14,11 +14,12 @@ from typing import Final
 import psutil
 
 from trierarch.builder.errors import ConfigError
+from trierarch.orchestrator.announcement import Announced
 from trierarch.orchestrator.console import ERR, say, warn
-from trierarch.orchestrator.server_config import ModelControl, ServerConfig
+from trierarch.orchestrator.server_config import Endpoints, ModelControl, ServerConfig
 from trierarch.orchestrator.serving import prepared
 from trierarch.orchestrator.sleep.appetite import appetite
-from trierarch.orchestrator.sleep.front import Front, opened
+from trierarch.orchestrator.sleep.front import opened
 from trierarch.orchestrator.sleep.rest import Rest
 from trierarch.orchestrator.sleep.triton import SleepableTriton
 
@@ -51,7 +52,16 @@ class SleepConfig:
             raise ConfigError(f"PATHs are named {', '.join(names)}: clients tell them by these names; rename one")
 
 
-def serve_sleeping(config: SleepConfig, announce: Callable[[Front], None]) -> bool:
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What is announced. Implements Announced."""
+
+    endpoints: Endpoints
+    log: Path
+    """Of the first Triton."""
+
+
+def serve_sleeping(config: SleepConfig, announce: Callable[[Announced], None]) -> bool:
     """Serve until Ctrl-C or SIGTERM; a second one ends open streams. Whether all could finish.
 
     Raises:
@@ -68,7 +78,7 @@ def serve_sleeping(config: SleepConfig, announce: Callable[[Front], None]) -> bo
 
 
 async def _serve(
-    config: SleepConfig, servers: dict[str, tuple[SleepableTriton, int]], announce: Callable[[Front], None]
+    config: SleepConfig, servers: dict[str, tuple[SleepableTriton, int]], announce: Callable[[Announced], None]
 ) -> bool:
     budget = config.memory_budget
     if budget is None and len(servers) > 1:
@@ -79,7 +89,8 @@ async def _serve(
             async with opened(servers, config.server, config.rest, warn, budget) as front:
                 ending.is_drained = True
                 status.stop()
-                await asyncio.to_thread(announce, front)
+                served = Served(front.endpoints, next(iter(servers.values()))[0].server.log)
+                await asyncio.to_thread(announce, served)
                 status.start()
                 await ending.wait(lambda: status.update(front.line))
                 status.stop()

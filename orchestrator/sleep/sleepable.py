@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 from trierarch.orchestrator.gateway.upstream import Endpoints
@@ -34,6 +34,11 @@ class Sleepable(Protocol):
     @property
     def endpoints(self) -> Endpoints:
         """Where it listens since it started; another place each time."""
+        ...
+
+    @property
+    def models(self) -> Mapping[str, frozenset[str]]:
+        """Model -> versions that are ready whenever it is; known once it was."""
         ...
 
     def num_resident_bytes(self) -> int:

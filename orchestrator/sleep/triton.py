@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from urllib.parse import urlsplit
 
@@ -25,8 +25,8 @@ class SleepableTriton:
     def __init__(self, server: TritonServer) -> None:
         """Of a server that is prepared, and not started."""
         self.server = server
-        self.models: dict[str, frozenset[str]] = {}
-        """Model -> versions that were ready when it first was."""
+        self.models: Mapping[str, frozenset[str]] = {}
+        """See Sleepable."""
 
     def start(self) -> Collection[int]:
         """See Sleepable. Others may have taken its last ports while it slept, so it takes new ones."""
@@ -34,7 +34,7 @@ class SleepableTriton:
         try:
             self.server.start()
             if not self.models:
-                self.models.update(self._index())
+                self.models = self._index()
         except TrierarchError:
             self.server.kill()
             raise

@@ -1,0 +1,95 @@
+"""A server that starts in milliseconds and answers as Triton's HTTP door does, in outline. Run by `stand_in.StandIn`.
+
+    POST /v2/models/NAME/generate_stream   {"text_input", "max_tokens", "seconds"}: so many events, that long between two
+    POST /echo                             the request as it came: method, target, headers, body in latin-1
+    GET /silence                           nothing, for ever
+    POST /error                            {"status"}: that status
+    GET /log                               what has happened: [[what, target], ...], `hung up` among it
+    anything else                          200 and the target
+
+It prints its port, answers until SIGTERM, and then ends when its last answer is out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+
+LOG: list[tuple[str, str]] = []
+
+
+def read_request(connection: socket.socket) -> tuple[str, str, list[tuple[str, str]], bytes]:
+    data = b""
+    while b"\r\n\r\n" not in data:
+        piece = connection.recv(65536)
+        if not piece:
+            raise OSError("no request")
+        data += piece
+    head, _, body = data.partition(b"\r\n\r\n")
+    first, *lines = head.decode("latin-1").split("\r\n")
+    method, target, _ = first.split(" ")
+    headers = [(name.lower(), value) for name, value in (line.split(": ", 1) for line in lines)]
+    length = int(dict(headers).get("content-length", 0))
+    while len(body) < length:
+        body += connection.recv(65536)
+    return method, target, headers, body
+
+
+def respond(connection: socket.socket, status: int, body: bytes, content_type: str = "application/json") -> None:
+    head = (
+        f"HTTP/1.1 {status} X\r\ncontent-type: {content_type}\r\nx-of: stand-in\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
+    connection.sendall(head.encode() + body)
+
+
+def stream(connection: socket.socket, target: str, asked: dict[str, float | str]) -> None:
+    connection.sendall(b"HTTP/1.1 200 X\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+    for index in range(int(asked["max_tokens"])):
+        if select.select([connection], [], [], float(asked.get("seconds", 0)))[0]:  # nothing else is ever sent to us
+            LOG.append(("hung up", target))
+            return
+        event = b"data: " + json.dumps({"text_output": f"{asked['text_input']}.{index}"}).encode() + b"\n\n"
+        connection.sendall(f"{len(event):x}\r\n".encode() + event + b"\r\n")
+    connection.sendall(b"0\r\n\r\n")
+
+
+def serve(connection: socket.socket) -> None:
+    with connection, contextlib.suppress(OSError):
+        method, target, headers, body = read_request(connection)
+        LOG.append((method, target))
+        if target.endswith("/generate_stream"):
+            stream(connection, target, json.loads(body))
+        elif target.startswith("/echo"):
+            shown = {"method": method, "target": target, "headers": headers, "body": body.decode("latin-1")}
+            respond(connection, 200, json.dumps(shown).encode())
+        elif target == "/silence":
+            select.select([connection], [], [])
+            LOG.append(("hung up", target))
+        elif target == "/error":
+            respond(connection, json.loads(body)["status"], b'{"error":"as you wished"}')
+        elif target == "/log":
+            respond(connection, 200, json.dumps(LOG).encode())
+        else:
+            respond(connection, 200, target.encode(), "text/plain")
+
+
+def main() -> None:
+    listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    time.sleep(float(sys.argv[1]))
+    print(listener.getsockname()[1], flush=True)  # noqa: T201 - read by whoever started us
+    try:
+        while True:
+            threading.Thread(target=serve, args=(listener.accept()[0],)).start()
+    finally:
+        listener.close()
+
+
+if __name__ == "__main__":
+    main()
