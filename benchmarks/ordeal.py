@@ -1,105 +1,103 @@
-"""Ordeal: requests, sleeps and kills at random, and what became of every request.
-
-A request that had heard nothing when its server was killed must be answered by the next one. One that had heard something
-must be told that the rest will not come. Nobody may wait for ever, hear nothing at all, or hear something wrong.
-"""
+"""Benchmark `ordeal`: a thousand random wakes, sleeps and kills of a real Triton, and what became of every request."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections import Counter
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from enum import StrEnum
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Final
 
-PATIENCE_SECONDS: Final = 120.0
-"""After which a request counts as lost."""
+import psutil
 
+from trierarch.benchmarks import provenance
+from trierarch.benchmarks.campaign import DISTRIBUTIONS
+from trierarch.benchmarks.engine import TRITON, build_demo
+from trierarch.benchmarks.machine import Machine
+from trierarch.benchmarks.measurement import Measurement
+from trierarch.benchmarks.ordeal_session import Fate, Lost, Ordeal, Outcome, endure
+from trierarch.benchmarks.registry import Options
+from trierarch.benchmarks.report import Better, Figure, Goal, Of, Report, Row, compare
+from trierarch.benchmarks.sleeping_server import SleepingServer, sleeping_server
 
-class Fate(StrEnum):
-    """Of a request."""
-
-    ANSWERED = "answered"
-    """Wholly, and rightly."""
-    CUT = "cut"
-    """It was told that the rest of its answer will not come."""
-    REFUSED = "refused"
-    """It was told that there is no server for it."""
-    LOST = "lost"
-    """Anything else."""
-
-
-class Lost(Exception):
-    """What a request came to that must not be."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ordeal:
-    """How hard it is."""
-
-    num_cycles: int
-    seed: int
-    most_requests: int = 4
-    """Of a cycle."""
-    kill_share: float = 0.5
-    """Of cycles in which the server, or a part of it, is killed."""
-    spread: float
-    """Seconds over which the requests of a cycle, and its kill, are spread: about as long as a wake and an answer take."""
-    idle_timeout: float
-    """Of the server: between two cycles it is left alone for up to twice that long."""
+PROMPTS: Final = ("The capital of France is", "1 2 3 4 5 6 7", "Once upon a time")
+NUM_TOKENS: Final = 24
+NONE: Final = Goal(Of.VALUE, 0)
 
 
 @dataclass(slots=True)
-class Outcome:
-    """What became of all."""
+class Judge:
+    """Asks, and knows what must be answered."""
 
-    fates: Counter[Fate] = field(default_factory=Counter)
-    losses: list[str] = field(default_factory=list)
-    num_kills: int = 0
+    server: SleepingServer
+    answers: dict[str, str]
 
-    def __str__(self) -> str:
-        """For people."""
-        fates = ", ".join(f"{self.fates[fate]} {fate}" for fate in Fate)
-        return f"{self.num_kills} kills: {fates}"
+    @classmethod
+    async def of(cls, server: SleepingServer) -> Judge:
+        """Of a server to which nothing happens yet."""
+        return cls(server, {text: (await server.ask(text, NUM_TOKENS)).text for text in PROMPTS})
+
+    async def ask(self, number: int) -> Fate:
+        """See `endure`."""
+        text = PROMPTS[number % len(PROMPTS)]
+        heard = await self.server.ask(text, NUM_TOKENS)
+        if heard.status is None:
+            raise Lost("the front hung up without a word")
+        if heard.status != 200:
+            return Fate.REFUSED
+        if heard.is_whole and heard.text == self.answers[text]:
+            return Fate.ANSWERED
+        if heard.events and "error" in heard.events[-1] and self.answers[text].startswith(heard.text):
+            return Fate.CUT
+        raise Lost(f"it heard {heard}")
+
+    def kill(self, chance: random.Random) -> bool:
+        """Kill the server or one of its stubs."""
+        victims = self.server.victims()
+        if not victims:
+            return False
+        with suppress(psutil.NoSuchProcess):
+            chance.choice(victims).kill()
+        return True
 
 
-async def endure(
-    ordeal: Ordeal,
-    ask: Callable[[int], Awaitable[Fate]],
-    kill: Callable[[random.Random], bool],
-    say: Callable[[str], None] = lambda message: None,
-) -> Outcome:
-    """Go through with it.
+def run(options: Options) -> Iterator[Report]:
+    """Build the demo engine and put it through it.
 
-    ask: sends a request of that number and tells its fate; raises Lost. kill: kills something that runs; whether there was
-    anything to kill.
+    Raises:
+        ResourceError: the demo checkpoint is not here and cannot be downloaded.
     """
-    chance, outcome = random.Random(ordeal.seed), Outcome()
+    ordeal = Ordeal(num_cycles=5 if options.is_quick else 1000, seed=options.seed, spread=4.0, idle_timeout=0.5)
+    options.say("building the demo engine")
+    engine, _ = build_demo(dtype=options.dtype)
+    outcome = asyncio.run(endured(engine, ordeal, options))
+    yield Report(
+        benchmark="ordeal",
+        is_quick=options.is_quick,
+        date=provenance.now(),
+        commit=provenance.commit(),
+        seed=options.seed,
+        machine=Machine.here().to_dict(),
+        versions=provenance.versions(DISTRIBUTIONS),
+        lengths=asdict(ordeal) | {"num_tokens": NUM_TOKENS},
+        rows=tuple(rows(outcome)),
+        notes=tuple(outcome.losses[:20]),
+    )
 
-    async def request(number: int, delay: float) -> None:
-        await asyncio.sleep(delay)
-        try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                outcome.fates[await ask(number)] += 1
-        except (Lost, TimeoutError) as error:
-            outcome.fates[Fate.LOST] += 1
-            outcome.losses.append(f"request {number}: {error or 'it waited for ever'}")
 
-    async def murder(delay: float) -> None:
-        await asyncio.sleep(delay)
-        outcome.num_kills += kill(chance)
+async def endured(engine: Path, ordeal: Ordeal, options: Options) -> Outcome:
+    """Serve `engine` and go through with it."""
+    with sleeping_server(engine, ordeal.idle_timeout, "--drain-timeout=5", "--log-level=warning") as server:
+        judge = await Judge.of(server)
+        return await endure(ordeal, judge.ask, judge.kill, options.say)
 
-    number = 0
-    for cycle in range(ordeal.num_cycles):
-        async with asyncio.TaskGroup() as tasks:
-            for _ in range(chance.randint(1, ordeal.most_requests)):
-                tasks.create_task(request(number, chance.uniform(0, ordeal.spread / 2)))
-                number += 1
-            if chance.random() < ordeal.kill_share:
-                tasks.create_task(murder(chance.uniform(0, ordeal.spread)))
-        await asyncio.sleep(chance.uniform(0, 2 * ordeal.idle_timeout))
-        if (cycle + 1) % 50 == 0:
-            say(f"{cycle + 1} cycles, {outcome}")
-    return outcome
+
+def rows(outcome: Outcome) -> Iterator[Row]:
+    """How many requests had each fate; nobody may be lost, and nobody refused."""
+    counts = {f"requests_{fate}": outcome.fates[fate] for fate in Fate} | {"kills": outcome.num_kills}
+    goals = {f"requests_{Fate.LOST}": NONE, f"requests_{Fate.REFUSED}": NONE}
+    for name, count in counts.items():
+        figure = Figure(name=name, unit="", better=Better.LOWER, goal=goals.get(name))
+        yield from compare(figure, TRITON, Measurement.of([count]))

@@ -76,7 +76,10 @@ async def opened(
             ]
         )
         async with _listening(config, house, keeper.page) as listening:
-            yield Front(house, keeper, listening.endpoints)
+            try:
+                yield Front(house, keeper, listening.endpoints)
+            finally:  # before the doors close: who is cut off is told so
+                await keeper.close(0.0)
     finally:
         await keeper.close(0.0)
 

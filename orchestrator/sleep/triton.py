@@ -27,6 +27,7 @@ class SleepableTriton:
         self.server = server
         self.models: Mapping[str, frozenset[str]] = {}
         """See Sleepable."""
+        self._num_vital = 0
 
     def start(self) -> Collection[int]:
         """See Sleepable. Others may have taken its last ports while it slept, so it takes new ones."""
@@ -35,10 +36,10 @@ class SleepableTriton:
             self.server.start()
             if not self.models:
                 self.models = self._index()
+            return self._vital_pids()
         except TrierarchError:
             self.server.kill()
             raise
-        return self.server.vital_pids()
 
     def interrupt(self) -> None:
         """See Sleepable."""
@@ -67,6 +68,13 @@ class SleepableTriton:
             with contextlib.suppress(psutil.NoSuchProcess):
                 total += process.memory_info().rss
         return total
+
+    def _vital_pids(self) -> Collection[int]:
+        pids = self.server.vital_pids()
+        self._num_vital = max(self._num_vital, len(pids))
+        if len(pids) < self._num_vital:
+            raise ResourceError("a process of the server died when it was ready")
+        return pids
 
     def _index(self) -> dict[str, frozenset[str]]:
         try:

@@ -11,7 +11,7 @@ from contextlib import aclosing
 import pytest
 
 from support.sleeping import Sleeping, address, event, expected, sleeping, texts
-from trierarch.benchmarks.ordeal import Fate, Lost, Ordeal, Outcome, endure
+from trierarch.benchmarks.ordeal_session import Fate, Lost, Ordeal, Outcome, endure
 from trierarch.orchestrator.sleep.http_exchange import BrokenOff, Head, exchange
 
 HEADERS = [(b"host", b"front"), (b"content-type", b"application/json")]

@@ -1,0 +1,145 @@
+"""`trierarch serve --idle-timeout` with a real Triton that sleeps, wakes and is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+import tritonclient.grpc
+
+from support.eventually import eventually
+from support.metrics import wait_for_active
+from support.serve_process import FREE_PORTS, TRIERARCH, ServeProcess, serve
+from trierarch.benchmarks.ordeal import Judge
+from trierarch.benchmarks.ordeal_session import Fate, Ordeal, endure
+from trierarch.benchmarks.sleeping_server import sleeping_server
+from trierarch.orchestrator.client import StreamBroken
+from trierarch.orchestrator.metrics import Metrics
+from trierarch.orchestrator.prompt import Prompt, join
+
+SHORT = Prompt(text="The capital of France is", max_tokens=8)
+LONG = Prompt(text="1 2 3 4 5 6 7 8 9 10 11 12", max_tokens=1000)
+SLEEPY = ("--idle-timeout", "500ms")
+MOST_IDLE_BYTES = 120_000_000
+
+
+def figure(server: ServeProcess, name: str, **labels: str) -> float:
+    return Metrics.read(server.endpoints["metrics"]).value(f"trierarch_sleep_{name}", **labels)
+
+
+def wait_until_asleep(server: ServeProcess) -> None:
+    eventually(lambda: figure(server, "phase", phase="asleep") == 1, "asleep")
+
+
+def test_it_sleeps_and_wakes_behind_both_doors(demo_engine: Path) -> None:
+    with serve(demo_engine, *SLEEPY) as server:
+        (first,) = server.client.complete(SHORT)
+        metadata = httpx.get(f"{server.endpoints['http']}/v2/models/tensorrt_llm", trust_env=False).json()
+        wait_until_asleep(server)
+        assert server.family() == []
+        assert psutil.Process(server.process.pid).memory_info().rss < MOST_IDLE_BYTES
+
+        over_grpc = tritonclient.grpc.InferenceServerClient(server.endpoints["grpc"])
+        assert over_grpc.is_server_live()
+        assert over_grpc.is_server_ready()
+        assert over_grpc.is_model_ready("tensorrt_llm")
+        assert not over_grpc.is_model_ready("another")
+        assert httpx.get(f"{server.endpoints['http']}/v2/health/ready", trust_env=False).status_code == 200
+        again = httpx.get(f"{server.endpoints['http']}/v2/models/tensorrt_llm", trust_env=False).json()
+        assert again == metadata
+        assert figure(server, "wakes_total") == 1, "none of that woke it"
+
+        with server.client.stream(SHORT) as chunks:
+            assert join(chunks) == [first]
+        wait_until_asleep(server)
+        body = {"text_input": SHORT.text, "max_tokens": 8, "exclude_input_in_output": True}
+        url = f"{server.endpoints['http']}/v2/models/tensorrt_llm/generate"
+        assert httpx.post(url, json=body, timeout=60, trust_env=False).json()["text_output"] == first.text
+        assert figure(server, "wakes_total") == 3
+        server.process.send_signal(signal.SIGTERM)
+        assert server.wait() == 0
+    assert "of always on" in server.said
+    assert "3 wakes" in server.said
+
+
+def test_a_stub_killed_under_load_breaks_who_was_midway_and_nobody_else(demo_engine: Path) -> None:
+    with serve(demo_engine, "--idle-timeout", "5m") as server:
+        streams = [server.client.stream(LONG) for _ in range(3)]
+        firsts = [next(iter(stream)) for stream in streams]
+        wait_for_active(server.endpoints["metrics"], 3)
+        max(server.stubs(), key=lambda stub: stub.memory_info().rss).kill()
+
+        (answer,) = server.client.complete(SHORT)
+
+        for stream, first in zip(streams, firsts, strict=True):
+            assert first.text
+            with pytest.raises(StreamBroken), stream:
+                list(stream)
+        assert "Paris" in answer.text
+        assert figure(server, "deaths_total") == 1
+        assert figure(server, "refused_total") == 0
+
+
+def test_sigterm_lets_open_streams_finish_and_a_second_one_does_not(demo_engine: Path) -> None:
+    with serve(demo_engine, *SLEEPY) as server:
+        stream = server.client.stream(replace(LONG, max_tokens=60))
+        chunks = iter(stream)
+        heard = [next(chunks)]
+        server.process.send_signal(signal.SIGTERM)
+        heard += list(chunks)
+        (answer,) = join(heard)
+        assert (answer.num_output_tokens, answer.finish_reason) == (60, "length")
+        assert server.wait() == 0
+    with serve(demo_engine, *SLEEPY) as server, server.client.stream(LONG) as stream:
+        next(iter(stream))
+        server.process.send_signal(signal.SIGINT)
+        eventually(lambda: "open streams" in server.said, "word of the drain")
+        server.process.send_signal(signal.SIGINT)
+        assert server.wait() == 130
+        with pytest.raises(StreamBroken):
+            list(stream)
+
+
+def test_a_serve_that_is_killed_leaves_no_process_behind(demo_engine: Path) -> None:
+    with serve(demo_engine, "--idle-timeout", "5m") as server:
+        family = server.family()
+        assert len(family) >= 3, "a guardian, a server, stubs"
+        server.process.kill()
+        eventually(lambda: not any(member.is_running() and member.status() != "zombie" for member in family), "an end")
+
+
+def test_what_cannot_be_had_together_is_one_line(demo_engine: Path) -> None:
+    for options, word in (
+        (("--idle-timeout", "soon"), "duration"),
+        (("--idle-timeout", "0"), "--idle-timeout"),
+        (("--idle-timeout", "5s", "--model-control", "explicit"), "--model-control"),
+        ((str(demo_engine),), "--idle-timeout"),
+        ((str(demo_engine), "--idle-timeout", "5s"), "rename"),
+    ):
+        command = [TRIERARCH, "serve", str(demo_engine), *FREE_PORTS, *options]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.count("\n") == 1
+        assert word in done.stderr
+
+
+@pytest.mark.timeout(600)
+def test_no_request_is_lost_in_some_cycles_with_a_real_triton(demo_engine: Path) -> None:
+    ordeal = Ordeal(num_cycles=6, seed=11, kill_share=0.8, spread=4.0, idle_timeout=0.3)
+
+    async def story() -> None:
+        with sleeping_server(demo_engine, ordeal.idle_timeout, "--drain-timeout=5") as server:
+            judge = await Judge.of(server)
+            outcome = await endure(ordeal, judge.ask, judge.kill)
+            assert not outcome.losses
+            assert outcome.fates[Fate.REFUSED] == 0
+            assert outcome.fates[Fate.ANSWERED] > 0
+            assert outcome.num_kills > 0
+
+    asyncio.run(story())
