@@ -58,6 +58,7 @@ BENCHMARKS: Final[dict[str, Benchmark]] = {
             "what guessing ahead is worth: copies, edits, prose, agents, against streams and draft lengths",
         ),
         Benchmark("lora", "what adapters cost: mixed in one batch, a thousand registered, and cold"),
+        Benchmark("wake", "from Triton asleep to the first streamed token, alone and for many; memory while asleep"),
         Benchmark("ordeal", "a thousand random wakes, sleeps and kills of Triton, and what became of every request"),
         Benchmark("kv_waste", "KV slots allocated but unused under a mixed load of thousands of sequences"),
     )
