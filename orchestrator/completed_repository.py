@@ -22,12 +22,17 @@ from trierarch.python_backend.triton.model_config import role_of
 from trierarch.python_backend.triton.path_list import paths_of, text_of
 
 UPLOADS: Final = "adapter_upload_directory"
+PREFIXES: Final = "prefix_cache_directory"
 COMPLETE_PLATFORMS: Final = frozenset({"ensemble"})
 """Models that Triton serves without a backend to ask."""
 
 
 def complete_repository(
-    repository: Path, target: Path, adapters: Sequence[Path] = (), uploads: Path | None = None
+    repository: Path,
+    target: Path,
+    adapters: Sequence[Path] = (),
+    uploads: Path | None = None,
+    prefixes: Path | None = None,
 ) -> bool:
     """Write `repository` to `target` with completed configurations, its versions linked; whether that could be done.
 
@@ -35,6 +40,7 @@ def complete_repository(
 
     adapters: directories of adapters that are looked into after those that the configurations name.
     uploads: where clients' adapters are kept if the configuration names no place.
+    prefixes: where cached prefixes are kept if the configuration names no place; None forgets them then.
 
     Raises:
         ConfigError: a configuration cannot be read, or a model has no role.
@@ -46,7 +52,10 @@ def complete_repository(
         if config.backend == BACKEND:
             completable = _Completable(config, model.name)
             complete(completable)
-            _add_adapters(config, role_of(completable.as_dict()), adapters, uploads)
+            role = role_of(completable.as_dict())
+            _add_adapters(config, role, adapters, uploads)
+            if prefixes is not None and role is Role.TENSORRT_LLM and PREFIXES not in config.parameters:
+                config.parameters[PREFIXES].string_value = str(prefixes / model.name)
         place = target / model.name
         place.mkdir(parents=True)
         (place / CONFIG_NAME).write_text(text_format.MessageToString(config), encoding="utf-8")

@@ -30,6 +30,7 @@ class RunDirectory:
     repository/           where an engine is composed, when an engine and not a repository is served
     completed/            the repository that is served, its configurations completed
     uploads/              adapters that clients sent, where the repository names no place for them
+    prefixes/             cached prefixes of a server that sleeps
     server.log            what the server and its stubs say
     lock                  held while we live: a directory whose lock is free was left by a process that was killed
 
@@ -80,6 +81,11 @@ class RunDirectory:
     def uploads(self) -> Path:
         """Place for clients' adapters: they outlive a server that crashes, and not us."""
         return self.path / "uploads"
+
+    @property
+    def prefixes(self) -> Path:
+        """Place for cached prefixes: they outlive a server that sleeps, and not us."""
+        return self.path / "prefixes"
 
     @property
     def log(self) -> Path:

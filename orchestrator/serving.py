@@ -34,10 +34,13 @@ def serving(
 
 
 @contextmanager
-def prepared(path: Path, config: ServerConfig, adapters: Sequence[Path] = ()) -> Iterator[TritonServer]:
+def prepared(
+    path: Path, config: ServerConfig, adapters: Sequence[Path] = (), keep_prefixes: bool = False
+) -> Iterator[TritonServer]:
     """A server of `path` that has all it needs to start, as often as it is wanted; gone when the block is left.
 
     adapters: directories of adapters beside those that a repository names.
+    keep_prefixes: whether the next start finds the prefixes that the last one had computed.
 
     Raises:
         TrierarchError: there is no server to run, or `path` is nothing to serve. If the block ends by a ResourceError, the
@@ -53,7 +56,8 @@ def prepared(path: Path, config: ServerConfig, adapters: Sequence[Path] = ()) ->
         repository = repository_of(path, run)
         # A model that is to come later would not come into a copy.
         is_fixed = config.model_control is ModelControl.NONE or repository == run.repository
-        if is_fixed and complete_repository(repository, run.completed, adapters, run.uploads):
+        prefixes = run.prefixes if keep_prefixes else None
+        if is_fixed and complete_repository(repository, run.completed, adapters, run.uploads, prefixes):
             repository, config = run.completed, replace(config, auto_complete=False)
         elif adapters:
             raise ConfigError(

@@ -72,7 +72,7 @@ def serve_sleeping(config: SleepConfig, announce: Callable[[Announced], None]) -
     with ExitStack() as stack:
         servers = {}
         for path in config.paths:
-            server = stack.enter_context(prepared(path, behind, config.adapters))
+            server = stack.enter_context(prepared(path, behind, config.adapters, keep_prefixes=True))
             servers[path.resolve().name] = SleepableTriton(server), appetite(path)
         return asyncio.run(_serve(config, servers, announce))
 

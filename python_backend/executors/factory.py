@@ -20,6 +20,7 @@ from trierarch.python_backend.executors.draft_model import DraftModel
 from trierarch.python_backend.executors.executor import Executor
 from trierarch.python_backend.executors.head_drafter import HeadDrafter, num_scratch_blocks
 from trierarch.python_backend.executors.loop import StepExecutor
+from trierarch.python_backend.executors.prefix_file import PrefixFile
 from trierarch.python_backend.executors.runner import LeadRunner
 from trierarch.python_backend.executors.sampling.uniforms import Uniforms
 from trierarch.python_backend.kv.manager import KVCacheManager
@@ -36,11 +37,15 @@ if TYPE_CHECKING:
 
 
 def open_executor(
-    engine: Path, allotment: Allotment | None = None, adapter_directories: tuple[Path, ...] = ()
+    engine: Path,
+    allotment: Allotment | None = None,
+    adapter_directories: tuple[Path, ...] = (),
+    prefixes: PrefixFile | None = None,
 ) -> Executor:
     """Check an engine, load it and start its loop. `allotment` None adapts how far drafts are followed.
 
     adapter_directories: where adapters are looked for, after those that the engine brings along.
+    prefixes: where cached prefixes come from, and go to at the end; only compiled engines without a head keep them.
 
     Raises:
         ConfigError: one of `adapter_directories` is not there, or the engine takes no adapters.
@@ -50,7 +55,7 @@ def open_executor(
     manifest = verify(engine)
     if manifest.head is not None:
         raise EngineError(f"{engine.name}: it is a head, which only guesses for the engine it lies in; open that one")
-    return _OPENERS[manifest.target](engine, manifest, allotment, adapter_directories)
+    return _OPENERS[manifest.target](engine, manifest, allotment, adapter_directories, prefixes)
 
 
 def open_runner(
@@ -88,7 +93,11 @@ def _takes_cuda(manifest: EngineManifest) -> bool:
 
 
 def _open_torch(
-    engine: Path, manifest: EngineManifest, allotment: Allotment | None, adapter_directories: tuple[Path, ...]
+    engine: Path,
+    manifest: EngineManifest,
+    allotment: Allotment | None,
+    adapter_directories: tuple[Path, ...],
+    prefixes: PrefixFile | None,
 ) -> StepExecutor:
     directories = open_directories(engine, manifest, adapter_directories)  # before the weights: it fails at once
     uniforms = Uniforms()
@@ -113,12 +122,31 @@ def _open_torch(
     registry = None if directories is None or pool is None else AdapterRegistry(directories, pool)
     scheduler = Scheduler(config, kv, manifest.tokens.eos, adapters=pool)
     speculator = Speculator(manifest.speculation, vocab_size, _text_drafters(manifest.speculation), models, allotment)
-    return StepExecutor(scheduler, runner, vocab_size, speculator, registry)
+    # A head keeps keys and values of its own in the target's blocks.
+    has_head = draft is not None and draft.head is not None
+    at_end = _keep(prefixes, kv, runner) if prefixes is not None and not has_head else lambda: None
+    return StepExecutor(scheduler, runner, vocab_size, speculator, registry, at_end)
+
+
+def _keep(prefixes: PrefixFile, kv: KVCacheManager, runner: LeadRunner) -> Callable[[], object]:
+    """Restore what was saved; what saves it again."""
+    from trierarch.python_backend.executors.cpu.runner import CpuRunner
+
+    if not isinstance(runner, CpuRunner):
+        return lambda: None
+    arrays = runner.kv_arrays.arrays
+    prefixes.restore(kv, arrays)
+    return lambda: prefixes.save(kv, arrays)
 
 
 def _open_tensorrt_llm(
-    engine: Path, manifest: EngineManifest, _: Allotment | None, adapter_directories: tuple[Path, ...]
+    engine: Path,
+    manifest: EngineManifest,
+    _: Allotment | None,
+    adapter_directories: tuple[Path, ...],
+    prefixes: PrefixFile | None,
 ) -> Executor:
+    """It keeps its own prefix cache, which nobody can save."""
     directories = open_directories(engine, manifest, adapter_directories)
     from trierarch.python_backend.executors.tensorrt_llm.opening import open_tensorrt_llm
 
@@ -205,5 +233,5 @@ def open_head(
     return drafter
 
 
-_Opener = Callable[[Path, EngineManifest, Allotment | None, tuple[Path, ...]], Executor]
+_Opener = Callable[[Path, EngineManifest, Allotment | None, tuple[Path, ...], PrefixFile | None], Executor]
 _OPENERS: dict[Target, _Opener] = {Target.TORCH: _open_torch, Target.TENSORRT_LLM: _open_tensorrt_llm}

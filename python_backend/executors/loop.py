@@ -42,8 +42,13 @@ class StepExecutor:
         vocab_size: int,
         speculator: Speculator | None = None,
         registry: AdapterRegistry | None = None,
+        at_end: Callable[[], object] = lambda: None,
     ) -> None:
-        """`speculator` None verifies the requests' own drafts and no others. `registry`: of the scheduler's adapters."""
+        """`speculator` None verifies the requests' own drafts and no others. `registry`: of the scheduler's adapters.
+
+        at_end: called once, when the last step has run and before the runner closes.
+        """
+        self._at_end = at_end
         self._registry = registry
         self._scheduler = scheduler
         self._speculator = speculator or Speculator(None, vocab_size)
@@ -131,6 +136,8 @@ class StepExecutor:
             self._is_closing = True
             self._changed.notify_all()
         self._thread.join()
+        at_end, self._at_end = self._at_end, lambda: None
+        at_end()
         if self._loader is not None:
             self._loader.close()
         self._speculator.close()

@@ -13,6 +13,7 @@ The token axis of a sequence, block_size 4, with a step of 3 tokens and room for
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collections.abc import Sequence as Ordered
 
 from trierarch.python_backend.kv.block_pool import BlockPool
 from trierarch.python_backend.kv.integrity import check_blocks
@@ -135,6 +136,25 @@ class KVCacheManager:
         """Take all blocks back, as when it ends or is preempted; it has computed nothing then."""
         self._release_from(sequence, 0)
         sequence.num_computed_tokens = 0
+
+    def cached_blocks(self) -> list[tuple[bytes, int]]:
+        """(key, block id) of what the cache finds and no sequence holds, the next to be evicted first."""
+        blocks = (self.pool.blocks[block_id] for block_id in self.pool.eviction_order())
+        return [(block.key, block.block_id) for block in blocks if block.key is not None]
+
+    def restore(self, keys: Ordered[bytes]) -> list[int]:
+        """Ids of free blocks that are found under `keys` from now on, the first to be evicted first.
+
+        The caller fills them before anything is scheduled. There must be as many free blocks; without a cache there are none.
+        """
+        if self.cache is None:
+            return []
+        blocks = [self.pool.take() for _ in keys]
+        for key, block in zip(keys, blocks, strict=True):
+            assert block.key is None, "only a new pool is restored"
+            self.cache.insert(key, block)
+            self.pool.release(block)
+        return [block.block_id for block in blocks]
 
     def check_integrity(self, sequences: Iterable[Sequence]) -> None:
         """Raise IntegrityError unless blocks, cache and all `sequences` that hold blocks agree."""

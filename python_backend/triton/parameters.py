@@ -43,6 +43,10 @@ class Parameters(Frozen):
     adapter_upload_directory: Path | None = None
     """Where they are kept, relative to the repository; None keeps them for as long as the model is loaded."""
     max_uploaded_adapters: int = Field(default=1000, ge=0)
+    prefix_cache_directory: Path | None = None
+    """Where cached prefixes are kept while the model is not loaded, relative to the repository; None forgets them."""
+    prefix_cache_bytes: int = Field(default=128 << 20, ge=0)
+    """Of keys and values that are kept there: those of the most recently used prefixes."""
     adapter: str = ""
     """The adapter that a model of role `adapter` serves; empty is the one of the model's own name."""
 

@@ -14,7 +14,7 @@ import pytest
 import tritonclient.grpc
 
 from support.eventually import eventually
-from support.metrics import wait_for_active
+from support.metrics import kv_blocks, wait_for_active
 from support.serve_process import FREE_PORTS, TRIERARCH, ServeProcess, serve
 from trierarch.benchmarks.ordeal import Judge
 from trierarch.benchmarks.ordeal_session import Fate, Ordeal, endure
@@ -66,6 +66,18 @@ def test_it_sleeps_and_wakes_behind_both_doors(demo_engine: Path) -> None:
         assert server.wait() == 0
     assert "of always on" in server.said
     assert "3 wakes" in server.said
+
+
+def test_prefixes_that_were_hot_are_warm_after_a_wake_and_the_answer_is_the_same(demo_engine: Path) -> None:
+    prompt = replace(SHORT, text="You are a careful assistant. " * 30 + SHORT.text)
+    with serve(demo_engine, *SLEEPY, "--log-level", "info") as server:
+        answer = server.client.complete(prompt)
+        wait_until_asleep(server)
+        with server.client.stream(prompt) as chunks:
+            assert join(chunks) == answer
+            assert kv_blocks(server.endpoints["metrics"], "reused") >= 150 // 16
+        log = Path(server.endpoints["log"]).read_text()
+        assert "restored" in log
 
 
 def test_a_stub_killed_under_load_breaks_who_was_midway_and_nobody_else(demo_engine: Path) -> None:

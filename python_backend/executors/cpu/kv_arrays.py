@@ -48,3 +48,8 @@ class KvArrays:
             self.scales = np.zeros(shape[:-1], dtype=np.float32) if kv_cache.dtype is KvType.INT8 else None
         except (MemoryError, ValueError) as error:  # the latter where it is beyond any memory
             raise no_room_for_kv("cpu", shape) from error
+
+    @property
+    def arrays(self) -> tuple[npt.NDArray[Any], ...]:
+        """All that a block's content stands in; the third axis is the block's number."""
+        return (self.array,) if self.scales is None else (self.array, self.scales)

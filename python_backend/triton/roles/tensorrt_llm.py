@@ -10,6 +10,7 @@ from typing import Any
 
 from trierarch.builder.manifest import EngineManifest
 from trierarch.python_backend.executors.factory import open_directories, open_executor
+from trierarch.python_backend.executors.prefix_file import PrefixFile
 from trierarch.python_backend.text.chat_template import ChatTemplate
 from trierarch.python_backend.text.generator import TextGenerator
 from trierarch.python_backend.text.tokenizer import Tokenizer
@@ -52,7 +53,7 @@ class TensorrtLlm:
         self._uploads = _open_uploads(context, manifest, directories)
         if self._uploads is not None:
             directories += (self._uploads.directory,)
-        self._executor = open_executor(context.engine, adapter_directories=directories)
+        self._executor = open_executor(context.engine, adapter_directories=directories, prefixes=_prefixes(context))
         self._generator = TextGenerator(self._executor, tokenizer, template, manifest)
         self._parser = RequestParser(
             vocab_size=manifest.architecture.vocab_size,
@@ -123,6 +124,14 @@ class TensorrtLlm:
         answer = Answer(incoming.client_id, rows, incoming.channel, self._generator, self._metrics, self._open.discard)
         self._open.add(answer)
         answer.start()
+
+
+def _prefixes(context: ModelContext) -> PrefixFile | None:
+    """Where cached prefixes are kept, if anywhere."""
+    directory = context.parameters.prefix_cache_directory
+    if directory is None:
+        return None
+    return PrefixFile(context.in_repository(directory), context.engine, context.parameters.prefix_cache_bytes)
 
 
 def _open_uploads(
