@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from trierarch.orchestrator.sleep.house import ENGINE_HEADER
 from trierarch.orchestrator.sleep.http_exchange import Headers
+from trierarch.orchestrator.sleep.kept_bytes import MAX_REQUEST_BYTES, KeptBytes
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-
-MAX_BODY_BYTES: Final = 64 << 20
-"""Of a request, as in Triton itself: it is kept here for as long as it may have to be sent again."""
 
 
 class TooLarge(Exception):
@@ -59,28 +57,37 @@ class Answer:
         return cls(status, [(b"content-type", b"application/json"), *headers], json.dumps({"error": message}).encode())
 
 
-async def read(scope: Scope, receive: Receive) -> Call:
-    """The whole request.
+async def read(scope: Scope, receive: Receive, kept: KeptBytes) -> Call:
+    """The whole request, its body taken of `kept`.
 
     Raises:
-        HungUp, TooLarge: as their names say.
+        HungUp, TooLarge, TooManyBytes: as their names say.
     """
-    pieces: list[bytes] = []
-    num_bytes = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise HungUp
-        piece = message.get("body", b"")
-        num_bytes += len(piece)
-        if num_bytes > MAX_BODY_BYTES:
-            raise TooLarge(f"the body has more than {MAX_BODY_BYTES} bytes")
-        pieces.append(piece)
-        if not message.get("more_body", False):
-            break
+    body = await _body(receive, kept)
     query = scope["query_string"]
     target = scope["raw_path"] + (b"?" + query if query else b"")
-    return Call(scope["method"], scope["path"], target, list(scope["headers"]), b"".join(pieces))
+    return Call(scope["method"], scope["path"], target, list(scope["headers"]), body)
+
+
+async def _body(receive: Receive, kept: KeptBytes) -> bytes:
+    pieces: list[bytes] = []
+    num_bytes = 0
+    try:
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise HungUp
+            piece = message.get("body", b"")
+            kept.take(len(piece))
+            num_bytes += len(piece)
+            if num_bytes > MAX_REQUEST_BYTES:
+                raise TooLarge(f"the body has more than {MAX_REQUEST_BYTES} bytes")
+            pieces.append(piece)
+            if not message.get("more_body", False):
+                return b"".join(pieces)
+    except BaseException:
+        kept.give_back(num_bytes)
+        raise
 
 
 async def wait_for_hang_up(receive: Receive) -> None:

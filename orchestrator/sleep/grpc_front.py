@@ -16,7 +16,8 @@ import grpc.aio
 from trierarch.orchestrator.gateway.upstream import Endpoints, Unavailable
 from trierarch.orchestrator.sleep.client_messages import ClientMessages
 from trierarch.orchestrator.sleep.health_messages import FALSE, NOT_SERVING, SERVING, TRUE, model_asked_for
-from trierarch.orchestrator.sleep.house import ENGINE_HEADER, House, Resident, UnknownEngine
+from trierarch.orchestrator.sleep.house import ENGINE_HEADER, FORGETFUL, House, Resident, UnknownEngine
+from trierarch.orchestrator.sleep.kept_bytes import TooManyBytes
 from trierarch.orchestrator.sleep.known_answers import KnownAnswers
 from trierarch.orchestrator.sleep.unanswered import Unanswered, ask
 
@@ -28,6 +29,7 @@ HEALTH: Final = {SERVICE + name: name for name in ("ServerLive", "ServerReady", 
 UNCHANGING: Final = frozenset(
     SERVICE + name for name in ("ServerMetadata", "ModelMetadata", "ModelConfig", "RepositoryIndex")
 )
+FORGOTTEN: Final = frozenset({SERVICE + "SystemSharedMemoryRegister", SERVICE + "CudaSharedMemoryRegister"})
 OPTIONS: Final = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
 """Triton decides what is too large."""
 BROKEN_OFF: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN})
@@ -85,18 +87,18 @@ class GrpcFront(grpc.GenericRpcHandler):  # type: ignore[misc]  # no type inform
             if answer is not None:
                 await context.write(answer)
                 return
-        passing = Passing(method, metadata, context, self._channel)
-        pump = asyncio.ensure_future(passing.messages.pump(_behind(first, messages)))
-        pump.add_done_callback(lambda done: None if done.cancelled() else done.exception())
+        if method in FORGOTTEN:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, FORGETFUL)
+        passing = Passing(method, metadata, context, self._channel, ClientMessages(self._house.kept))
         try:
-            await ask(resident.sleeper, resident.figures, lambda endpoints: passing.pass_on(resident, endpoints))
+            await passing.run(_behind(first, messages), resident)
         except Unavailable as error:
             context.set_trailing_metadata(((RETRY_AFTER, str(max(1, round(error.retry_after)))),))
             await context.abort(grpc.StatusCode.UNAVAILABLE, error.reason)
         except Unanswered as error:
             await context.abort(grpc.StatusCode.UNAVAILABLE, f"the server broke off before it answered: {error}")
-        finally:
-            pump.cancel()
+        except TooManyBytes as error:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
         if is_unchanging and passing.last is not None:
             self._known.put(key, passing.last, len(passing.last))
 
@@ -128,25 +130,50 @@ class Passing:
         metadata: Metadata,
         context: Context,
         channel: Callable[[Resident, Endpoints], grpc.aio.Channel],
+        messages: ClientMessages,
     ) -> None:
-        """Nothing is sent before `pass_on`."""
+        """Nothing is sent before `run`."""
         self._method, self._metadata, self._context, self._channel = method, metadata, context, channel
-        self.messages = ClientMessages()
+        self._messages = messages
         self._has_begun = False
         self.last: bytes | None = None
         """The last message that was passed back."""
 
-    async def pass_on(self, resident: Resident, endpoints: Endpoints) -> None:
+    async def run(self, messages: AsyncIterator[bytes], resident: Resident) -> None:
+        """Pass the client's messages on, and back what the server answers.
+
+        Raises:
+            Unavailable, Unanswered: as `ask` does.
+            TooManyBytes: the messages are too many to be kept.
+        """
+        pump = asyncio.ensure_future(self._messages.pump(messages))
+        work = asyncio.ensure_future(self._work(resident))
+        try:
+            await asyncio.wait({pump, work}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                pump.result()
+            await work
+        finally:
+            for task in (pump, work):
+                task.cancel()
+            await asyncio.gather(pump, work, return_exceptions=True)
+            self._messages.close()
+
+    async def _work(self, resident: Resident) -> None:
+        await self._messages.begin()  # a stream that says nothing wakes nobody
+        await ask(resident.sleeper, resident.figures, lambda endpoints: self._pass_on(resident, endpoints))
+
+    async def _pass_on(self, resident: Resident, endpoints: Endpoints) -> None:
         """Ask the server at `endpoints`, and end the client's call as the server ends ours.
 
         Raises:
             Unanswered: it broke off, and nothing was passed back.
         """
-        if not self.messages.can_be_read_again:
+        if not self._messages.can_be_read_again:
             raise Unanswered("the stream is too long to be sent again")
         channel = self._channel(resident, endpoints)
         call = channel.stream_stream(self._method)(
-            self.messages.read(), metadata=self._metadata, timeout=self._context.time_remaining()
+            self._messages.read(), metadata=self._metadata, timeout=self._context.time_remaining()
         )
         try:
             async for message in call:
@@ -165,7 +192,7 @@ class Passing:
         if is_dead:
             raise Unanswered("it died")
         self._has_begun = True
-        self.messages.answered()
+        self._messages.answered()
         await self._context.send_initial_metadata(_passing(await call.initial_metadata()))
 
     async def _end(self, call: Call, has_broken_off: bool) -> None:

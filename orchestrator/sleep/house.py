@@ -7,10 +7,17 @@ from dataclasses import dataclass
 from typing import Final
 
 from trierarch.orchestrator.sleep.figures import Figures
+from trierarch.orchestrator.sleep.kept_bytes import KeptBytes
 from trierarch.orchestrator.sleep.sleeper import Sleeper
 
 ENGINE_HEADER: Final = "x-trierarch-engine"
 """HTTP header and gRPC metadata that name the engine that is meant; without it, the first one is."""
+
+
+FORGETFUL: Final = (
+    "shared memory is not registered with a server that sleeps: it would be forgotten; send the tensors in the request, "
+    "or serve without --idle-timeout"
+)
 
 
 class UnknownEngine(Exception):
@@ -39,6 +46,7 @@ class House:
     def __init__(self, residents: list[Resident]) -> None:
         """The first one is meant by whoever names none."""
         self.residents = {resident.name: resident for resident in residents}
+        self.kept = KeptBytes()
         self._first = residents[0]
 
     def find(self, name: str | None) -> Resident:

@@ -4,6 +4,7 @@
 | --- | --- |
 | health of the server and of a model | answered here, always: whether a request would be answered |
 | metadata, configuration, index of models | answered here from the second time on; they do not change |
+| registering shared memory | refused: Triton would have forgotten it after the next sleep |
 | everything else | wakes Triton |
 """
 
@@ -12,8 +13,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections.abc import Coroutine
 from contextlib import aclosing
-from typing import Final
+from typing import Any, Final
 
 from trierarch.orchestrator.gateway.upstream import Endpoints, Unavailable
 from trierarch.orchestrator.sleep.asgi import (
@@ -28,14 +30,16 @@ from trierarch.orchestrator.sleep.asgi import (
     respond,
     wait_for_hang_up,
 )
-from trierarch.orchestrator.sleep.house import House, Resident, UnknownEngine
+from trierarch.orchestrator.sleep.house import FORGETFUL, House, Resident, UnknownEngine
 from trierarch.orchestrator.sleep.http_exchange import HOP_BY_HOP, BrokenOff, Head, exchange
+from trierarch.orchestrator.sleep.kept_bytes import TooManyBytes
 from trierarch.orchestrator.sleep.known_answers import KnownAnswers
 from trierarch.orchestrator.sleep.unanswered import Unanswered, ask
 
 HEALTH: Final = re.compile(r"/v2/health/(live|ready)")
 MODEL_HEALTH: Final = re.compile(r"/v2/models/(?P<model>[^/]+)(/versions/(?P<version>[^/]+))?/ready")
 UNCHANGING: Final = re.compile(r"/v2|/v2/models/(?!stats$)[^/]+(/versions/[^/]+)?(/config)?|/v2/repository/index")
+FORGOTTEN: Final = re.compile(r"/v2/\w+sharedmemory/region/[^/]+/register")
 EVENTS: Final = b"text/event-stream"
 
 
@@ -54,14 +58,24 @@ class HttpFront:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. One whose answer is cut leaves by an exception, at which the connection ends."""
         assert scope["type"] == "http"
+        kept = self._house.kept
         try:
-            call = await read(scope, receive)
+            call = await read(scope, receive, kept)
         except HungUp:
             return
         except TooLarge as error:
             await respond(send, Answer.error(413, str(error), (b"connection", b"close")))
             return
-        work = asyncio.ensure_future(self._answer(call, send))
+        except TooManyBytes as error:
+            await respond(send, Answer.error(503, str(error), (b"connection", b"close"), (b"retry-after", b"1")))
+            return
+        try:
+            await self._until_hang_up(self._answer(call, send), receive)
+        finally:
+            kept.give_back(len(call.body))
+
+    async def _until_hang_up(self, answering: Coroutine[Any, Any, None], receive: Receive) -> None:
+        work = asyncio.ensure_future(answering)
         hang_up = asyncio.ensure_future(wait_for_hang_up(receive))
         try:
             await asyncio.wait({work, hang_up}, return_when=asyncio.FIRST_COMPLETED)
@@ -80,6 +94,9 @@ class HttpFront:
             resident = self._house.find(call.engine)
         except UnknownEngine as error:
             await respond(send, Answer.error(404, str(error)))
+            return
+        if FORGOTTEN.fullmatch(call.path):
+            await respond(send, Answer.error(400, FORGETFUL))
             return
         is_unchanging = UNCHANGING.fullmatch(call.path) is not None
         key = (resident.name, call.method, call.target, call.body)

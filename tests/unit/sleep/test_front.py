@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 
 import httpx
 import pytest
@@ -13,7 +12,7 @@ from support.stand_in import StandIn
 from trierarch.builder.errors import ResourceError
 from trierarch.orchestrator.metrics import Metrics
 from trierarch.orchestrator.server_config import ServerConfig
-from trierarch.orchestrator.sleep import asgi
+from trierarch.orchestrator.sleep import asgi, kept_bytes
 from trierarch.orchestrator.sleep.front import opened
 from trierarch.orchestrator.sleep.lifecycle import Phase
 from trierarch.orchestrator.sleep.rest import Rest
@@ -320,12 +319,34 @@ def test_several_take_turns_and_are_named_by_a_header() -> None:
 
 
 def test_a_body_too_large_to_be_kept_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asgi, "MAX_BODY_BYTES", 1000)
+    monkeypatch.setattr(asgi, "MAX_REQUEST_BYTES", 1000)
+    monkeypatch.setattr(kept_bytes, "MAX_KEPT_BYTES", 1500)
 
     async def story() -> None:
         async with sleeping(idle_timeout=60) as it:
             refused = await it.client.post("/echo", content=b"x" * 1001)
             assert refused.status_code == 413
-            assert json.loads((await it.client.post("/echo", content=b"x" * 1000)).text)["body"] == "x" * 1000
+            body = b"x" * 1000
+            assert (await it.client.post("/echo", content=body)).json()["body"] == body.decode()
+            asking = asyncio.create_task(it.client.post("/silence", content=body))
+            await it.until(lambda: it.front.house.kept.num_bytes == 1000, "kept")
+            full = await it.client.post("/echo", content=body)
+            assert full.status_code == 503
+            assert int(full.headers["retry-after"]) >= 1
+            asking.cancel()
+            await it.until(lambda: it.front.house.kept.num_bytes == 0, "given back")
+            assert (await it.client.post("/echo", content=body)).status_code == 200
+
+    asyncio.run(story())
+
+
+def test_shared_memory_that_would_be_forgotten_is_refused() -> None:
+    async def story() -> None:
+        async with sleeping() as it:
+            await it.asleep()
+            refused = await it.client.post("/v2/systemsharedmemory/region/mine/register", json={})
+            assert refused.status_code == 400
+            assert "--idle-timeout" in refused.json()["error"]
+            assert it.server.starts == 1
 
     asyncio.run(story())

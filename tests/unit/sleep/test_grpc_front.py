@@ -14,7 +14,8 @@ import pytest
 import tritonclient.grpc.service_pb2 as messages
 
 from support.sleeping import Sleeping, sleeping
-from trierarch.orchestrator.sleep import client_messages
+from trierarch.orchestrator.sleep import client_messages, kept_bytes
+from trierarch.orchestrator.sleep.kept_bytes import KeptBytes
 from trierarch.orchestrator.sleep.lifecycle import Phase
 
 TRITON = "/inference.GRPCInferenceService/"
@@ -198,6 +199,45 @@ def test_what_never_changes_is_asked_once() -> None:
     asyncio.run(story())
 
 
+def test_a_stream_that_says_nothing_wakes_nobody() -> None:
+    async def story() -> None:
+        async with grpc_sleeping() as (it, to):
+            await it.asleep()
+            call = to.stream_stream("/t/Stream")()
+            assert await ask(to, TRITON + "ServerLive") == b"\x08\x01"
+            assert it.phase is Phase.ASLEEP
+            await call.write(json.dumps({"count": 1, "seconds": 0.0}).encode())
+            assert await call.read() == b"0"
+            call.cancel()
+            await it.asleep()
+
+    asyncio.run(story())
+
+
+def test_what_is_too_much_to_keep_is_refused_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept_bytes, "MAX_KEPT_BYTES", 100)
+
+    async def story() -> None:
+        async with grpc_sleeping(idle_timeout=60) as (it, to):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await ask(to, "/t/Echo", b"x" * 101)
+            assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert await ask(to, "/t/Echo", b"x" * 99) == b"x" * 99
+            assert it.front.house.kept.num_bytes == 0
+
+    asyncio.run(story())
+
+
+def test_shared_memory_that_would_be_forgotten_is_refused() -> None:
+    async def story() -> None:
+        async with grpc_sleeping() as (_, to):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await ask(to, TRITON + "SystemSharedMemoryRegister")
+            assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+
+    asyncio.run(story())
+
+
 def test_an_unknown_engine_is_not_found() -> None:
     async def story() -> None:
         async with grpc_sleeping() as (_, to):
@@ -209,14 +249,16 @@ def test_an_unknown_engine_is_not_found() -> None:
 
 
 def test_messages_are_read_again_until_something_was_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_messages, "MAX_KEPT_BYTES", 10)
+    monkeypatch.setattr(client_messages, "MAX_REQUEST_BYTES", 10)
 
     async def source(*parts: bytes) -> AsyncIterator[bytes]:
         for part in parts:
             yield part
 
+    count = KeptBytes()
+
     async def story() -> None:
-        kept = client_messages.ClientMessages()
+        kept = client_messages.ClientMessages(count)
         await kept.pump(source(b"a", b"b"))
         assert [message async for message in kept.read()] == [b"a", b"b"]
         first = kept.read()
@@ -226,10 +268,13 @@ def test_messages_are_read_again_until_something_was_answered(monkeypatch: pytes
         kept.answered()
         assert not kept.can_be_read_again
 
-        long = client_messages.ClientMessages()
+        long = client_messages.ClientMessages(count)
         pump = asyncio.create_task(long.pump(source(*[b"12345"] * 100)))
         assert len([message async for message in long.read()]) == 100
         await pump
         assert not long.can_be_read_again, "too much to keep"
+        for one in (kept, long):
+            one.close()
+        assert count.num_bytes == 0
 
     asyncio.run(story())
