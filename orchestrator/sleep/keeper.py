@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Callable, Mapping
 
 from trierarch.orchestrator.sleep.figures import Figures, Page
@@ -25,8 +26,7 @@ class Keeper:
         budget: int | None = None,
     ) -> None:
         """servers: by name, each with the bytes of memory that it is thought to take; budget: as Room has it."""
-        loop = asyncio.get_running_loop()
-        self._loop = loop
+        self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self.page = Page()
@@ -35,7 +35,7 @@ class Keeper:
         tenants = {name: Tenant(Lifecycle(rest), num_bytes) for name, (_, num_bytes) in servers.items()}
         self._room = Room(tenants, budget)
         for name, (server, _) in servers.items():
-            figures = Figures(tenants[name].lifecycle, loop.time)
+            figures = Figures(tenants[name].lifecycle, time.monotonic)
             self.page.add(name, figures)
             self.figures[name] = figures
             self.sleepers[name] = Sleeper(server, tenants[name], self._decide, figures, say)
@@ -68,11 +68,13 @@ class Keeper:
         await self._changed.wait()
 
     def _decide(self) -> None:
-        now = self._loop.time()
+        now = time.monotonic()
         for name, orders in self._room.decide(now).items():
             self.sleepers[name].obey(orders)
         self._changed.set()
         if self._timer is not None:
             self._timer.cancel()
         moment = self._room.next_change(now)
-        self._timer = None if moment is None or math.isinf(moment) else self._loop.call_at(moment, self._decide)
+        self._timer = None
+        if moment is not None and not math.isinf(moment):
+            self._timer = self._loop.call_later(moment - now, self._decide)

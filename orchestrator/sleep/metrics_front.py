@@ -28,7 +28,7 @@ class MetricsFront:
         await respond(send, Answer(200, headers, b"".join([*pages, self._page()])))
 
     async def _of_triton(self, resident: Resident) -> bytes:
-        endpoints = resident.sleeper.awake_at
+        endpoints = resident.sleeper.awake
         if endpoints is None:
             return b""
         page = bytearray()

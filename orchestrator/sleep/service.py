@@ -91,6 +91,7 @@ async def _serve(
                 status.stop()
                 served = Served(front.endpoints, next(iter(servers.values()))[0].server.log)
                 await asyncio.to_thread(announce, served)
+                say(f"Triton sleeps after {config.rest.idle_timeout:g} s without a request, and wakes for the next one")
                 status.start()
                 await ending.wait(lambda: status.update(front.line))
                 status.stop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ class Sleeper:
         return self.lifecycle.is_ready(_now())
 
     @property
-    def awake_at(self) -> Endpoints | None:
+    def awake(self) -> Endpoints | None:
         """Where the server listens if it is awake. Without a lease it may be gone any moment."""
         return self._endpoints
 
@@ -211,4 +212,4 @@ class Sleeper:
 
 
 def _now() -> float:
-    return asyncio.get_running_loop().time()
+    return time.monotonic()

@@ -97,3 +97,18 @@ def test_what_the_file_says_of_adapters_stays(repository: Path, tmp_path: Path) 
     parameters = read(tmp_path / "completed" / Role.TENSORRT_LLM).parameters
     assert parameters["adapter_directories"].string_value == f"../own:{tmp_path / 'shelf'}"
     assert parameters["adapter_upload_directory"].string_value == "../sent"
+
+
+def test_prefixes_are_kept_where_the_engine_runs_unless_the_file_says_where(repository: Path, tmp_path: Path) -> None:
+    (repository / "second").mkdir()
+    (repository / "second" / CONFIG_NAME).write_text(
+        'backend: "trierarch"'
+        ' parameters { key: "role" value { string_value: "tensorrt_llm" } }'
+        ' parameters { key: "prefix_cache_directory" value { string_value: "../mine" } }'
+    )
+    complete_repository(repository, tmp_path / "completed", prefixes=tmp_path / "kept")
+    name = "prefix_cache_directory"
+    main = read(tmp_path / "completed" / Role.TENSORRT_LLM).parameters
+    assert main[name].string_value == str(tmp_path / "kept" / Role.TENSORRT_LLM)
+    assert read(tmp_path / "completed" / "second").parameters[name].string_value == "../mine"
+    assert name not in read(tmp_path / "completed" / Role.TENSORRT_LLM_BLS).parameters

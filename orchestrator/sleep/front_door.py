@@ -1,0 +1,42 @@
+"""FrontDoor: the front as the upstream of a gateway, whatever thread and event loop that runs in."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+from trierarch.orchestrator.gateway.upstream import Endpoints, Unavailable
+from trierarch.orchestrator.server_config import Endpoints as Urls
+from trierarch.orchestrator.sleep.house import Resident
+
+
+class FrontDoor:
+    """Implements Upstream. Requests go through the front's own doors, which hold them and ask again what died unanswered."""
+
+    def __init__(self, resident: Resident, urls: Urls) -> None:
+        """urls: of the front, where `resident` is meant by whoever names nobody."""
+        self._resident = resident
+        self._endpoints = Endpoints(
+            grpc=urls.grpc, http=urlsplit(urls.http).netloc, metrics=urlsplit(urls.metrics).netloc
+        )
+
+    @asynccontextmanager
+    async def lease(self) -> AsyncIterator[Endpoints]:
+        """See Upstream. The doors keep the server awake for as long as they answer, so nothing is to be kept here."""
+        lifecycle = self._resident.sleeper.lifecycle
+        now = time.monotonic()
+        if not lifecycle.is_ready(now):
+            raise Unavailable("the server is down", lifecycle.seconds_to_wake(now))
+        yield self._endpoints
+
+    @property
+    def is_ready(self) -> bool:
+        """See Upstream."""
+        return self._resident.sleeper.lifecycle.is_ready(time.monotonic())
+
+    @property
+    def awake(self) -> Endpoints | None:
+        """The front's doors if the server is up now: to look at it without keeping or waking it."""
+        return None if self._resident.sleeper.awake is None else self._endpoints

@@ -1,0 +1,54 @@
+"""A gateway with an event loop of its own, before a server that sleeps."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+
+import pytest
+
+from support.sleeping import Sleeping, sleeping
+from trierarch.orchestrator.gateway.upstream import Unavailable, Upstream
+from trierarch.orchestrator.sleep.front_door import FrontDoor
+from trierarch.orchestrator.sleep.http_exchange import exchange
+
+
+async def _ask(door: Upstream) -> bytes:
+    async with (
+        door.lease() as endpoints,
+        aclosing(exchange(endpoints.http, "GET", b"/hello", [(b"host", b"x")], b"")) as parts,
+    ):
+        return b"".join([part async for part in parts if isinstance(part, bytes)])
+
+
+def test_a_gateway_in_another_thread_wakes_the_server_by_asking() -> None:
+    async def story() -> None:
+        async with sleeping(idle_timeout=0.2) as it:
+            door = _door(it)
+            await it.asleep()
+            assert door.is_ready
+            assert door.awake is None
+
+            assert await asyncio.to_thread(asyncio.run, _ask(door)) == b"/hello"
+
+            assert it.server.starts == 2
+            await it.front.close(1.0)
+            assert not door.is_ready
+            with pytest.raises(Unavailable):
+                await asyncio.to_thread(asyncio.run, _ask(door))
+
+    asyncio.run(story())
+
+
+def test_what_is_awake_may_be_looked_at() -> None:
+    async def story() -> None:
+        async with sleeping(idle_timeout=60) as it:
+            awake = _door(it).awake
+            assert awake is not None
+            assert f"http://{awake.metrics}/metrics" == it.front.endpoints.metrics
+
+    asyncio.run(story())
+
+
+def _door(it: Sleeping) -> FrontDoor:
+    return FrontDoor(it.front.house.find(None), it.front.endpoints)
