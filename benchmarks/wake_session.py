@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,6 +18,8 @@ WAKE_GOAL: Final = Goal(Of.VALUE, 3)
 HELD_GOAL: Final = Goal(Of.VALUE, 1.3)
 IDLE_GOAL: Final = Goal(Of.VALUE, 120)
 QUESTION: Final = "The capital of France is"
+SYSTEM_PROMPT: Final = "You are assistant {number}. " + "Answer shortly, truly and in plain words. " * 60
+"""Some 500 tokens."""
 PERCENT_HELD: Final = 99
 
 
@@ -58,10 +60,12 @@ class WakeSession:
             )
             for number in range(self.plan.num_wakes)
         ]
+        prefixes = [figure async for figure in self._prefixes()]
         await self.server.asleep()
         idle_at_end = Measurement.of([self.server.resident_bytes() / 1e6])
         return [
             *self._taken(alone, held),
+            *prefixes,
             (Figure(name="idle_rss", unit="MB", better=Better.LOWER, goal=IDLE_GOAL), idle),
             (Figure(name="idle_rss_at_end", unit="MB", better=Better.LOWER, goal=IDLE_GOAL), idle_at_end),
         ]
@@ -83,13 +87,29 @@ class WakeSession:
         ratio = Measurement((Sample(slow / median, is_disturbed),))
         yield Figure(name=f"held_p{PERCENT_HELD}_of_median_wake", unit="×", better=Better.LOWER, goal=HELD_GOAL), ratio
 
-    async def _wake(self, num_requests: int, what: str) -> list[Sample]:
+    async def _prefixes(self) -> AsyncIterator[tuple[Figure, Measurement]]:
+        """First tokens behind a long system prompt: one that was asked for before the sleep, and others that were not."""
+        hot = SYSTEM_PROMPT.format(number=0)
+        await self.server.ask(hot, self.plan.num_tokens)
+        for name, prompts in (
+            ("hot", [hot] * self.plan.num_wakes),
+            ("cold", [SYSTEM_PROMPT.format(number=number + 1) for number in range(self.plan.num_wakes)]),
+        ):
+            samples = []
+            for prompt in prompts:
+                samples += await self._wake(1, f"a {name} system prompt", prompt)
+            yield (
+                Figure(name=f"wake_first_token_{name}_prompt", unit="s", better=Better.LOWER),
+                Measurement(tuple(samples)),
+            )
+
+    async def _wake(self, num_requests: int, what: str, prompt: str = QUESTION) -> list[Sample]:
         """Seconds to the first token of requests that find Triton asleep, all sent at once; then let it sleep again."""
         await self.server.asleep()
         self.say(what)
         foreign = ForeignShare(lambda: [self.server.process.pid])
         heard = await asyncio.gather(
-            *(self.server.ask(f"{QUESTION} {number}", self.plan.num_tokens) for number in range(num_requests))
+            *(self.server.ask(f"{prompt} {number}", self.plan.num_tokens) for number in range(num_requests))
         )
         share = foreign.share()
         return sorted((Sample(_seconds(one), share) for one in heard), key=lambda sample: sample.value)

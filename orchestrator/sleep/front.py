@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
@@ -125,6 +126,8 @@ class _Server(uvicorn.Server):
 
 @asynccontextmanager
 async def _http(application: Any, bound: socket) -> AsyncIterator[None]:
+    # It warns of every answer that is cut; what fails in our own code we log ourselves.
+    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
     server = _Server(
         uvicorn.Config(
             application,

@@ -2,8 +2,8 @@
 
 | call | while asleep |
 | --- | --- |
-| health of the server and of a model | answered here, always: whether a request would be answered |
-| metadata, configuration, index of models | answered here from the second time on; they do not change |
+| health of the server and of a model, index of models | answered here, always: whether a request would be answered |
+| metadata, configuration | answered here from the second time on; they do not change |
 | registering shared memory | refused: Triton would have forgotten it after the next sleep |
 | everything else | wakes Triton |
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
 from collections.abc import Coroutine
 from contextlib import aclosing
@@ -36,9 +37,12 @@ from trierarch.orchestrator.sleep.kept_bytes import TooManyBytes
 from trierarch.orchestrator.sleep.known_answers import KnownAnswers
 from trierarch.orchestrator.sleep.unanswered import Unanswered, ask
 
+logger = logging.getLogger(__name__)
+
 HEALTH: Final = re.compile(r"/v2/health/(live|ready)")
 MODEL_HEALTH: Final = re.compile(r"/v2/models/(?P<model>[^/]+)(/versions/(?P<version>[^/]+))?/ready")
-UNCHANGING: Final = re.compile(r"/v2|/v2/models/(?!stats$)[^/]+(/versions/[^/]+)?(/config)?|/v2/repository/index")
+INDEX: Final = "/v2/repository/index"
+UNCHANGING: Final = re.compile(r"/v2|/v2/models/(?!stats$)[^/]+(/versions/[^/]+)?(/config)?")
 FORGOTTEN: Final = re.compile(r"/v2/\w+sharedmemory/region/[^/]+/register")
 EVENTS: Final = b"text/event-stream"
 
@@ -88,6 +92,11 @@ class HttpFront:
         except asyncio.CancelledError:
             if not work.cancelled():
                 raise
+        except Cut:
+            raise
+        except Exception:
+            logger.exception("a request failed for a reason of ours")
+            raise
 
     async def _answer(self, call: Call, send: Send) -> None:
         try:
@@ -100,7 +109,7 @@ class HttpFront:
             return
         is_unchanging = UNCHANGING.fullmatch(call.path) is not None
         key = (resident.name, call.method, call.target, call.body)
-        answer = self._health(call, resident) or (self._known.get(key) if is_unchanging else None)
+        answer = self._of_ours(call, resident) or (self._known.get(key) if is_unchanging else None)
         if answer is not None:
             await respond(send, answer)
             return
@@ -115,8 +124,15 @@ class HttpFront:
         if is_unchanging and passing.answer is not None and passing.answer.status == 200:
             self._known.put(key, passing.answer, len(passing.answer.body))
 
-    def _health(self, call: Call, resident: Resident) -> Answer | None:
-        """The answer, if its health is what is asked for."""
+    def _of_ours(self, call: Call, resident: Resident) -> Answer | None:
+        """The answer, if it needs no server: to who asks for health or for the index of models."""
+        if call.path == INDEX:
+            index = [
+                {"name": name, "version": version, "state": "READY"}
+                for name, versions in sorted(resident.models.items())
+                for version in sorted(versions)
+            ]
+            return Answer(200, [(b"content-type", b"application/json")], json.dumps(index).encode())
         if call.method not in ("GET", "HEAD"):
             return None
         if match := HEALTH.fullmatch(call.path):

@@ -170,7 +170,7 @@ class Sleeper:
         self._figures.failed()
         self._figures.ended()
         self.lifecycle.fell(_now(), str(error))
-        if self.lifecycle.wakes:
+        if self.lifecycle.wakes and self.is_ready:
             self._say(f"the server did not wake: {error}")
         self._decide()
 

@@ -80,6 +80,18 @@ def test_prefixes_that_were_hot_are_warm_after_a_wake_and_the_answer_is_the_same
         assert "restored" in log
 
 
+def test_two_engines_take_turns_where_there_is_room_for_one(demo_engine: Path, demo_engine_float32: Path) -> None:
+    body = {"text_input": SHORT.text, "max_tokens": 8, "exclude_input_in_output": True}
+    with serve(demo_engine, str(demo_engine_float32), "--memory-budget", "1MB", "--idle-timeout", "5m") as server:
+        url = f"{server.endpoints['http']}/v2/models/tensorrt_llm/generate"
+        for path in (demo_engine, demo_engine_float32, demo_engine):
+            headers = {"x-trierarch-engine": path.name}
+            answer = httpx.post(url, json=body, headers=headers, timeout=60, trust_env=False).raise_for_status().json()
+            assert "Paris" in answer["text_output"]
+            assert figure(server, "phase", engine=path.name, phase="awake") == 1
+            assert len([member for member in server.family() if member.name() == "tritonserver"]) == 1
+
+
 def test_a_stub_killed_under_load_breaks_who_was_midway_and_nobody_else(demo_engine: Path) -> None:
     with serve(demo_engine, "--idle-timeout", "5m") as server:
         streams = [server.client.stream(LONG) for _ in range(3)]

@@ -146,6 +146,8 @@ def test_health_is_told_and_wakes_nobody() -> None:
                 "/v2/models/other/ready": 400,
             }.items():
                 assert (await it.client.get(path)).status_code == status, path
+            index = await it.client.post("/v2/repository/index", json={"ready": True})
+            assert index.json() == [{"name": "m", "version": "1", "state": "READY"}]
             assert it.phase is Phase.ASLEEP
             assert it.server.starts == 1
 
