@@ -66,23 +66,25 @@ async def opened(
     Raises:
         ResourceError: a port is occupied, or a server does not start.
     """
-    keeper = Keeper(servers, rest, say, budget)
-    try:
-        for name, sleeper in keeper.sleepers.items():
-            await _wake_once(name, sleeper)
-        house = House(
-            [
-                Resident(name, keeper.sleepers[name], keeper.figures[name], server.models)
-                for name, (server, _) in servers.items()
-            ]
-        )
-        async with _listening(config, house, keeper.page) as listening:
-            try:
-                yield Front(house, keeper, listening.endpoints)
-            finally:  # before the doors close: who is cut off is told so
-                await keeper.close(0.0)
-    finally:
-        await keeper.close(0.0)
+    with config.ports.bound(config.host) as sockets:  # before anything starts: an occupied port is told at once
+        keeper = Keeper(servers, rest, say, budget)
+        try:
+            for name, sleeper in keeper.sleepers.items():
+                await _wake_once(name, sleeper)
+            house = House(
+                [
+                    Resident(name, keeper.sleepers[name], keeper.figures[name], server.models)
+                    for name, (server, _) in servers.items()
+                ]
+            )
+            listening = replace(config, ports=config.ports.chosen(sockets))
+            async with _answering(listening, sockets, house, keeper.page):
+                try:
+                    yield Front(house, keeper, listening.endpoints)
+                finally:  # before the doors close: who is cut off is told so
+                    await keeper.close(0.0)
+        finally:
+            await keeper.close(0.0)
 
 
 async def _wake_once(name: str, sleeper: Sleeper) -> None:
@@ -94,26 +96,29 @@ async def _wake_once(name: str, sleeper: Sleeper) -> None:
 
 
 @asynccontextmanager
-async def _listening(config: ServerConfig, house: House, page: Page) -> AsyncIterator[ServerConfig]:
-    """The three doors, open; the configuration with the ports they have."""
-    with config.ports.bound(config.host) as sockets:
-        config = replace(config, ports=config.ports.chosen(sockets))
-        sockets["grpc"].close()  # gRPC takes an address, not a socket
-        grpc_front = GrpcFront(house)
-        grpc_server = grpc.aio.server(options=(*OPTIONS, ("grpc.so_reuseport", 0)))
-        grpc_server.add_generic_rpc_handlers((grpc_front,))
-        host = f"[{config.host}]" if ":" in config.host else config.host
+async def _answering(
+    config: ServerConfig, sockets: Mapping[str, socket], house: House, page: Page
+) -> AsyncIterator[None]:
+    """The three doors, open."""
+    sockets["grpc"].close()  # gRPC takes an address, not a socket
+    grpc_front = GrpcFront(house)
+    grpc_server = grpc.aio.server(options=(*OPTIONS, ("grpc.so_reuseport", 0)))
+    grpc_server.add_generic_rpc_handlers((grpc_front,))
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    try:
         grpc_server.add_insecure_port(f"{host}:{config.ports.grpc}")
-        await grpc_server.start()
-        try:
-            async with (
-                _http(HttpFront(house), sockets["http"]),
-                _http(MetricsFront(house, page.render), sockets["metrics"]),
-            ):
-                yield config
-        finally:
-            await grpc_server.stop(CLOSE_SECONDS)
-            await grpc_front.close()
+    except RuntimeError as error:
+        raise ResourceError(f"port {config.ports.grpc} on {config.host} was taken meanwhile: {error}") from error
+    await grpc_server.start()
+    try:
+        async with (
+            _http(HttpFront(house), sockets["http"]),
+            _http(MetricsFront(house, page.render), sockets["metrics"]),
+        ):
+            yield
+    finally:
+        await grpc_server.stop(CLOSE_SECONDS)
+        await grpc_front.close()
 
 
 class _Server(uvicorn.Server):

@@ -22,6 +22,7 @@ from trierarch.benchmarks.sleeping_server import sleeping_server
 from trierarch.orchestrator.client import StreamBroken
 from trierarch.orchestrator.metrics import Metrics
 from trierarch.orchestrator.prompt import Prompt, join
+from trierarch.orchestrator.triton_server import TritonServer
 
 SHORT = Prompt(text="The capital of France is", max_tokens=8)
 LONG = Prompt(text="1 2 3 4 5 6 7 8 9 10 11 12", max_tokens=1000)
@@ -151,6 +152,15 @@ def test_what_cannot_be_had_together_is_one_line(demo_engine: Path) -> None:
         assert done.returncode == 2, done.stderr
         assert done.stderr.count("\n") == 1
         assert word in done.stderr
+
+
+def test_an_occupied_port_is_told_before_anything_starts(triton: TritonServer, demo_engine: Path) -> None:
+    occupied = str(triton.config.ports.http)
+    command = [TRIERARCH, "serve", str(demo_engine), *FREE_PORTS, "--http-port", occupied, *SLEEPY]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert f"port {occupied}" in done.stderr
 
 
 @pytest.mark.timeout(600)
