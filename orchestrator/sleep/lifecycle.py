@@ -243,7 +243,8 @@ class Lifecycle:
 
     def _is_wanted(self, now: float) -> bool:
         """By a request that waits, or by those that may come while it would not have gone to sleep."""
-        return bool(self._held) or (self.phase is Phase.FAILED and now < self._idle_at)
+        is_missed = self.phase is Phase.FAILED and self._num_falls < PATIENCE and now < self._idle_at
+        return bool(self._held) or is_missed
 
     def _fall(self, now: float, reason: str) -> None:
         delay = BACKOFF_SECONDS[min(self._num_falls, len(BACKOFF_SECONDS) - 1)]

@@ -121,6 +121,22 @@ def test_one_that_died_and_whom_nobody_wants_stays_down() -> None:
     assert lifecycle.phase is Phase.ASLEEP
 
 
+def test_one_that_keeps_dying_while_nobody_asks_is_left_alone() -> None:
+    lifecycle, now, starts = awake(), 0.0, 0
+    for _ in range(100):
+        lifecycle.died(now, "it dies of itself")
+        lifecycle.stopped()
+        now += BACKOFF_SECONDS[-1] if starts >= PATIENCE else BACKOFF_SECONDS[starts]
+        if lifecycle.decide(now).deed is None:
+            break
+        starts += 1
+        lifecycle.woke(now)
+        lifecycle.decide(now)
+
+    assert starts == PATIENCE - 1
+    assert lifecycle.phase in (Phase.FAILED, Phase.ASLEEP)
+
+
 def test_one_that_keeps_dying_is_given_up_for_longer_and_longer() -> None:
     lifecycle = awake()
     lifecycle.arrive(0.0)
