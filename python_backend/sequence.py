@@ -78,6 +78,11 @@ class Sequence:
         """A copy of the tokens drawn so far."""
         return self.token_ids[self.num_prompt_tokens :]
 
+    @property
+    def allowed(self) -> None:
+        """See Context: what a guide allows is of a step, not of the sequence."""
+        return None
+
 
 class Context(Protocol):
     """What a next token is drawn after: a sequence as it stands, or as it would stand with drafts accepted."""
@@ -99,21 +104,27 @@ class Context(Protocol):
     def num_output_tokens(self) -> int: ...
     @property
     def output_token_ids(self) -> list[int]: ...
+    @property
+    def allowed(self) -> bytes | None:
+        """Tokens that its guide lets it draw next: bit t % 8 of byte t // 8, the lowest first. None is all."""
+        ...
 
 
 class Continuation:
     """A sequence as it would stand with `draft_token_ids` accepted. Implements Context; the sequence stays as it is."""
 
-    __slots__ = ("draft_token_ids", "sequence")
+    __slots__ = ("allowed", "draft_token_ids", "sequence")
 
-    def __init__(self, sequence: Sequence, draft_token_ids: tuple[int, ...]) -> None:
+    def __init__(self, sequence: Sequence, draft_token_ids: tuple[int, ...], allowed: bytes | None = None) -> None:
         self.sequence = sequence
         self.draft_token_ids = draft_token_ids
+        self.allowed = allowed
 
     @property
     def token_ids(self) -> list[int]:
-        """Prompt, output and drafts; a list made anew."""
-        return [*self.sequence.token_ids, *self.draft_token_ids]
+        """Prompt, output and drafts; where there are drafts, a list made anew."""
+        known = self.sequence.token_ids
+        return [*known, *self.draft_token_ids] if self.draft_token_ids else known
 
     @property
     def sequence_id(self) -> int:

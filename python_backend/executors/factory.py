@@ -23,6 +23,7 @@ from trierarch.python_backend.executors.loop import StepExecutor
 from trierarch.python_backend.executors.prefix_file import PrefixFile
 from trierarch.python_backend.executors.runner import LeadRunner
 from trierarch.python_backend.executors.sampling.uniforms import Uniforms
+from trierarch.python_backend.guides.guides import Guides
 from trierarch.python_backend.kv.manager import KVCacheManager
 from trierarch.python_backend.scheduling.config import SchedulerConfig
 from trierarch.python_backend.scheduling.scheduler import Scheduler
@@ -120,12 +121,14 @@ def _open_torch(
             AdapterCache(manifest.lora.host_bytes, runner.arrange, arrange_draft), manifest.lora.max_adapters
         )
     registry = None if directories is None or pool is None else AdapterRegistry(directories, pool)
-    scheduler = Scheduler(config, kv, manifest.tokens.eos, adapters=pool)
+    guides = Guides.of(engine, vocab_size, manifest.tokens.eos)
+    verdicts = None if guides is None else guides.compiler
+    scheduler = Scheduler(config, kv, manifest.tokens.eos, adapters=pool, guides=verdicts)
     speculator = Speculator(manifest.speculation, vocab_size, _text_drafters(manifest.speculation), models, allotment)
     # A head keeps keys and values of its own in the target's blocks.
     has_head = draft is not None and draft.head is not None
     at_end = _keep(prefixes, kv, runner) if prefixes is not None and not has_head else lambda: None
-    return StepExecutor(scheduler, runner, vocab_size, speculator, registry, at_end)
+    return StepExecutor(scheduler, runner, vocab_size, speculator, registry, guides, at_end)
 
 
 def _keep(prefixes: PrefixFile, kv: KVCacheManager, runner: LeadRunner) -> Callable[[], object]:

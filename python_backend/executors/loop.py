@@ -23,6 +23,8 @@ from trierarch.python_backend.errors import Cancelled, ExecutorFailed, ServingEr
 from trierarch.python_backend.executors.executor import ExecutorStats, Sink
 from trierarch.python_backend.executors.machine import resident_bytes
 from trierarch.python_backend.executors.runner import Runner
+from trierarch.python_backend.guides.guides import Guides
+from trierarch.python_backend.guides.masking import GuidedStep
 from trierarch.python_backend.request import Request, TokenDelta, check_token_ids
 from trierarch.python_backend.scheduling.admission import NO_ADAPTERS
 from trierarch.python_backend.scheduling.plan import Plan, SequenceOutput, StepOutput
@@ -42,9 +44,10 @@ class StepExecutor:
         vocab_size: int,
         speculator: Speculator | None = None,
         registry: AdapterRegistry | None = None,
+        guides: Guides | None = None,
         at_end: Callable[[], object] = lambda: None,
     ) -> None:
-        """`speculator` None verifies the requests' own drafts and no others. `registry`: of the scheduler's adapters.
+        """`speculator` None verifies the requests' own drafts and no others. `registry`, `guides`: the scheduler's.
 
         at_end: called once, when the last step has run and before the runner closes.
         """
@@ -61,6 +64,9 @@ class StepExecutor:
         self._is_draining = False
         self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="trierarch-executor", daemon=True)
+        self._guides = guides
+        if guides is not None:
+            guides.listen(self._wake)
         self._loader = None if registry is None else AdapterLoader(registry.pool.cache, self._wake)
         self._thread.start()
 
@@ -140,6 +146,8 @@ class StepExecutor:
         at_end()
         if self._loader is not None:
             self._loader.close()
+        if self._guides is not None:
+            self._guides.close()
         self._speculator.close()
         self._runner.close()
 
@@ -163,6 +171,8 @@ class StepExecutor:
         drafts = self._speculator.propose(plan)
         with self._lock:
             plan = self._scheduler.with_drafts(plan, drafts)
+        if self._guides is not None:
+            plan = self._guided(plan, self._guides.masking.masks(plan))
         output, culprits = self._compute(plan)
         culprits |= {sequence_id: drawn.error for sequence_id, drawn in output.outputs.items() if drawn.error}
         with self._lock:
@@ -174,6 +184,13 @@ class StepExecutor:
                 logger.exception("the runner broke its contract")
                 self._scheduler.fail(ExecutorFailed("the step's output was unusable; see the server's log"))
         self._speculator.observe(plan, output, time.perf_counter() - started)
+
+    def _guided(self, plan: Plan, step: GuidedStep) -> Plan:
+        """The plan as guides leave it."""
+        with self._lock:
+            for sequence_id, error in step.refused.items():
+                self._scheduler.fail(error, [sequence_id])
+            return self._scheduler.with_guides(plan, step.masks, step.over)
 
     def _next_plan(self) -> Plan | None:
         """Wait for work and plan a step; None once closing."""
@@ -189,7 +206,7 @@ class StepExecutor:
                 plan = self._scheduler.schedule()
                 if plan.scheduled or plan.finished_sequence_ids or self._scheduler.outbox:
                     return plan
-                if self._scheduler.has_work:  # All that live wait for adapters.
+                if self._scheduler.has_work:  # All that live wait for adapters or guides.
                     self._changed.wait(self._scheduler.seconds_to_deadline())
 
     def _wake(self) -> None:

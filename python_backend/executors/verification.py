@@ -39,10 +39,17 @@ class _Trial:
     logprobs: list[TokenLogprob]
     output: SequenceOutput | None = None
 
+    @property
+    def num_places(self) -> int:
+        """Where a token may be drawn; a guide says nothing of what lies behind its masks."""
+        return len(self.item.masks) or 1 + len(self.item.draft_token_ids)
+
     def context(self, position: int) -> Context:
         """What the token behind `position` drafts is drawn after."""
-        sequence = self.item.sequence
-        return Continuation(sequence, self.item.draft_token_ids[:position]) if position else sequence
+        sequence, masks = self.item.sequence, self.item.masks
+        if not position and not masks:
+            return sequence
+        return Continuation(sequence, self.item.draft_token_ids[:position], masks[position] if masks else None)
 
     def take(self, position: int, drawn: SequenceOutput) -> None:
         """Go one token on, or come to the end."""
@@ -52,8 +59,7 @@ class _Trial:
             return
         self.tokens += drawn.token_ids
         self.logprobs += drawn.logprobs or ()
-        drafts = self.item.draft_token_ids
-        if position == len(drafts) or drawn.token_ids[0] != drafts[position]:
+        if position + 1 == self.num_places or drawn.token_ids[0] != self.item.draft_token_ids[position]:
             self.output = self._drawn()
 
     def _drawn(self) -> SequenceOutput:
@@ -75,11 +81,7 @@ def draw(
         trials.append(_Trial(item, num_rows, [], []))
         num_rows += 1 + len(item.draft_token_ids)
     # Greedy places cost next to nothing, so all of a draft's go at once; the others one by one, as far as they get.
-    places = [
-        (trial, position)
-        for trial in trials
-        for position in range(1 + len(trial.item.draft_token_ids) if _is_greedy(trial) else 1)
-    ]
+    places = [(trial, position) for trial in trials for position in range(trial.num_places if _is_greedy(trial) else 1)]
     while places:
         outputs = sampler.sample(
             take([trial.first_row + position for trial, position in places]),
@@ -101,7 +103,11 @@ def with_harmless_drafts(plan: Plan, outputs: Mapping[int, SequenceOutput]) -> P
     """
     return Plan(
         tuple(
-            replace(item, draft_token_ids=(item.sequence.token_ids[-1],) * len(item.draft_token_ids))
+            replace(
+                item,
+                draft_token_ids=(item.sequence.token_ids[-1],) * len(item.draft_token_ids),
+                masks=item.masks[:1],  # the others are of what was guessed
+            )
             for item in plan.scheduled
             if item.draft_token_ids and outputs[item.sequence.sequence_id].error is not None
         )

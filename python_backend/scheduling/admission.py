@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from trierarch.python_backend.errors import InvalidRequest, UnknownAdapter
+from trierarch.python_backend.guides.admission import check_guide
 from trierarch.python_backend.kv.manager import KVCacheManager
 from trierarch.python_backend.request import Request
 from trierarch.python_backend.scheduling.config import SchedulerConfig
@@ -12,10 +13,22 @@ from trierarch.python_backend.scheduling.queue import MAX_PRIORITY
 
 NO_ADAPTERS: Final = "this engine takes no adapters; leave it out, or rebuild the engine with --max-adapters 1 or more"
 
+NO_GUIDES: Final = "this engine has no tokenizer, and guides are about text; leave it out"
 
-def check_request(request: Request, config: SchedulerConfig, kv: KVCacheManager, takes_adapters: bool = False) -> None:
+
+def check_request(
+    request: Request,
+    config: SchedulerConfig,
+    kv: KVCacheManager,
+    takes_adapters: bool = False,
+    takes_guides: bool = False,
+) -> None:
     """Raise InvalidRequest unless each of the request's sequences can run to its end, alone if need be."""
     check_limits(request, config.max_seq_len, takes_adapters)
+    if request.sampling.guide is not None:
+        if not takes_guides:
+            raise InvalidRequest("guide", request.sampling.guide.kind.value, NO_GUIDES)
+        check_guide(request.sampling.guide)
     num_prompt_tokens, max_tokens = len(request.prompt_token_ids), request.sampling.max_tokens
     # The last token drawn is never computed.
     num_slots = num_prompt_tokens + max_tokens - 1

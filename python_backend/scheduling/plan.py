@@ -26,6 +26,8 @@ class ScheduledSequence:
     """Guessed tokens computed after the known ones and verified in the same step."""
     samples: bool = False
     """Whether the known tokens end here, so that the step draws the next one."""
+    masks: tuple[bytes, ...] = ()
+    """What its guide allows behind the known tokens and behind each draft, as Context.allowed; none where it has none."""
 
     @property
     def num_prompt_tokens(self) -> int:

@@ -16,6 +16,7 @@ from trierarch.python_backend.scheduling.admission import check_request, queue_i
 from trierarch.python_backend.scheduling.batch import RunningBatch
 from trierarch.python_backend.scheduling.config import SchedulerConfig
 from trierarch.python_backend.scheduling.deadlines import Deadlines
+from trierarch.python_backend.scheduling.guide_gate import GuideGate, Verdicts
 from trierarch.python_backend.scheduling.integrity import check_places
 from trierarch.python_backend.scheduling.live_request import LiveRequest
 from trierarch.python_backend.scheduling.plan import Plan, ScheduledSequence, SequenceOutput, StepOutput
@@ -40,8 +41,12 @@ class Scheduler:
         end_ids: tuple[int, ...],
         clock: Callable[[], int] = time.monotonic_ns,
         adapters: AdapterPool | None = None,
+        guides: Verdicts | None = None,
     ) -> None:
-        """`end_ids` end the sequences of requests that name none of their own. `adapters` None takes no adapters."""
+        """`end_ids` end the sequences of requests that name none of their own.
+
+        `adapters` None takes no adapters, `guides` None no guides.
+        """
         self.config = config
         self.adapters = adapters
         self.outbox: list[TokenDelta] = []
@@ -56,6 +61,7 @@ class Scheduler:
         self._waiting = WaitingQueue(config.ageing_seconds)
         self._running = RunningBatch(config, kv, adapters)
         self._gate = None if adapters is None else AdapterGate(adapters, config.adapter_patience_seconds)
+        self._guide_gate = None if guides is None else GuideGate(guides)
         self._next_sequence_id = 0
         self._deadlines = Deadlines()
         self._last_plan = Plan(())
@@ -73,7 +79,7 @@ class Scheduler:
             UnknownAdapter: it has an adapter, and there is no place for any.
             Overloaded: the queue is full. A request counts once, however many sequences it asks for.
         """
-        check_request(request, self.config, self._kv, self.adapters is not None)
+        check_request(request, self.config, self._kv, self.adapters is not None, self._guide_gate is not None)
         if request.request_id in self._live:
             raise InvalidRequest("request_id", request.request_id, "is in use; give each live request its own")
         if self.num_queued_requests >= self.config.max_queue_size and not request.is_continuation:
@@ -85,6 +91,8 @@ class Scheduler:
         self.num_queued_requests += 1
         if self.adapters is not None and request.adapter is not None:
             self.adapters.cache.want(request.adapter)
+        if self._guide_gate is not None:
+            self._guide_gate.want(request)
         self._deadlines.add(request)
 
     def abort(
@@ -127,9 +135,9 @@ class Scheduler:
         catch up with the first; whoever catches up draws a token, which is known from then on. Long prompts computed
         in chunks, cached prefixes, recomputing after preemption, siblings that share a prompt and drafts (tokens
         known on trial) are all no more than other starting points of the same race. Those that run go first, in the
-        order they started; then the most urgent waiting ones start, none overtaking but for the sake of adapters (see
-        AdapterGate). When blocks run out the least urgent running sequence is preempted, so the most urgent one always
-        moves. The plan is empty while all that live wait for adapters to be loaded.
+        order they started; then the most urgent waiting ones start, none overtaking but for the sake of adapters and guides
+        (see AdapterGate and GuideGate). When blocks run out the least urgent running sequence is preempted, so the most urgent one always
+        moves. The plan is empty while all that live wait for adapters to be loaded or guides to be compiled.
         """
         now = self._clock()
         for request in self._deadlines.overdue(self.requests, now):
@@ -137,6 +145,9 @@ class Scheduler:
             self.abort(request.request_id, FinishReason.TIMEOUT, error)
         if self._gate is not None:
             for refused, reason in self._gate.look_ahead(self._waiting):
+                self.abort(refused.request_id, FinishReason.ERROR, reason)
+        if self._guide_gate is not None:
+            for refused, reason in self._guide_gate.refused(self._waiting):
                 self.abort(refused.request_id, FinishReason.ERROR, reason)
         step = Step(self.config.token_budget)
         num_stopped = self._running.num_stopped
@@ -155,6 +166,19 @@ class Scheduler:
             return plan
         scheduled = tuple(self._running.with_draft(item, drafts) for item in plan.scheduled)
         self._last_plan = replace(plan, scheduled=scheduled)
+        return self._last_plan
+
+    def with_guides(self, plan: Plan, masks: Mapping[int, tuple[bytes, ...]], over: Iterable[int]) -> Plan:
+        """`plan` with what guides allow, without those that are still to be told, and without those that are `over`.
+
+        masks: sequence_id -> as ScheduledSequence.masks; drafts beyond them are dropped. over: ids of sequences whose
+        output is complete: they end. To be called before the plan is run, where any of its sequences has a guide.
+        """
+        for item in plan.scheduled:
+            if item.sequence.sequence_id in over and item.sequence.status is SequenceStatus.RUNNING:
+                self._end(self._live[item.sequence.request.request_id], item.sequence, FinishReason.STOP)
+        scheduled = (_guided(item, masks) for item in plan.scheduled)
+        self._last_plan = replace(plan, scheduled=tuple(item for item in scheduled if item is not None))
         return self._last_plan
 
     def update(self, plan: Plan, output: StepOutput) -> None:
@@ -228,7 +252,7 @@ class Scheduler:
     def _schedule_waiting(self, step: Step, now: int) -> None:
         if not step.num_tokens_left or self._running.is_full:
             return
-        waiting = tuple(self._waiting)
+        waiting = tuple(self._waiting) if self._guide_gate is None else self._guide_gate.startable(self._waiting)
         for sequence in waiting if self._gate is None else self._gate.startable(waiting, now):
             prefix = self._match(sequence)
             num_tokens = sequence.num_tokens - len(prefix) * self._kv.block_size
@@ -328,3 +352,11 @@ class Scheduler:
             self.num_queued_requests -= live.is_queued
         elif live.held_back and sequence.index == 0:
             self._release_siblings(live, sequence, self._clock())
+
+
+def _guided(item: ScheduledSequence, masks: Mapping[int, tuple[bytes, ...]]) -> ScheduledSequence | None:
+    """A share of a step with what its guide allows; None where that is not known."""
+    if not item.samples or item.sequence.request.sampling.guide is None:
+        return item
+    its = masks.get(item.sequence.sequence_id)
+    return None if its is None else replace(item, draft_token_ids=item.draft_token_ids[: len(its) - 1], masks=its)

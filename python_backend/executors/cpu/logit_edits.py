@@ -1,4 +1,4 @@
-"""Logit edits on arrays: only the places concerned are touched."""
+"""Logit edits on arrays: only the places concerned are touched, and the rows that a guide holds."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from trierarch.python_backend.executors.sampling.token_history import Floats
 
 def edit_logits(logits: Floats, edits: LogitEdits) -> None:
     """Make `edits` in `logits` (n, vocab)."""
+    if (masks := edits.masks) is not None:
+        allowed = np.unpackbits(masks.bits, axis=1, count=logits.shape[1], bitorder="little")
+        logits[masks.rows] = np.where(allowed, logits[masks.rows], np.float32(-np.inf))
     if (bias := edits.bias) is not None:
         logits[bias.rows, bias.token_ids] += bias.values
     if (penalties := edits.penalties) is not None:

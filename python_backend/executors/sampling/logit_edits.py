@@ -8,12 +8,29 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from trierarch.python_backend.executors.sampling.token_history import Floats, Ids, TokenHistory
 from trierarch.python_backend.request import SamplingParams
 
+Bits = npt.NDArray[np.uint8]
+
 MOST: Final = 1e30
 """Any finite parameter a client may send is cut to this, so that no sum or product makes a NaN."""
+
+
+@dataclass(frozen=True, slots=True)
+class Masks:
+    """Tokens that guides leave; the logits of all others become -inf."""
+
+    rows: Ids  # (m)
+    bits: Bits  # (m, ceil(vocab / 8)): token t is bit t % 8 of byte t // 8, the lowest first
+
+    @classmethod
+    def build(cls, rows: Rows[int], allowed: Rows[bytes]) -> Masks:
+        """allowed: for each of `rows`, as Context.allowed."""
+        bits = np.frombuffer(bytearray().join(allowed), dtype=np.uint8).reshape(len(rows), -1)
+        return cls(np.asarray(rows, dtype=np.int64), bits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +95,7 @@ class Bans:
 class LogitEdits:
     """In the order in which they are made; None where no row asks for any."""
 
+    masks: Masks | None
     bias: Bias | None
     penalties: Penalties | None
     bans: Bans | None

@@ -7,14 +7,21 @@ from collections.abc import Sequence as Rows
 
 import numpy as np
 
-from trierarch.python_backend.executors.sampling.logit_edits import Bans, Bias, LogitEdits, Penalties, bias_arrays
+from trierarch.python_backend.executors.sampling.logit_edits import (
+    Bans,
+    Bias,
+    LogitEdits,
+    Masks,
+    Penalties,
+    bias_arrays,
+)
 from trierarch.python_backend.executors.sampling.token_history import Floats, Ids, TokenHistory
 from trierarch.python_backend.request import SamplingParams
 from trierarch.python_backend.sequence import Context, Continuation
 
 
 class LogitRules:
-    """Bias, penalties and masks, in the order that SamplingParams states.
+    """Masks, bias, penalties and bans, in the order that SamplingParams states.
 
     What is kept for a sequence can always be rebuilt from it, so `forget` may come at any time.
     """
@@ -28,7 +35,8 @@ class LogitRules:
         """Whether any rule may change the next logits of `sequence`."""
         sampling = sequence.request.sampling
         return (
-            bool(sampling.logit_bias)
+            sequence.allowed is not None
+            or bool(sampling.logit_bias)
             or bool(sampling.bad_words)
             or sequence.num_output_tokens < sampling.min_tokens
             or has_penalties(sampling)
@@ -36,10 +44,12 @@ class LogitRules:
 
     def edits(self, sequences: Rows[Context]) -> LogitEdits:
         """What changes in a batch's logits, row i for sequences[i]."""
+        guided = [(row, sequence.allowed) for row, sequence in enumerate(sequences) if sequence.allowed is not None]
         biased = [row for row, sequence in enumerate(sequences) if sequence.request.sampling.logit_bias]
         penalized = [row for row, sequence in enumerate(sequences) if has_penalties(sequence.request.sampling)]
         banned = [(row, token) for row, sequence in enumerate(sequences) for token in self.banned(sequence)]
         return LogitEdits(
+            masks=Masks.build([row for row, _ in guided], [allowed for _, allowed in guided]) if guided else None,
             bias=Bias.build(biased, [self._bias(sequences[row]) for row in biased]) if biased else None,
             penalties=Penalties.build(
                 penalized,
@@ -72,7 +82,7 @@ class LogitRules:
         if history is None:
             history = self._histories[known.sequence_id] = TokenHistory(known)
         history.update(known)
-        if known is not sequence:  # drafts may be taken back, so they are counted in a copy
+        if known.token_ids is not sequence.token_ids:  # drafts may be taken back, so they are counted in a copy
             history = history.copy()
             history.update(sequence)
         return history

@@ -50,8 +50,8 @@ class Sampler(ABC, Generic[A]):
             for row, token in zip(drawn, self._draw(take_rows(logits, drawn), chosen, uniforms), strict=True):
                 tokens[row] = token
         outputs = [
-            _failure(sound) if token is None or not sound else SequenceOutput(token_ids=(token,))
-            for token, sound in zip(tokens, is_sound, strict=True)
+            _failure(sound, sequence) if token is None or not sound else SequenceOutput(token_ids=(token,))
+            for token, sound, sequence in zip(tokens, is_sound, sequences, strict=True)
         ]
         return self._with_logprobs(logits, sequences, outputs)
 
@@ -110,11 +110,11 @@ def take_rows(logits: A, rows: list[int]) -> A:
     return taken
 
 
-def _failure(is_sound: bool) -> SequenceOutput:
+def _failure(is_sound: bool, sequence: Context) -> SequenceOutput:
     error: ServingError
     if is_sound:
         error = InvalidRequest(
-            "logit_bias, bad_words, min_tokens",
+            ("" if sequence.allowed is None else "guide, ") + "logit_bias, bad_words, min_tokens",
             "masking every token",
             "leave at least one token that may be drawn",
         )

@@ -1,4 +1,4 @@
-"""Logit edits on tensors: only the places concerned are touched."""
+"""Logit edits on tensors: only the places concerned are touched, and the rows that a guide holds."""
 
 from __future__ import annotations
 
@@ -7,16 +7,21 @@ import math
 import numpy as np
 import torch
 
-from trierarch.python_backend.executors.sampling.logit_edits import MOST, LogitEdits
+from trierarch.python_backend.executors.sampling.logit_edits import MOST, Bits, LogitEdits
 from trierarch.python_backend.executors.sampling.token_history import Floats, Ids
 
 
 def edit_logits(logits: torch.Tensor, edits: LogitEdits) -> None:
     """Make `edits` in `logits` (n, vocab)."""
 
-    def tensor(array: Ids | Floats) -> torch.Tensor:
+    def tensor(array: Ids | Floats | Bits) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(logits.device)
 
+    if (masks := edits.masks) is not None:
+        rows, bits = tensor(masks.rows), tensor(masks.bits)
+        places = torch.arange(8, dtype=torch.uint8, device=logits.device)
+        allowed = (bits[:, :, None] >> places & 1).flatten(1)[:, : logits.shape[1]].bool()
+        logits[rows] = logits[rows].masked_fill(~allowed, -math.inf)
     if (bias := edits.bias) is not None:
         logits[tensor(bias.rows), tensor(bias.token_ids)] += tensor(bias.values)
     if (penalties := edits.penalties) is not None:
