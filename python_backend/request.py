@@ -9,10 +9,18 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from trierarch.builder.manifest import DrafterKind
 from trierarch.python_backend.adapters.adapter import Adapter
 from trierarch.python_backend.errors import InvalidRequest, ServingError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Logits = NDArray[np.float32]
+    """(vocab): what the model gave for one next token, before anything that SamplingParams asks for."""
 
 
 class FinishReason(StrEnum):
@@ -90,7 +98,9 @@ class SamplingParams:
     guide: Guide | None = None
     """Masked before everything else; its end is where end tokens are allowed."""
     return_context_logits: bool = False
+    """Whether the logits behind each prompt token are told."""
     return_generation_logits: bool = False
+    """Whether the logits that each output token was drawn from are told."""
 
     def __post_init__(self) -> None:
         """Raise InvalidRequest for a value out of range."""
@@ -123,6 +133,11 @@ class SamplingParams:
     def is_greedy(self) -> bool:
         """Whether the most likely token is always taken."""
         return self.temperature == 0.0 or self.top_k == 1
+
+    @property
+    def tells_prompt(self) -> bool:
+        """Whether anything is told of the prompt's tokens, so that all of them must be computed."""
+        return self.prompt_logprobs is not None or self.return_context_logits
 
     def check_vocabulary(self, vocab_size: int) -> None:
         """Raise InvalidRequest for a token id outside [0, vocab_size)."""
@@ -231,6 +246,10 @@ class TokenDelta:
     """One for each of `token_ids`, where asked."""
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
     """With the first delta of index 0, where asked: one for each prompt token, None for the first."""
+    context_logits: tuple[Logits, ...] | None = None
+    """With the first delta of index 0, where asked: those behind each prompt token."""
+    generation_logits: tuple[Logits, ...] | None = None
+    """Where asked: those that each of `token_ids` was drawn from."""
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     error: ServingError | None = None

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from trierarch.python_backend.adapters.active_adapter import ActiveAdapter
 from trierarch.python_backend.request import FinishReason, Request, TokenLogprob
+
+if TYPE_CHECKING:
+    from trierarch.python_backend.request import Logits
 
 
 class SequenceStatus(StrEnum):
@@ -46,7 +49,8 @@ class Sequence:
     blocked_ns: int | None = None
     """While it waits: when its adapter first found no place."""
     prompt_logprobs: list[TokenLogprob | None] = field(default_factory=list)
-    """Filled as the prompt is computed, where asked."""
+    """Filled as the prompt is computed, where asked; so `context_logits`."""
+    context_logits: list[Logits] = field(default_factory=list)
     num_cached_tokens: int = 0
     """Tokens whose KV was there when it first started: in the prefix cache, or in a sibling's blocks."""
     num_new_blocks: int = 0

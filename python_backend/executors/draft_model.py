@@ -196,8 +196,15 @@ class DraftModel:
 
 
 def _drafting(request: Request) -> Request:
-    """The request as the draft model draws for it: nobody reads log-probs of a guess."""
-    return replace(request, sampling=replace(request.sampling, logprobs=None, prompt_logprobs=None))
+    """The request as the draft model draws for it: nobody reads log-probs or logits of a guess."""
+    untold = replace(
+        request.sampling,
+        logprobs=None,
+        prompt_logprobs=None,
+        return_context_logits=False,
+        return_generation_logits=False,
+    )
+    return replace(request, sampling=untold)
 
 
 def _last_token(follower: _Follower) -> ScheduledSequence:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final, Generic, TypeVar
 
 from trierarch.python_backend.adapters.active_adapter import ActiveAdapter
 from trierarch.python_backend.executors.following import Following, StepRows
 from trierarch.python_backend.executors.sampling.sampler import Sampler, take_rows
+from trierarch.python_backend.executors.sampling.token_history import Floats
 from trierarch.python_backend.executors.verification import draw, with_harmless_drafts
 from trierarch.python_backend.request import TokenLogprob
 from trierarch.python_backend.scheduling.plan import Plan, ScheduledSequence, SequenceOutput, StepOutput
@@ -20,7 +21,7 @@ Adapters = Sequence[ActiveAdapter | None]
 """Of rows; None is the base model."""
 
 _PROMPT_LOGITS_ROWS: Final = 64
-"""Prompt log-probs are worked out this many tokens at a time: logits of a whole prompt would fill memory."""
+"""Of a prompt whose log-probs or logits are asked for, so many tokens are worked out at a time."""
 
 
 class Drawing(Generic[A]):
@@ -34,7 +35,7 @@ class Drawing(Generic[A]):
         """Who is shown every step once its tokens are drawn."""
 
     def run(self, plan: Plan, compute: Callable[[Plan], StepRows[A]]) -> StepOutput:
-        """What every sequence of the plan draws, drafts verified, and its prompt's log-probs where asked."""
+        """What every sequence of the plan draws, drafts verified, with log-probs and logits where asked."""
         outputs = self._outputs(compute(plan))
         again = with_harmless_drafts(plan, outputs)
         return StepOutput(outputs | self._outputs(compute(again)) if again.scheduled else outputs)
@@ -43,9 +44,9 @@ class Drawing(Generic[A]):
         outputs = {item.sequence.sequence_id: SequenceOutput() for item in step.items}
         outputs |= self._sample(step)
         for item, first_row in zip(step.items, step.first_rows, strict=True):
-            if logprobs := tuple(self._prompt_logprobs(item, step.hidden[first_row:])):
+            if _is_told(item):
                 sequence_id = item.sequence.sequence_id
-                outputs[sequence_id] = replace(outputs[sequence_id], prompt_logprobs=logprobs)
+                outputs[sequence_id] = self._told(outputs[sequence_id], item, step.hidden[first_row:])
         if self.following is not None:
             self.following.follow(step, outputs)
         return outputs
@@ -64,16 +65,43 @@ class Drawing(Generic[A]):
         if not items:
             return {}
         logits = self._logits(step.hidden[rows], adapters)
-        return draw(items, lambda chosen: take_rows(logits, chosen), self._sampler)
+        outputs = draw(items, lambda chosen: take_rows(logits, chosen), self._sampler)
+        return outputs | self._with_logits(outputs, items, logits)
 
-    def _prompt_logprobs(self, item: ScheduledSequence, hidden: A) -> Iterator[TokenLogprob]:
-        """Where asked, for prompt tokens start + 1 and on. hidden: (>= num_tokens, hidden), from the item's first."""
-        sequence = item.sequence
-        num_top = sequence.request.sampling.prompt_logprobs
-        if num_top is None or sequence.index > 0 or sequence.num_output_tokens > 0:
-            return
+    def _with_logits(
+        self, outputs: dict[int, SequenceOutput], items: Sequence[ScheduledSequence], logits: A
+    ) -> dict[int, SequenceOutput]:
+        """Those of `outputs` that are to have the logits that their tokens were drawn from, with these."""
+        told: dict[int, SequenceOutput] = {}
+        first_row = 0
+        for item in items:
+            output = outputs[item.sequence.sequence_id]
+            if item.sequence.request.sampling.return_generation_logits and output.token_ids:
+                rows = self._sampler.rows(logits[first_row : first_row + len(output.token_ids)])
+                told[item.sequence.sequence_id] = replace(output, generation_logits=rows)
+            first_row += 1 + len(item.draft_token_ids)
+        return told
+
+    def _told(self, output: SequenceOutput, item: ScheduledSequence, hidden: A) -> SequenceOutput:
+        """The output with log-probs and logits of the prompt, where asked: hidden (>= num_tokens, hidden), from its first."""
+        sequence, sampling = item.sequence, item.sequence.request.sampling
         following = sequence.token_ids[item.start + 1 : item.start + 1 + item.num_tokens]
-        for first in range(0, len(following), _PROMPT_LOGITS_ROWS):
-            token_ids = following[first : first + _PROMPT_LOGITS_ROWS]
-            logits = self._logits(hidden[first : first + len(token_ids)], [sequence.adapter] * len(token_ids))
-            yield from self._sampler.prompt_logprobs(logits, token_ids, num_top)
+        logprobs: list[TokenLogprob] = []
+        rows: list[Floats] = []
+        for first in range(0, item.num_tokens, _PROMPT_LOGITS_ROWS):
+            num_rows = min(_PROMPT_LOGITS_ROWS, item.num_tokens - first)
+            token_ids = following[first : first + num_rows]
+            if not sampling.return_context_logits:
+                num_rows = len(token_ids)  # behind the last token there is none whose log-prob could be asked for
+            logits = self._logits(hidden[first : first + num_rows], [sequence.adapter] * num_rows)
+            if sampling.prompt_logprobs is not None:
+                told = self._sampler.prompt_logprobs(logits[: len(token_ids)], token_ids, sampling.prompt_logprobs)
+                logprobs += told
+            if sampling.return_context_logits:
+                rows += self._sampler.rows(logits)
+        return replace(output, prompt_logprobs=tuple(logprobs), context_logits=tuple(rows))
+
+
+def _is_told(item: ScheduledSequence) -> bool:
+    sequence = item.sequence
+    return sequence.request.sampling.tells_prompt and sequence.index == 0 and sequence.num_output_tokens == 0

@@ -21,6 +21,7 @@ from trierarch.python_backend.adapters.registry import AdapterRegistry
 from trierarch.python_backend.adapters.stats import AdapterInfo
 from trierarch.python_backend.errors import Cancelled, ExecutorFailed, ServingError, ShuttingDown, UnknownAdapter
 from trierarch.python_backend.executors.executor import ExecutorStats, Sink
+from trierarch.python_backend.executors.logits_budget import LogitsBudget
 from trierarch.python_backend.executors.machine import resident_bytes
 from trierarch.python_backend.executors.runner import Runner
 from trierarch.python_backend.guides.guides import Guides
@@ -57,6 +58,7 @@ class StepExecutor:
         self._speculator = speculator or Speculator(None, vocab_size)
         self._vocab_size = vocab_size
         self._runner = runner
+        self._logits_budget = LogitsBudget(vocab_size)
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._sinks: dict[str, _Subscriber] = {}
@@ -83,7 +85,9 @@ class StepExecutor:
         with self._changed:
             if self._is_draining or self._is_closing:
                 raise ShuttingDown("the server is shutting down and takes no new requests; retry elsewhere")
+            self._logits_budget.check(request)
             self._scheduler.add(request)
+            self._logits_budget.hold(request)
             self._sinks[request.request_id] = _Subscriber(sink, request.sampling.n)
             self._changed.notify_all()
 
@@ -237,6 +241,7 @@ class StepExecutor:
             for delta in deltas:
                 if delta.finish_reason is not None and self._sinks[delta.request_id].finish_one():
                     del self._sinks[delta.request_id]
+                    self._logits_budget.release(delta.request_id)
             if not self._sinks:
                 self._changed.notify_all()
         for sink, delta in deliveries:

@@ -19,7 +19,7 @@ from trierarch.python_backend.request import Guide
 
 logger = logging.getLogger(__name__)
 
-MOST_SECONDS: Final = 5.0
+MOST_SECONDS: Final = 10.0
 """That a guide may take to compile."""
 _START_SECONDS: Final = 60.0
 """That a process may take to be there."""

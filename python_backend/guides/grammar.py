@@ -10,6 +10,7 @@ import importlib.util
 import sys
 import types
 from collections import OrderedDict
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -23,6 +24,7 @@ _RAW: Final = 0
 """The vocabulary is bytes as they are."""
 
 
+@cache
 def _load_core() -> Any:
     """xgrammar's compiled core: what its Python package calls `_core`."""
     spec = importlib.util.find_spec("xgrammar")

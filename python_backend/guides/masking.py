@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 PATIENCE: Final = 0.02
 """Seconds that a step waits for masks that it is the first to ask for."""
-MOST_SECONDS: Final = 1.0
+MOST_SECONDS: Final = 3.0
 """That the process may be busy with one mask."""
 
 

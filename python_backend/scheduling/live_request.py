@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from trierarch.python_backend.request import FinishReason, Request, TokenLogprob, Usage
 from trierarch.python_backend.scheduling.plan import ScheduledSequence, SequenceOutput
 from trierarch.python_backend.sequence import Sequence
+
+if TYPE_CHECKING:
+    from trierarch.python_backend.request import Logits
 
 
 @dataclass(slots=True, eq=False)
@@ -58,22 +62,32 @@ class LiveRequest:
                 return num_appended, FinishReason.LENGTH
         return num_appended, None
 
-    def wants_prompt_logprobs(self, sequence: Sequence) -> bool:
-        """Whether log-probs of the prompt are asked for and `sequence` is to bring them but has not yet."""
-        asked = self.request.sampling.prompt_logprobs is not None
-        return asked and sequence.index == 0 and sequence.num_output_tokens == 0
+    def wants_prompt_told(self, sequence: Sequence) -> bool:
+        """Whether log-probs or logits of the prompt are asked for and `sequence` is to bring them but has not yet."""
+        return self.request.sampling.tells_prompt and sequence.index == 0 and sequence.num_output_tokens == 0
 
     def take_prompt_logprobs(
         self, item: ScheduledSequence, output: SequenceOutput
     ) -> tuple[TokenLogprob | None, ...] | None:
         """Keep the prompt log-probs of a step, but for those known from before a preemption; all, once it draws."""
-        if not self.wants_prompt_logprobs(item.sequence):
+        if self.request.sampling.prompt_logprobs is None or not self.wants_prompt_told(item.sequence):
             return None
         known = item.sequence.prompt_logprobs
         if not known:
             known.append(None)
         known.extend(output.prompt_logprobs[len(known) - (item.start + 1) :])
         return tuple(known) if item.samples else None
+
+    def take_context_logits(self, item: ScheduledSequence, output: SequenceOutput) -> tuple[Logits, ...] | None:
+        """The same for the logits behind the prompt's tokens."""
+        if not self.request.sampling.return_context_logits or not self.wants_prompt_told(item.sequence):
+            return None
+        known = item.sequence.context_logits
+        known.extend(output.context_logits[len(known) - item.start :])
+        if not item.samples:
+            return None
+        told, item.sequence.context_logits = tuple(known), []
+        return told
 
     def usage(self, sequence: Sequence) -> Usage:
         """What `sequence` has cost up to now."""

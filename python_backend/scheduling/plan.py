@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from trierarch.python_backend.errors import ServingError
 from trierarch.python_backend.request import TokenLogprob
 from trierarch.python_backend.sequence import Sequence
+
+if TYPE_CHECKING:
+    from trierarch.python_backend.request import Logits
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,10 @@ class SequenceOutput:
     """One for each of `token_ids`, where asked."""
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     """Where asked: for prompt tokens start + 1 and on, as far as the step's logits reach."""
+    context_logits: tuple[Logits, ...] = ()
+    """Where asked: those behind prompt tokens start and on, as far as the step goes."""
+    generation_logits: tuple[Logits, ...] | None = None
+    """Those that each of `token_ids` was drawn from, where asked."""
     error: ServingError | None = None
     """Why nothing could be drawn for this sequence; it must end with FinishReason.ERROR, the others go on."""
 

@@ -272,7 +272,7 @@ class Scheduler:
 
     def _match(self, sequence: Sequence) -> list[int]:
         live = self._live[sequence.request.request_id]
-        if live.wants_prompt_logprobs(sequence):
+        if live.wants_prompt_told(sequence):
             return []  # Every position's logits are needed, so every position is computed.
         return self._kv.match(sequence, (s for s in live.sequences if s.status is SequenceStatus.RUNNING))
 
@@ -295,6 +295,7 @@ class Scheduler:
             raise RuntimeError(f"sequence {sequence.sequence_id}: the runner drew {len(drawn)} tokens for {item}")
         live = self._live[sequence.request.request_id]
         prompt_logprobs = live.take_prompt_logprobs(item, output)
+        context_logits = live.take_context_logits(item, output)
         num_computed_tokens = item.start + item.num_tokens
         if not item.samples:
             self._kv.advance(sequence, num_computed_tokens)
@@ -312,6 +313,8 @@ class Scheduler:
             token_ids=drawn[:num_shown],
             logprobs=None if output.logprobs is None else output.logprobs[:num_shown],
             prompt_logprobs=prompt_logprobs,
+            context_logits=context_logits,
+            generation_logits=None if output.generation_logits is None else output.generation_logits[:num_shown],
         )
         sequence.first_token_ns = sequence.first_token_ns or now
         sequence.last_token_ns = now

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from trierarch.python_backend.request import TokenDelta, TokenLogprob
+
+if TYPE_CHECKING:
+    from trierarch.python_backend.request import Logits
 
 RESPONSES_PER_STEP: Final = 16
 """About as many streamed responses as a step sends, however many streams there are."""
@@ -43,9 +46,14 @@ def _merged(deltas: Sequence[TokenDelta]) -> TokenDelta:
     logprobs: tuple[TokenLogprob, ...] | None = None
     if any(delta.logprobs is not None for delta in deltas):
         logprobs = tuple(one for delta in deltas for one in delta.logprobs or ())
+    generation_logits: tuple[Logits, ...] | None = None
+    if any(delta.generation_logits is not None for delta in deltas):
+        generation_logits = tuple(one for delta in deltas for one in delta.generation_logits or ())
     return replace(
         deltas[-1],
         token_ids=tuple(token for delta in deltas for token in delta.token_ids),
         logprobs=logprobs,
         prompt_logprobs=deltas[0].prompt_logprobs,
+        context_logits=deltas[0].context_logits,
+        generation_logits=generation_logits,
     )

@@ -50,6 +50,8 @@ class OutputStream:
             token_ids=delta.token_ids[:num_shown],
             logprobs=delta.logprobs[:num_shown] if delta.logprobs is not None else None,
             prompt_logprobs=delta.prompt_logprobs,
+            context_logits=delta.context_logits,
+            generation_logits=delta.generation_logits[:num_shown] if delta.generation_logits is not None else None,
         )
         return self._ended(shown, delta) if is_last else shown
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from trierarch.python_backend.beams.params import BeamParams
 from trierarch.python_backend.errors import InvalidRequest, ServingError
 from trierarch.python_backend.request import FinishReason, SamplingParams, SpeculationParams, TokenLogprob, Usage
+
+if TYPE_CHECKING:
+    from trierarch.python_backend.request import Logits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +101,9 @@ class TextDelta:
     """Of a searched beam, its end token included."""
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
     """With the first delta of index 0, where asked: one for each prompt token, None for the first."""
+    context_logits: tuple[Logits, ...] | None = None
+    """As TokenDelta has them; so `generation_logits`."""
+    generation_logits: tuple[Logits, ...] | None = None
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
     """The stop string that ended the output; None for an end token or any other reason."""

@@ -26,8 +26,6 @@ _EXACT_DRAFTS: Final = (
     "drafts are accepted only where the model itself draws the same token, by no other rule; leave it out"
 )
 _NO_EMBEDDINGS: Final = "this engine takes text or token ids, no embeddings; leave it out"
-_NO_LOGITS: Final = "this engine returns no logits; ask for return_log_probs or num_log_probs instead"
-_NO_GUIDES: Final = "this engine has no guided decoding; leave it out"
 _NO_IMAGES: Final = "this engine reads text alone; leave it out"
 _NO_DISAGGREGATION: Final = "this engine computes prompts itself; leave it out"
 
@@ -42,10 +40,6 @@ REFUSALS: Final[dict[str, Refusal]] = {
     "mrope_rotary_cos_sin": Refusal(_NO_EMBEDDINGS),
     "cross_attention_mask": Refusal(_NO_EMBEDDINGS),
     "skip_cross_attn_blocks": Refusal(_NO_EMBEDDINGS, neutral=(False,)),
-    "return_context_logits": Refusal(_NO_LOGITS, neutral=(False,)),
-    "return_generation_logits": Refusal(_NO_LOGITS, neutral=(False,)),
-    "guided_decoding_guide_type": Refusal(_NO_GUIDES, neutral=(b"",)),
-    "guided_decoding_guide": Refusal(_NO_GUIDES, neutral=(b"",)),
     "context_phase_params": Refusal(_NO_DISAGGREGATION),
     "image_input": Refusal(_NO_IMAGES),
     "image_bytes_input": Refusal(_NO_IMAGES),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from trierarch.python_backend.request import TokenLogprob
 from trierarch.python_backend.text.text_request import TextDelta
-from trierarch.python_backend.triton.responses import Piece
+from trierarch.python_backend.triton.responses import Array, Piece
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,7 @@ class ReplyOptions:
 
 @dataclass(slots=True)
 class Reply:
-    """Gathers one sequence. What no response has carried yet is in `_token_ids`, `_text` and `_logprobs`."""
+    """Gathers one sequence. What no response has carried yet is in the fields that begin with an underscore."""
 
     options: ReplyOptions
     sequence_index: int
@@ -36,6 +36,8 @@ class Reply:
     _text: list[str] = field(default_factory=list)
     _logprobs: list[TokenLogprob] = field(default_factory=list)
     _prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+    _context_logits: tuple[Array, ...] = ()
+    _generation_logits: list[Array] = field(default_factory=list)
     _cum_log_prob: float = 0.0
 
     def add(self, delta: TextDelta) -> Piece | None:
@@ -45,6 +47,8 @@ class Reply:
         self._logprobs += delta.logprobs or ()
         self._cum_log_prob += sum(item.logprob for item in delta.logprobs or ())
         self._prompt_logprobs = delta.prompt_logprobs or self._prompt_logprobs
+        self._context_logits = delta.context_logits or self._context_logits
+        self._generation_logits += delta.generation_logits or ()
         is_last = delta.finish_reason is not None
         # Tokens whose text is still held back wait for it where the client sees only the text.
         has_news = bool(self._token_ids if "output_ids" in self.options.outputs else delta.text)
@@ -59,6 +63,8 @@ class Reply:
             logprobs=tuple(self._logprobs),
             cum_log_prob=self._cum_log_prob if delta.cum_logprob is None else delta.cum_logprob,
             prompt_logprobs=self._prompt_logprobs,
+            context_logits=self._context_logits,
+            generation_logits=tuple(self._generation_logits),
             num_prompt_tokens=len(self.prompt_token_ids),
             batch_index=self.options.batch_index,
             sequence_index=self.sequence_index,
@@ -66,4 +72,5 @@ class Reply:
             finish_reason=delta.finish_reason,
         )
         self._token_ids, self._text, self._logprobs, self._prompt_logprobs = [], [], [], None
+        self._context_logits, self._generation_logits = (), []
         return piece

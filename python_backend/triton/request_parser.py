@@ -17,6 +17,7 @@ from trierarch.python_backend.beams.params import BeamParams
 from trierarch.python_backend.errors import InvalidRequest, UnknownAdapter
 from trierarch.python_backend.request import SamplingParams, SpeculationParams, check_token_ids
 from trierarch.python_backend.text.text_request import TextRequest
+from trierarch.python_backend.triton import guide_inputs
 from trierarch.python_backend.triton.adapter_inputs import (
     BASE_MODEL,
     BY_NAME,
@@ -48,6 +49,7 @@ TEXT_NAMES: Final = {
     "end_ids": "end_id",
     "adapter": BY_NAME,
     "draft_token_ids": "draft_input_ids",
+    "guide": guide_inputs.TEXT,
 }
 """Our name of a field -> the text tensor it came from, where they differ."""
 TOKEN_NAMES: Final = {
@@ -210,6 +212,9 @@ class RequestParser:
             logprobs=num_logprobs,
             prompt_logprobs=inputs.integer("num_prompt_log_probs"),
             n=_default(inputs.integer("num_return_sequences"), 1 if beams is None else beams.width),
+            guide=guide_inputs.read_guide(inputs),
+            return_context_logits=inputs.flag("return_context_logits") or False,
+            return_generation_logits=inputs.flag("return_generation_logits") or False,
             **_drawing(inputs),
         )
 
@@ -272,6 +277,8 @@ def _outputs(
         "output_log_probs": inputs.flag("return_log_probs"),
         "top_log_probs": "num_log_probs" in inputs,
         "prompt_log_probs": "num_prompt_log_probs" in inputs,
+        "context_logits": request.sampling.return_context_logits,
+        "generation_logits": request.sampling.return_generation_logits,
         "batch_index": num_rows > 1,
         "sequence_index": request.sampling.n > 1 and request.beams is None,
         "num_input_tokens": inputs.flag("return_num_input_tokens"),

@@ -32,6 +32,9 @@ class Piece:
     cum_log_prob: float = 0.0
     """Over the sequence so far."""
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+    context_logits: tuple[Array, ...] = ()
+    """Those behind each prompt token, with a row's first piece; `generation_logits` are those of the new tokens."""
+    generation_logits: tuple[Array, ...] = ()
     num_prompt_tokens: int = 0
     batch_index: int = 0
     sequence_index: int = 0
@@ -69,18 +72,27 @@ def _token_logprobs(items: Iterable[TokenLogprob | None]) -> Array:
     )
 
 
-_ALWAYS: Final[dict[str, Callable[[Piece], Array]]] = {
+def _logits(rows: Sequence[Array], rank: int) -> Array | None:
+    return np.stack(rows).reshape((1,) * (rank - 2) + (len(rows), -1)) if rows else None
+
+
+_OUTPUTS: Final[dict[str, Callable[[Piece], Array | None]]] = {
     "output_ids": lambda piece: np.array(piece.token_ids, np.int32).reshape(1, 1, -1),
     "sequence_length": lambda piece: _int32(len(piece.token_ids)),
     "cum_log_probs": lambda piece: _float32([piece.cum_log_prob], rank=2),
     "output_log_probs": lambda piece: _float32([item.logprob for item in piece.logprobs], rank=3),
+    "context_logits": lambda piece: _logits(piece.context_logits, rank=3),
+    "generation_logits": lambda piece: _logits(piece.generation_logits, rank=4),
     "batch_index": lambda piece: _int32(piece.batch_index),
     "sequence_index": lambda piece: _int32(piece.sequence_index),
     "num_input_tokens": lambda piece: _int32(piece.num_prompt_tokens),
     "num_output_tokens": lambda piece: _int32(piece.num_new_tokens),
     "top_log_probs": lambda piece: _token_logprobs(piece.logprobs),
     "text_output": lambda piece: _string(piece.text),
+    "prompt_log_probs": lambda piece: None if piece.prompt_logprobs is None else _token_logprobs(piece.prompt_logprobs),
+    "finish_reason": lambda piece: None if piece.finish_reason is None else _string(piece.finish_reason.value),
 }
+"""None where a piece has nothing to fill the output with."""
 
 _PERF_METRICS: Final[dict[str, Callable[[Usage], Array]]] = {
     "kv_cache_alloc_new_blocks": lambda usage: _int32(usage.num_new_blocks),
@@ -112,11 +124,7 @@ known with the last one; until then they are 0."""
 
 def to_arrays(piece: Piece, outputs: frozenset[str]) -> list[NamedArray]:
     """The arrays of one response, of those outputs that `outputs` names and the piece can fill."""
-    arrays = [(name, make(piece)) for name, make in _ALWAYS.items() if name in outputs]
+    filled = ((name, make(piece)) for name, make in _OUTPUTS.items() if name in outputs)
+    arrays = [(name, array) for name, array in filled if array is not None]
     usage = piece.usage or _NOT_YET
-    arrays += [(name, make(usage)) for name, make in _PERF_METRICS.items() if name in outputs]
-    if piece.prompt_logprobs is not None and "prompt_log_probs" in outputs:
-        arrays.append(("prompt_log_probs", _token_logprobs(piece.prompt_logprobs)))
-    if piece.finish_reason is not None and "finish_reason" in outputs:
-        arrays.append(("finish_reason", _string(piece.finish_reason.value)))
-    return arrays
+    return arrays + [(name, make(usage)) for name, make in _PERF_METRICS.items() if name in outputs]

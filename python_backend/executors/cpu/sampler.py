@@ -39,6 +39,9 @@ class CpuSampler(Sampler[Floats]):
     def _peaks(self, logits: Floats) -> tuple[list[int], list[bool]]:
         return peaks(logits)
 
+    def _copied(self, logits: Floats) -> Floats:
+        return logits.copy()
+
     def _draw(self, logits: Floats, sequences: Rows[Context], uniforms: Rows[float]) -> list[int | None]:
         tokens: list[int | None] = []
         for row, sequence, uniform in zip(logits, sequences, uniforms, strict=True):

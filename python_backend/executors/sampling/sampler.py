@@ -10,6 +10,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from trierarch.python_backend.errors import ExecutorFailed, InvalidRequest, ServingError
 from trierarch.python_backend.executors.sampling.logit_rules import LogitRules
+from trierarch.python_backend.executors.sampling.token_history import Floats
 from trierarch.python_backend.executors.sampling.uniforms import Uniforms
 from trierarch.python_backend.request import SamplingParams, TokenLogprob
 from trierarch.python_backend.scheduling.plan import SequenceOutput
@@ -59,6 +60,10 @@ class Sampler(ABC, Generic[A]):
         """Log-probs of prompt tokens with the k most likely ones each; logits (m, vocab), row j predicts token j."""
         return tuple(self._logprobs(logits, token_ids, [k] * len(token_ids))) if token_ids else ()
 
+    def rows(self, logits: A) -> tuple[Floats, ...]:
+        """Copies of logits (n, vocab), row by row."""
+        return tuple(self._copied(logits))
+
     def forget(self, sequence_ids: Iterable[int]) -> None:
         """Drop what is kept for sequences that ended or were preempted."""
         self._rules.forget(sequence_ids)
@@ -66,6 +71,10 @@ class Sampler(ABC, Generic[A]):
     @abstractmethod
     def _peaks(self, logits: A) -> tuple[list[int], list[bool]]:
         """Each row's likeliest token, the lowest id of equals, and whether the row's largest logit is a finite number."""
+
+    @abstractmethod
+    def _copied(self, logits: A) -> Floats:
+        """Logits (n, vocab) in memory of their own."""
 
     @abstractmethod
     def _draw(self, logits: A, sequences: Rows[Context], uniforms: Rows[float]) -> list[int | None]:

@@ -9,6 +9,7 @@ import torch
 
 from trierarch.python_backend.executors.sampling.peaks import peaks
 from trierarch.python_backend.executors.sampling.sampler import Sampler, temperature_of
+from trierarch.python_backend.executors.sampling.token_history import Floats
 from trierarch.python_backend.executors.sampling.uniforms import Uniforms
 from trierarch.python_backend.executors.torch.logit_edits import edit_logits
 from trierarch.python_backend.executors.torch.logprobs import token_logprobs
@@ -63,6 +64,10 @@ class TorchSampler(Sampler[torch.Tensor]):
         if logits.device.type == "cpu":
             return peaks(logits.numpy())  # in a tenth of torch's time (docs/log.md)
         return logits.argmax(1).tolist(), _is_sound(logits).tolist()
+
+    def _copied(self, logits: torch.Tensor) -> Floats:
+        copied: Floats = logits.to("cpu", torch.float32, copy=True).numpy()
+        return copied
 
     def _draw(self, logits: torch.Tensor, sequences: Rows[Context], uniforms: Rows[float]) -> list[int | None]:
         tokens: list[int | None] = []

@@ -11,7 +11,7 @@ import pytest
 from trierarch.builder.manifest import DrafterKind
 from trierarch.python_backend.beams.params import BeamParams, EarlyStopping
 from trierarch.python_backend.errors import InvalidRequest, UnknownAdapter, UnusableAdapter
-from trierarch.python_backend.request import SamplingParams, SpeculationParams
+from trierarch.python_backend.request import Guide, GuideKind, SamplingParams, SpeculationParams
 from trierarch.python_backend.triton.contract import TENSORRT_LLM, DataType
 from trierarch.python_backend.triton.inputs import Array
 from trierarch.python_backend.triton.request_parser import Envelope, RequestParser, Row, client_named
@@ -197,6 +197,8 @@ def test_rows_become_requests_of_their_own() -> None:
         ({"return_finish_reason": True}, "finish_reason"),
         ({"num_log_probs": 3}, "top_log_probs"),
         ({"num_prompt_log_probs": 0}, "prompt_log_probs"),
+        ({"return_context_logits": True}, "context_logits"),
+        ({"return_generation_logits": True}, "generation_logits"),
     ],
 )
 def test_outputs_are_filled_when_called_for(sent: dict[str, Any], output: str) -> None:
@@ -237,8 +239,13 @@ def test_the_token_door_gives_text_to_who_names_it() -> None:
             {"beam_width": 2, "embedding_bias_words": ["a"], "embedding_bias_weights": [1.0]},
             "embedding_bias_words is 'given': does not go with beam_width 2",
         ),
-        ({"guided_decoding_guide_type": "json"}, "guided_decoding_guide_type is b'json'"),
-        ({"return_context_logits": True}, "return_context_logits is True"),
+        ({"guided_decoding_guide_type": "xml"}, "guided_decoding_guide_type is 'xml': known are json, json_schema, regex"),
+        ({"guided_decoding_guide": "a+"}, "guided_decoding_guide_type is None: guided_decoding_guide needs a type"),
+        ({"guided_decoding_guide_type": "regex"}, "guided_decoding_guide is '': a regex guide needs its text"),
+        (
+            {"guided_decoding_guide_type": "json", "guided_decoding_guide": "{}"},
+            "guided_decoding_guide is '{}': json takes no guide",
+        ),
         (
             {"draft_acceptance_threshold": 0.5},
             "draft_acceptance_threshold is 0.5: drafts are accepted only where the model",
@@ -272,7 +279,17 @@ def test_bad_input_of_the_token_door(sent: dict[str, Any], says: str) -> None:
         tokens(**sent)
 
 
+@pytest.mark.parametrize("door", [text, tokens])
+def test_guides(door: Callable[..., Row]) -> None:
+    assert door().request.sampling.guide is None
+    assert door(guided_decoding_guide_type="", guided_decoding_guide="").request.sampling.guide is None
+    assert door(guided_decoding_guide_type="json").request.sampling.guide == Guide(GuideKind.JSON)
+    guide = door(guided_decoding_guide_type="ebnf_grammar", guided_decoding_guide='root ::= "a"').request.sampling.guide
+    assert guide == Guide(GuideKind.EBNF, 'root ::= "a"')
+
+
 def test_errors_of_the_executor_are_renamed() -> None:
+    assert client_named(InvalidRequest("guide", "(", "x"), is_text=False).field == "guided_decoding_guide"
     error = InvalidRequest("logit_bias[7]", 7, "no such token")
     assert str(client_named(error, is_text=False)) == "embedding_bias[7] is 7: no such token"
     assert client_named(InvalidRequest("draft_token_ids", 7, "x"), is_text=True).field == "draft_input_ids"

@@ -31,6 +31,8 @@ PIECE = Piece(
     logprobs=(TokenLogprob(7, -0.5), TokenLogprob(8, -1.5, ((9, -1.0), (8, -1.5)))),
     cum_log_prob=-2.0,
     prompt_logprobs=(None, TokenLogprob(1, -3.0)),
+    context_logits=tuple(np.full(5, position, np.float32) for position in range(4)),
+    generation_logits=tuple(np.full(5, position, np.float32) for position in (7, 8)),
     num_prompt_tokens=4,
     batch_index=1,
     sequence_index=2,
@@ -45,11 +47,13 @@ def test_output_ids_come_first_and_have_rank_three() -> None:
     name, array = arrays[0]
     assert name == "output_ids"
     assert array.shape == (1, 1, 2)
-    assert [name for name, _ in arrays[:6]] == [
+    assert [name for name, _ in arrays[:8]] == [
         "output_ids",
         "sequence_length",
         "cum_log_probs",
         "output_log_probs",
+        "context_logits",
+        "generation_logits",
         "batch_index",
         "sequence_index",
     ]
@@ -63,6 +67,18 @@ def test_ranks_and_types_are_the_contracts() -> None:
         assert str(array.dtype) == numpy_types[tensor.dtype], name
         # Strings have rank 1 on the wire; everything else has a batch dimension.
         assert array.ndim == (1 if tensor.dtype == "STRING" else 1 + len(tensor.dims)), name
+
+
+def test_logits_have_a_row_for_each_token() -> None:
+    arrays = dict(to_arrays(PIECE, EVERYTHING))
+    assert arrays["context_logits"].shape == (1, 4, 5)
+    assert arrays["generation_logits"].shape == (1, 1, 2, 5)
+    assert arrays["context_logits"][0, :, 0].tolist() == [0, 1, 2, 3]
+    assert arrays["generation_logits"][0, 0, :, 4].tolist() == [7, 8]
+    assert not dict(to_arrays(Piece(token_ids=(), num_new_tokens=0), EVERYTHING)).keys() & {
+        "context_logits",
+        "generation_logits",
+    }
 
 
 def test_values() -> None:
