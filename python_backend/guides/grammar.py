@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from trierarch.python_backend.guides.json_schema import with_patterns_for_lengths
 from trierarch.python_backend.request import GuideKind
 
 _MOST_CACHED_BYTES: Final = 64 << 20
@@ -80,7 +81,8 @@ class Grammars:
                 return self._compiler.compile_builtin_json_grammar()
             case GuideKind.JSON_SCHEMA:
                 # Any whitespace, default separators, closed objects, properties in order: as TensorRT-LLM asks for it.
-                return self._compiler.compile_json_schema(text, True, None, None, True, None, False)
+                schema = with_patterns_for_lengths(text)
+                return self._compiler.compile_json_schema(schema, True, None, None, True, None, False)
             case GuideKind.REGEX:
                 return self._compiler.compile_regex(text)
             case GuideKind.EBNF:

@@ -17,6 +17,7 @@ Schema = Mapping[str, Any]
 
 MOST_NESTED: Final = 64
 """Levels of a schema."""
+_MOST_REPEATED: Final = 1 << 20
 
 _NOTES: Final = frozenset(
     [
@@ -83,6 +84,24 @@ def check_schema(text: str) -> None:
         for reason in _objections(node, schema):
             raise Unsupported(f"{place}: {reason}")
         places += ((f"{place}/{path}", child, depth + 1) for path, child in _children(node))
+
+
+def with_patterns_for_lengths(text: str) -> str:
+    """A schema that was checked, with lengths of strings said as patterns.
+
+    xgrammar lets control characters into strings that have a length, which JSON does not; a pattern's dot keeps them out.
+    """
+    schema = json.loads(text)
+    nodes = [schema]
+    while nodes:
+        node = nodes.pop()
+        if not isinstance(node, dict):
+            continue
+        low, high = node.pop("minLength", 0), node.pop("maxLength", "")
+        if low or high != "":
+            node["pattern"] = f"^.{{{low},{high}}}$"
+        nodes += (child for _, child in _children(node))
+    return json.dumps(schema)
 
 
 def _children(node: Schema) -> Iterator[tuple[str, Any]]:
@@ -153,6 +172,9 @@ def _reference_objections(reference: Any, root: Any) -> Iterator[str]:
 
 
 def _string_objections(node: Schema) -> Iterator[str]:
+    for word in ("minLength", "maxLength"):
+        if not isinstance(node.get(word, 0), int) or not 0 <= node.get(word, 0) <= _MOST_REPEATED:
+            yield f"{word} must be an integer between 0 and {_MOST_REPEATED}"
     for word in ("pattern", "format"):
         if word in node and ("minLength" in node or "maxLength" in node or (word == "format" and "pattern" in node)):
             yield f"{word} beside a length or a pattern is not honoured; put both into one pattern"

@@ -114,7 +114,9 @@ def test_without_end_tokens_an_output_ends_where_nothing_can_follow() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(regex=st.from_regex(r"[a-c]([a-c.?*+]|\[[a-c]{1,3}\]|\\d|\{2,3\}){0,6}", fullmatch=True), seed=st.integers(0, 99))
+@given(
+    regex=st.from_regex(r"[a-c]([a-c.?*+]|\[[a-c]{1,3}\]|\\d|\{2,3\}){0,6}", fullmatch=True), seed=st.integers(0, 99)
+)
 def test_outputs_of_a_regex_match_it(regex: str, seed: int) -> None:
     try:
         compiled = re.compile(regex, re.DOTALL)

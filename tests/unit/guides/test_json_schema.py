@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support.guiding import outputs
+from support.guiding import allowed, byte_grammars, outputs
 from trierarch.python_backend.guides.json_schema import MOST_NESTED, Unsupported, check_schema
 from trierarch.python_backend.request import GuideKind
 
@@ -135,6 +135,18 @@ def test_a_schema_may_lead_back_to_itself() -> None:
     assert all(jsonschema.Draft202012Validator(RECURSIVE).is_valid(json.loads(output)) for output in found)
 
 
+def test_strings_with_a_length_have_no_control_characters() -> None:
+    """xgrammar 0.2.8 would let them through."""
+    matcher = byte_grammars().match(GuideKind.JSON_SCHEMA, '{"type": "string", "minLength": 2, "maxLength": 3}', (256,))
+    assert matcher.accept(ord('"'))
+    assert allowed(matcher.mask(), 256)[0] == ord(" ")
+    for byte in "é日".encode():
+        assert matcher.accept(byte)
+    assert ord('"') in allowed(matcher.mask(), 256)
+    assert matcher.accept(ord("a"))
+    assert allowed(matcher.mask(), 256) == [ord('"')]
+
+
 @pytest.mark.parametrize(
     ("schema", "says"),
     [
@@ -162,6 +174,7 @@ def test_a_schema_may_lead_back_to_itself() -> None:
         ({"type": "number", "multipleOf": 0.5}, "#: multipleOf is not honoured for type number"),
         ({"type": "integer", "multipleOf": 7, "minimum": 8}, "#: multipleOf beside a range is not honoured"),
         ({"type": "object", "additionalProperties": True, "minProperties": 2}, "#: minProperties beside additional"),
+        ({"type": "string", "minLength": -1}, "#: minLength must be an integer between 0 and"),
         ({"type": "strin"}, "#: type 'strin' is not one of JSON's"),
         ({"type": 5}, "type 5 must be a name, or a list of names"),
         ({"type": "array", "items": [{"type": "integer"}]}, "#/items must be an object"),

@@ -239,7 +239,10 @@ def test_the_token_door_gives_text_to_who_names_it() -> None:
             {"beam_width": 2, "embedding_bias_words": ["a"], "embedding_bias_weights": [1.0]},
             "embedding_bias_words is 'given': does not go with beam_width 2",
         ),
-        ({"guided_decoding_guide_type": "xml"}, "guided_decoding_guide_type is 'xml': known are json, json_schema, regex"),
+        (
+            {"guided_decoding_guide_type": "xml"},
+            "guided_decoding_guide_type is 'xml': known are json, json_schema, regex",
+        ),
         ({"guided_decoding_guide": "a+"}, "guided_decoding_guide_type is None: guided_decoding_guide needs a type"),
         ({"guided_decoding_guide_type": "regex"}, "guided_decoding_guide is '': a regex guide needs its text"),
         (
