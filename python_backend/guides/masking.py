@@ -156,11 +156,11 @@ class Masking:
             followed.num_accepted = sequence.num_output_tokens
         if not asks:
             return
+        process.ask(Asks(tuple(self._forgotten), tuple(asks)))
+        self._forgotten.clear()
         if not self._asked:
             self._busy_since = time.monotonic()
         self._asked |= {ask.serial: (ask.sequence_id, ask.guide) for ask in asks}
-        process.ask(Asks(tuple(self._forgotten), tuple(asks)))
-        self._forgotten.clear()
 
     def _collect(
         self, step: GuidedStep, process: GuideProcess, items: dict[int, ScheduledSequence], is_alone: bool

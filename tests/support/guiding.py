@@ -9,7 +9,7 @@ from typing import Any
 
 from support.random_engine import random_weights, tiny_architecture, tiny_manifest, write_engine
 from support.tokenizers import backend
-from trierarch.builder.manifest import TOKENIZER_NAME, EngineManifest
+from trierarch.builder.manifest import TOKENIZER_NAME, EngineManifest, Rope, Tokens
 from trierarch.python_backend.guides.grammar import Grammars, Matcher
 from trierarch.python_backend.request import GuideKind
 
@@ -69,8 +69,10 @@ def readable_engine(folder: Path, **changes: Any) -> EngineManifest:
     changes: of `tiny_manifest`.
     """
     tokenizer = backend("byte_level")
-    architecture = tiny_architecture(vocab_size=tokenizer.get_vocab_size() + 5)
-    manifest = tiny_manifest(architecture, **changes)
+    vocab_size = tokenizer.get_vocab_size() + 5
+    architecture = tiny_architecture(vocab_size=vocab_size, head_dim=16, ropes=(Rope(rotary_dim=16),))
+    tokens = Tokens(bos=None, eos=(tokenizer.token_to_id("<|im_end|>"),), pad=0, add_bos=False)
+    manifest = tiny_manifest(architecture, **changes).model_copy(update={"tokens": tokens})
     write_engine(folder, manifest, random_weights(architecture, manifest.dtype))
     (folder / TOKENIZER_NAME).write_text(tokenizer.to_str())
     return manifest

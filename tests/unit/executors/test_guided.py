@@ -1,0 +1,295 @@
+"""Guided outputs of real engines: they obey, whatever they are batched with, guessed of them or taken from them."""
+
+from __future__ import annotations
+
+import json
+import queue
+import random
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from support.guiding import readable_engine
+from support.random_engine import with_kernels
+from support.tokenizers import small_tokenizer
+from trierarch.builder.compile import find_compiler
+from trierarch.builder.manifest import MANIFEST_NAME, TOKENIZER_NAME
+from trierarch.python_backend.errors import InvalidRequest, ServingError
+from trierarch.python_backend.executors.factory import open_executor
+from trierarch.python_backend.executors.loop import StepExecutor
+from trierarch.python_backend.guides.grammar import Grammars
+from trierarch.python_backend.request import (
+    FinishReason,
+    Guide,
+    GuideKind,
+    Request,
+    SamplingParams,
+    SpeculationParams,
+    TokenDelta,
+)
+
+PROMPT = (40, 50, 60)
+TOKENIZER = small_tokenizer("byte_level")
+(END,) = TOKENIZER.encode("<|im_end|>")
+REGEX = Guide(GuideKind.REGEX, r"(the |quick |[0-9]{2}){3,5}\.")
+SCHEMA_OBEYED = {
+    "type": "object",
+    "properties": {"a": {"type": "integer", "minimum": 0, "maximum": 99}, "b": {"enum": ["the", "stop"]}},
+    "required": ["a", "b"],
+}
+SCHEMA = Guide(GuideKind.JSON_SCHEMA, json.dumps(SCHEMA_OBEYED))
+EBNF = Guide(GuideKind.EBNF, 'root ::= "(" root ")" | [a-c]{1,2}')
+
+NO_SPACES = {i: -np.inf for i in range(TOKENIZER.vocab_size) if TOKENIZER.bytes.of(i).isspace()}
+"""JSON may have any number of spaces, and a random model likes them."""
+
+
+@dataclass
+class Stream:
+    """One sequence's tokens and its last delta."""
+
+    deltas: list[TokenDelta] = field(default_factory=list)
+
+    @property
+    def token_ids(self) -> list[int]:
+        return [token for delta in self.deltas for token in delta.token_ids]
+
+    @property
+    def text(self) -> str:
+        return TOKENIZER.decode(self.token_ids)
+
+    @property
+    def reason(self) -> FinishReason | None:
+        return self.deltas[-1].finish_reason
+
+    @property
+    def error(self) -> ServingError | None:
+        return self.deltas[-1].error
+
+    @property
+    def num_preemptions(self) -> int:
+        usage = self.deltas[-1].usage
+        assert usage is not None
+        return usage.num_preemptions
+
+
+@dataclass
+class Client:
+    """Asks an executor and reads the answers."""
+
+    executor: StepExecutor
+    num_asked: int = 0
+
+    def ask(self, *asks: dict[str, Any]) -> list[Stream]:
+        """Ask all at once; the streams of all their sequences, in order. Fields of SamplingParams, prompt and draft."""
+        deltas: queue.SimpleQueue[TokenDelta] = queue.SimpleQueue()
+        streams: dict[tuple[str, int], Stream] = {}
+        for ask in asks:
+            self.num_asked += 1
+            prompt, draft = ask.pop("prompt", PROMPT), ask.pop("draft", ())
+            sampling = SamplingParams(**{"max_tokens": 30, "temperature": 0.0, **ask})
+            request_id = str(self.num_asked)
+            streams |= {(request_id, index): Stream() for index in range(sampling.n)}
+            request = Request(
+                request_id=request_id,
+                prompt_token_ids=prompt,
+                sampling=sampling,
+                speculation=SpeculationParams(draft_token_ids=draft),
+                arrival_time=time.monotonic(),
+            )
+            self.executor.submit(request, deltas.put)
+        num_open = len(streams)
+        while num_open:
+            delta = deltas.get(timeout=60)
+            streams[delta.request_id, delta.index].deltas.append(delta)
+            num_open -= delta.finish_reason is not None
+        return list(streams.values())
+
+
+@pytest.fixture(scope="module", params=["eager", "compiled"])
+def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """Of an engine with few blocks, so that sequences beside each other are preempted."""
+    folder = tmp_path_factory.mktemp("engine")
+    shape = {"block_size": 16, "num_blocks": 5} if request.param == "compiled" else {"block_size": 4, "num_blocks": 18}
+    manifest = readable_engine(folder, **shape)
+    if request.param == "compiled":
+        if find_compiler() is None:
+            pytest.skip("no C++ compiler")
+        (folder / MANIFEST_NAME).write_text(with_kernels(folder, manifest).to_json())
+    executor = open_executor(folder)
+    yield Client(executor)
+    executor.close()
+
+
+def obeys(stream: Stream, guide: Guide) -> bool:
+    """Whether an output that ended does, and one that was cut off could have gone on."""
+    if stream.error is not None:
+        return False
+    if stream.reason is FinishReason.LENGTH:
+        return True
+    if guide is SCHEMA:
+        return bool(jsonschema.Draft202012Validator(SCHEMA_OBEYED).is_valid(json.loads(stream.text)))
+    pattern = guide.text if guide is REGEX else r"\(*[a-c]{1,2}\)*"
+    return re.fullmatch(pattern, stream.text) is not None and stream.text.count("(") == stream.text.count(")")
+
+
+@pytest.mark.parametrize("guide", [REGEX, SCHEMA, EBNF])
+def test_outputs_obey_at_any_temperature(client: Client, guide: Guide) -> None:
+    bias = NO_SPACES if guide is SCHEMA else {}
+    asks = [
+        {"guide": guide, "temperature": 3.0, "seed": seed, "n": 2, "max_tokens": 50, "logit_bias": bias}
+        for seed in range(4)
+    ]
+    streams = client.ask({"guide": guide}, *asks, {"temperature": 2.0})
+    assert all(obeys(stream, guide) for stream in streams[:-1])
+    assert sum(stream.reason is FinishReason.STOP for stream in streams[:-1]) >= 3
+    assert streams[-1].error is None
+
+
+def test_guided_greedy_takes_the_likeliest_token_that_the_grammar_accepts(client: Client) -> None:
+    """Against the slow way: a token at a time, each token of the vocabulary tried, unguided logits looked through."""
+    (whole,) = client.ask({"guide": REGEX, "return_generation_logits": True})
+    rows = [row for delta in whole.deltas for row in delta.generation_logits or ()]
+    tokens = [b"" if i in TOKENIZER.special_ids else TOKENIZER.bytes.of(i) for i in range(len(rows[0]))]
+    matcher = Grammars(tokens).match(REGEX.kind, REGEX.text, (END,))
+    output: list[int] = []
+    for row in rows:
+        (step,) = client.ask({"prompt": (*PROMPT, *output), "max_tokens": 1, "return_generation_logits": True})
+        (logits,) = step.deltas[0].generation_logits or ()
+        np.testing.assert_allclose(row, logits, atol=1e-5)
+        best, best_token = -np.inf, -1
+        for token, logit in enumerate(logits.tolist()):
+            if logit > best and matcher.accept(token):
+                matcher.rollback(1)
+                best, best_token = logit, token
+        output.append(best_token)
+        assert matcher.accept(best_token)
+    assert whole.token_ids == output
+    assert re.fullmatch(REGEX.text, whole.text)
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32))
+def test_guesses_neighbours_and_preemption_change_nothing(client: Client, seed: int) -> None:
+    chance = random.Random(seed)
+    asks: list[dict[str, Any]] = [
+        {
+            "guide": chance.choice([REGEX, SCHEMA, EBNF, None]),
+            "prompt": tuple(chance.randrange(2, 200) for _ in range(chance.randint(1, 9))),
+            "temperature": chance.choice([0.0, 1.5]),
+            "seed": chance.randrange(100),
+            "min_tokens": chance.choice([0, 0, 6]),
+            "max_tokens": 20,
+            "end_ids": chance.choice([None, (), (END, 70)]),
+            "repetition_penalty": chance.choice([1.0, 1.3]),
+            "logprobs": chance.choice([None, 0]),
+        }
+        for _ in range(6)
+    ]
+    alone = [client.ask(dict(ask))[0] for ask in asks]
+    guessed = [{**ask, "draft": _draft(stream.token_ids, chance)} for ask, stream in zip(asks, alone, strict=True)]
+    together = client.ask(*guessed)
+    for ask, one, other in zip(asks, alone, together, strict=True):
+        assert (one.token_ids, one.reason, str(one.error)) == (other.token_ids, other.reason, str(other.error))
+        if ask["guide"] is not None and one.error is None and ask["end_ids"] != (END, 70):
+            assert obeys(one, ask["guide"])
+        if ask["logprobs"] == 0:
+            logprobs = [each for delta in other.deltas for each in delta.logprobs or ()]
+            assert [each.token_id for each in logprobs] == other.token_ids
+    _SEEN.append(sum(stream.num_preemptions for stream in together))
+
+
+_SEEN: list[int] = []
+"""Preemptions of each example."""
+
+
+def test_sequences_were_preempted() -> None:
+    assert sum(_SEEN) > 0
+
+
+def _draft(answer: list[int], chance: random.Random) -> tuple[int, ...]:
+    """A guess that is right in part, and maybe leaves the grammar."""
+    draft = list(answer) + [END] * chance.randint(0, 2)
+    for _ in range(chance.randint(0, 2)):
+        if draft:
+            draft[chance.randrange(len(draft))] = chance.randrange(200)
+    return tuple(draft[: chance.randint(0, len(draft))])
+
+
+def test_an_output_that_is_complete_ends_even_where_no_end_token_may_be_drawn(client: Client) -> None:
+    guide = Guide(GuideKind.REGEX, "[0-9]{3}")
+    for ask in ({"end_ids": ()}, {"min_tokens": 20}, {}, {"draft": tuple(TOKENIZER.encode("123the"))}):
+        (stream,) = client.ask({"guide": guide, **ask})
+        assert re.fullmatch("[0-9]{3}", stream.text)
+        assert stream.reason is FinishReason.STOP
+
+
+def test_stop_words_end_an_output_amid_its_grammar(client: Client) -> None:
+    guide = Guide(GuideKind.REGEX, "(ab){9}")
+    words = tuple(tuple(TOKENIZER.encode(text)) for text in ("b", "ab"))
+    (stream,) = client.ask({"guide": guide, "stop_words": words})
+    assert stream.reason is FinishReason.STOP
+    assert len(stream.token_ids) <= 2
+
+
+def test_what_leaves_no_token_is_an_error_of_that_request_alone(client: Client) -> None:
+    letters = {token: -np.inf for token in range(256) if TOKENIZER.bytes.of(token).startswith((b"a", b"b"))}
+    blocked, free = client.ask(
+        {"guide": Guide(GuideKind.REGEX, "[ab]"), "logit_bias": letters}, {"guide": Guide(GuideKind.REGEX, "[ab]")}
+    )
+    assert isinstance(blocked.error, InvalidRequest)
+    assert blocked.error.field == "guide, logit_bias, bad_words, min_tokens"
+    assert free.text in ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("guide", "says"),
+    [
+        (Guide(GuideKind.REGEX, "(a"), r"guide is '\(a': Regex parsing error at position 3: The parenthesis is not"),
+        (Guide(GuideKind.EBNF, "root ::= nothing"), "guide is .*nothing"),
+        (Guide(GuideKind.EBNF, 'root ::= ""'), "it allows no output but an empty one"),
+        (Guide(GuideKind.EBNF, "root ::= root"), "it allows no output but an empty one"),
+        (
+            Guide(GuideKind.JSON_SCHEMA, '{"type": "integer", "minimum": 5, "maximum": 3}'),
+            "minimum greater than maximum",
+        ),
+    ],
+)
+def test_a_bad_guide_is_named_and_disturbs_nobody(client: Client, guide: Guide, says: str) -> None:
+    bad, good = client.ask({"guide": guide}, {"guide": EBNF})
+    assert isinstance(bad.error, InvalidRequest)
+    assert re.search(says, str(bad.error))
+    assert bad.error.field == "guide"
+    assert "/project" not in str(bad.error)
+    assert obeys(good, EBNF)
+
+
+def test_what_will_not_be_served_is_refused_at_once(client: Client) -> None:
+    for guide, says in (
+        (Guide(GuideKind.REGEX, "a" * 70_000), "has 70000 bytes, at most 65536 are taken"),
+        (Guide(GuideKind.REGEX, "a^b"), "has an anchor at 1"),
+        (Guide(GuideKind.REGEX, "\ud800"), "is not valid Unicode"),
+        (Guide(GuideKind.JSON_SCHEMA, '{"not": {}}'), "this JSON schema is not served: #: it needs a type"),
+    ):
+        with pytest.raises(InvalidRequest, match=says):
+            client.ask({"guide": guide})
+
+
+def test_an_engine_without_a_tokenizer_takes_no_guides(tmp_path: Path) -> None:
+    readable_engine(tmp_path)
+    (tmp_path / TOKENIZER_NAME).unlink()
+    executor = open_executor(tmp_path)
+    try:
+        with pytest.raises(InvalidRequest, match=r"^guide is 'json': this engine has no tokenizer"):
+            Client(executor).ask({"guide": Guide(GuideKind.JSON)})
+    finally:
+        executor.close()
