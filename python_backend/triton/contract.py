@@ -202,6 +202,20 @@ TENSORRT_LLM_BLS = Contract(
     may_decouple=True,
 )
 
+# Declared for clients that name them; a decoder of text alone never fills them.
+_OF_IMAGES = (
+    *_required(FP16, -1, -1, -1, -1, names="PIXEL_VALUES"),
+    *_required(INT64, -1, names="ASPECT_RATIO_IDS"),
+    *_required(INT64, -1, -1, names="ASPECT_RATIO_MASK"),
+    *_required(INT64, -1, -1, -1, names="CROSS_ATTENTION_MASK"),
+    *_required(INT64, 2, names="IMAGE_SIZES"),
+    *_required(BOOL, 1, names="IS_VIDEO_INPUT"),
+    *_required(INT64, -1, names="ATTENTION_MASK"),
+    *_required(INT64, 3, names="IMAGE_GRID_THW"),
+    *_required(INT32, -1, names="VISION_INPUT_ID"),
+)
+NEVER_FILLED: Final = frozenset({"context_phase_params", *(tensor.name for tensor in _OF_IMAGES)})
+
 PREPROCESSING = Contract(
     inputs=(
         *_required(STRING, 1, names="QUERY"),
@@ -223,16 +237,7 @@ PREPROCESSING = Contract(
         *_required(INT32, -1, names="REQUEST_OUTPUT_LEN"),
         *_required(INT32, 1, names="OUT_END_ID OUT_PAD_ID"),
         *_required(UINT64, -1, names="OUT_PROMPT_TABLE_EXTRA_IDS"),
-        # Declared for clients that name them; a decoder of text alone never fills them.
-        *_required(FP16, -1, -1, -1, -1, names="PIXEL_VALUES"),
-        *_required(INT64, -1, names="ASPECT_RATIO_IDS"),
-        *_required(INT64, -1, -1, names="ASPECT_RATIO_MASK"),
-        *_required(INT64, -1, -1, -1, names="CROSS_ATTENTION_MASK"),
-        *_required(INT64, 2, names="IMAGE_SIZES"),
-        *_required(BOOL, 1, names="IS_VIDEO_INPUT"),
-        *_required(INT64, -1, names="ATTENTION_MASK"),
-        *_required(INT64, 3, names="IMAGE_GRID_THW"),
-        *_required(INT32, -1, names="VISION_INPUT_ID"),
+        *_OF_IMAGES,
     ),
     may_decouple=False,
 )

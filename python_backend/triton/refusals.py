@@ -1,7 +1,7 @@
-"""Tensors of the contract that this backend cannot honour: refused with a reason, unless their value asks for nothing.
+"""Tensors of the contract that this backend cannot honour.
 
-Tensors that only hint at speed or at another kind of model (pad_id, retention_*, lookahead_*, decoder_input_ids, ...)
-change no output of a decoder; they are accepted and ignored. So are those of a beam search where there are no beams.
+Those that ask for another output are refused with a reason, unless their value asks for nothing. Those that only hint at
+speed, or at another kind of model, change no output: they are accepted and ignored. docs/contract.md lists both.
 """
 
 from __future__ import annotations
@@ -49,6 +49,26 @@ REFUSALS: Final[dict[str, Refusal]] = {
     "IMAGE_URL": Refusal(_NO_IMAGES, neutral=(b"",)),
     "VIDEO_BYTES": Refusal(_NO_IMAGES),
 }
+
+_NO_DECAY: Final = "is about a top_p that decays, which none does"
+_NO_ENCODER: Final = "is about models with an encoder"
+_NO_TABLE: Final = "is about prompt embeddings, of which there are none"
+_EVICTION: Final = "hints which cached blocks to keep; here the least recently used go first"
+_LOOKAHEAD: Final = "tunes lookahead decoding; here drafts adapt by themselves, and max_draft_tokens bounds them"
+
+HINTS: Final[dict[str, str]] = {
+    "pad_id": "outputs are not padded",
+    **dict.fromkeys(("runtime_top_p_min", "runtime_top_p_reset_ids"), _NO_DECAY),
+    **dict.fromkeys(("decoder_input_ids", "decoder_input_lengths", "decoder_text_input"), _NO_ENCODER),
+    **dict.fromkeys(("encoder_output_lengths", "DECODER_QUERY"), _NO_ENCODER),
+    **dict.fromkeys(("prompt_table_extra_ids", "prompt_table_extra_id", "PROMPT_TABLE_EXTRA_ID"), _NO_TABLE),
+    "mrope_position_deltas": _NO_TABLE,
+    **dict.fromkeys(("retention_token_range_starts", "retention_token_range_ends"), _EVICTION),
+    **dict.fromkeys(("retention_token_range_priorities", "retention_token_range_durations_ms"), _EVICTION),
+    **dict.fromkeys(("retention_decode_priority", "retention_decode_duration_ms"), _EVICTION),
+    **dict.fromkeys(("lookahead_window_size", "lookahead_ngram_size", "lookahead_verification_set_size"), _LOOKAHEAD),
+}
+"""Tensors that are accepted and ignored, and why that changes no output."""
 
 
 def refuse_unsupported(inputs: Inputs) -> None:

@@ -1,0 +1,82 @@
+"""docs/contract.md: what becomes of each tensor and parameter, from the tables that decide it.
+
+`python -m trierarch.python_backend.triton.contract_table` prints it; `pytest --regenerate` on its test writes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+from trierarch.python_backend.triton.contract import CONTRACTS, ENSEMBLE, NEVER_FILLED, Contract, Role, Tensor
+from trierarch.python_backend.triton.parameters import Parameters
+from trierarch.python_backend.triton.refusals import HINTS, REFUSALS
+
+_HEAD: Final = """# The contract, tensor by tensor
+
+Written by `python -m trierarch.python_backend.triton.contract_table`; do not edit it. Dims leave out the batch dimension
+where a model has one.
+
+- *honoured*: does what TensorRT-LLM's backend does with it, or what our documentation says where it is ours.
+- *a hint*: accepted and ignored, since it changes no output here.
+- *refused*: INVALID_ARGUMENT with this reason, unless its value asks for nothing.
+"""
+_ENSEMBLE: Final = "ensemble"
+
+
+def table() -> str:
+    """The whole file."""
+    models = {**{role.value: CONTRACTS[role] for role in CONTRACTS if role is not Role.ADAPTER}, _ENSEMBLE: ENSEMBLE}
+    parts = [_HEAD]
+    parts += ["\n".join(_model(name, contract)) for name, contract in models.items()]
+    parts.append("\n".join(_parameters()))
+    return "\n".join(parts)
+
+
+def _model(name: str, contract: Contract) -> Iterator[str]:
+    yield f"## {name}\n"
+    yield from _rows(("input", "type", "here"), ((t.name, _type(t), _fate(t)) for t in contract.inputs))
+    yield from _rows(("output", "type", "here"), ((t.name, _type(t), _filling(t)) for t in contract.outputs))
+
+
+def _parameters() -> Iterator[str]:
+    yield "## Parameters of config.pbtxt\n"
+    yield "One table for all models; a name that is not in it fails the model, so that no setting is lost.\n"
+    fields = ((name, _shown(field.get_default(call_default_factory=True))) for name, field in _fields())
+    yield from _rows(("parameter", "default"), fields)
+
+
+def _fields() -> Iterable[tuple[str, Any]]:
+    return Parameters.model_fields.items()
+
+
+def _shown(default: object) -> str:
+    return "unset" if default in (None, "", ()) else str(default).lower() if isinstance(default, bool) else str(default)
+
+
+def _fate(tensor: Tensor) -> str:
+    if tensor.name in HINTS:
+        return f"a hint: {HINTS[tensor.name]}"
+    refusal = REFUSALS.get(tensor.name)
+    if refusal is None:
+        return "honoured" if tensor.optional else "honoured, required"
+    neutral = [repr(value) for value in refusal.neutral if value != b""]
+    return f"refused{' unless ' + ' or '.join(neutral) if neutral else ''}: {refusal.remedy}"
+
+
+def _filling(tensor: Tensor) -> str:
+    return "declared, never filled" if tensor.name in NEVER_FILLED else "honoured"
+
+
+def _type(tensor: Tensor) -> str:
+    return f"{tensor.dtype}[{','.join(map(str, tensor.dims))}]"
+
+
+def _rows(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
+    for cells in (head, ("---",) * len(head), *rows):
+        yield f"| {' | '.join(cells)} |"
+    yield ""
+
+
+if __name__ == "__main__":
+    print(table(), end="")  # noqa: T201 - it is what this is for
