@@ -26,6 +26,7 @@ _ROLES = {
     Role.PREPROCESSING: ("trierarch.python_backend.triton.roles.preprocessing", "Preprocessing"),
     Role.POSTPROCESSING: ("trierarch.python_backend.triton.roles.postprocessing", "Postprocessing"),
     Role.TENSORRT_LLM_BLS: ("trierarch.python_backend.triton.roles.tensorrt_llm_bls", "TensorrtLlmBls"),
+    Role.LLMAPI: ("trierarch.python_backend.triton.roles.llmapi", "Llmapi"),
     Role.ADAPTER: ("trierarch.python_backend.triton.roles.adapter", "Adapter"),
 }
 

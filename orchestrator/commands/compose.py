@@ -44,6 +44,9 @@ def compose(
         Path | None,
         typer.Option(metavar="DIR", help="Where those are kept.", show_default="as long as the model is loaded"),
     ] = None,
+    llmapi: Annotated[
+        str, typer.Option(metavar="NAME", help="Add a model with the tensors of TensorRT-LLM's llmapi model.")
+    ] = "",
 ) -> None:
     """Compose an engine into a Triton model repository.
 
@@ -76,6 +79,7 @@ def compose(
         adapter_models=tuple(dict.fromkeys([*(adapter_model or ()), *found])),
         adapter_uploads=adapter_uploads,
         adapter_upload_directory=adapter_upload_directory,
+        llmapi=llmapi,
     )
     composition = compose_repository(engine, output, options)
     OUT.print(f"[bold cyan]{output}[/]: {', '.join(composition.models)}", soft_wrap=True)

@@ -105,7 +105,7 @@ class TextDelta:
     """As TokenDelta has them; so `generation_logits`."""
     generation_logits: tuple[Logits, ...] | None = None
     finish_reason: FinishReason | None = None
-    stop_reason: str | int | None = None
+    stop_reason: str | None = None
     """The stop string that ended the output; None for an end token or any other reason."""
     usage: Usage | None = None
     error: ServingError | None = None

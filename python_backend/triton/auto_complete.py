@@ -18,7 +18,7 @@ def complete(model: Any) -> Any:
     config = model.as_dict()
     Parameters.from_config(config)
     contract = CONTRACTS[role_of(config)]
-    if config["max_batch_size"] == 0:
+    if contract.is_batched and config["max_batch_size"] == 0:
         model.set_max_batch_size(MAX_BATCH_SIZE)
     for tensor in contract.inputs:
         model.add_input(

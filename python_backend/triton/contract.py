@@ -25,6 +25,8 @@ class Role(StrEnum):
     TENSORRT_LLM_BLS = "tensorrt_llm_bls"
     ADAPTER = "adapter"
     """One adapter by its name; its model is named for that, and has the role as a parameter."""
+    LLMAPI = "llmapi"
+    """The tensors of TensorRT-LLM's llmapi model; its model has any name, and the role as a parameter."""
 
 
 class DataType(StrEnum):
@@ -65,6 +67,8 @@ class Contract:
     outputs: tuple[Tensor, ...]
     may_decouple: bool
     """Whether one request may have many responses."""
+    is_batched: bool = True
+    """Whether tensors have a batch dimension before their dims."""
 
 
 BOOL, UINT8, UINT64, INT32 = DataType.BOOL, DataType.UINT8, DataType.UINT64, DataType.INT32
@@ -93,7 +97,7 @@ _SHARED = (
 
 # Ours, on every model that generates.
 _ADDITIONS = (
-    *_optional(BOOL, 1, names="apply_chat_template return_finish_reason"),
+    *_optional(BOOL, 1, names="apply_chat_template return_finish_reason return_stop_reason"),
     *_optional(FP32, 1, names="min_p"),
     *_optional(INT32, 1, names="priority num_log_probs num_prompt_log_probs max_draft_tokens"),
     *_optional(STRING, 1, names="cache_salt lora_name"),
@@ -147,7 +151,7 @@ _LOG_PROBS_AND_LOGITS = (
 _INDICES = _required(INT32, 1, names="batch_index sequence_index")
 _ADDED_OUTPUTS = (
     *_required(INT32, 1, names="num_input_tokens num_output_tokens"),
-    *_required(STRING, -1, names="finish_reason top_log_probs prompt_log_probs"),
+    *_required(STRING, -1, names="finish_reason stop_reason top_log_probs prompt_log_probs"),
 )
 _TEXT_OUTPUTS = (
     *_required(STRING, -1, names="text_output"),
@@ -248,10 +252,37 @@ POSTPROCESSING = Contract(
     may_decouple=False,
 )
 
+LLMAPI = Contract(
+    inputs=(
+        *_required(STRING, -1, names="text_input"),
+        *_optional(STRING, -1, names="image_url sampling_param_stop"),
+        *_optional(BOOL, 1, names="streaming stop return_finish_reason return_stop_reason return_cumulative_logprob"),
+        *_optional(BOOL, 1, names="sampling_param_exclude_input_from_output sampling_param_return_perf_metrics"),
+        *_optional(INT32, 1, names="sampling_param_best_of sampling_param_top_k sampling_param_max_tokens"),
+        *_optional(FP32, 1, names="sampling_param_temperature sampling_param_top_p"),
+        *_optional(FP32, 1, names="sampling_param_frequency_penalty sampling_param_presence_penalty"),
+        *_optional(UINT64, 1, names="sampling_param_seed lora_id"),
+        *_optional(STRING, 1, names="sampling_param_logits_post_processor_name lora_name lora_path lora_ckpt_source"),
+    ),
+    outputs=(
+        *_required(STRING, -1, names="text_output finish_reason stop_reason"),
+        *_required(FP32, -1, names="cumulative_logprob"),
+        *_required(INT32, -1, names="kv_cache_reused_block kv_cache_missed_block"),
+        *_required(INT32, -1, names="kv_cache_alloc_new_blocks kv_cache_alloc_total_blocks"),
+        *_required(FP32, -1, names="kv_cache_hit_rate"),
+        *_required(INT64, 1, names="arrival_time_ns first_scheduled_time_ns first_token_time_ns last_token_time_ns"),
+        *_required(FP32, 1, names="acceptance_rate"),
+        *_required(INT32, 1, names="total_accepted_draft_tokens total_draft_tokens"),
+    ),
+    may_decouple=True,
+    is_batched=False,
+)
+
 CONTRACTS: dict[Role, Contract] = {
     Role.TENSORRT_LLM: TENSORRT_LLM,
     Role.PREPROCESSING: PREPROCESSING,
     Role.POSTPROCESSING: POSTPROCESSING,
     Role.TENSORRT_LLM_BLS: TENSORRT_LLM_BLS,
     Role.ADAPTER: TENSORRT_LLM,
+    Role.LLMAPI: LLMAPI,
 }

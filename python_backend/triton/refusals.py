@@ -45,6 +45,10 @@ REFUSALS: Final[dict[str, Refusal]] = {
     "image_bytes_input": Refusal(_NO_IMAGES),
     "image_url_input": Refusal(_NO_IMAGES, neutral=(b"",)),
     "video_bytes_input": Refusal(_NO_IMAGES),
+    "image_url": Refusal(_NO_IMAGES, neutral=(b"",)),
+    "lora_path": Refusal("no path is taken from a client; name a registered adapter in lora_name", neutral=(b"",)),
+    "sampling_param_best_of": Refusal("of several answers none is chosen here; send 1", neutral=(0, 1)),
+    "sampling_param_logits_post_processor_name": Refusal("there are none here; leave it out", neutral=(b"",)),
     "IMAGE_BYTES": Refusal(_NO_IMAGES),
     "IMAGE_URL": Refusal(_NO_IMAGES, neutral=(b"",)),
     "VIDEO_BYTES": Refusal(_NO_IMAGES),
@@ -58,6 +62,7 @@ _LOOKAHEAD: Final = "tunes lookahead decoding; here drafts adapt by themselves, 
 
 HINTS: Final[dict[str, str]] = {
     "pad_id": "outputs are not padded",
+    "lora_ckpt_source": "says what a path leads to, and none is taken; what adapters are is seen by itself",
     **dict.fromkeys(("runtime_top_p_min", "runtime_top_p_reset_ids"), _NO_DECAY),
     **dict.fromkeys(("decoder_input_ids", "decoder_input_lengths", "decoder_text_input"), _NO_ENCODER),
     **dict.fromkeys(("encoder_output_lengths", "DECODER_QUERY"), _NO_ENCODER),

@@ -20,6 +20,7 @@ from trierarch.builder.manifest import Limits
 from trierarch.python_backend.errors import Cancelled, Overloaded
 from trierarch.python_backend.triton.beam_inputs import num_responses
 from trierarch.python_backend.triton.cancellation import OpenRequests
+from trierarch.python_backend.triton.channel import Channel
 from trierarch.python_backend.triton.incoming import Incoming
 from trierarch.python_backend.triton.inputs import Array, Inputs, batch_size
 from trierarch.python_backend.triton.periodic import Periodic
@@ -36,6 +37,16 @@ def _take(inputs: Inputs) -> None:
     """Any row."""
 
 
+def _end(channel: Channel) -> None:
+    """An empty response."""
+    channel.send([], is_final=True)
+
+
+def _as_it_is(incoming: Incoming) -> Incoming:
+    """The same words."""
+    return incoming
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
     """Where requests go, and as what."""
@@ -50,6 +61,10 @@ class Route:
     """Input -> what it is for a batch of that size, whatever the client sent."""
     check: Callable[[Inputs], None] = _take
     """Raises InvalidRequest for a row that this model does not take."""
+    translate: Callable[[Incoming], Incoming] = _as_it_is
+    """What a request is in the other model's words; it may raise InvalidRequest."""
+    tell_stopped: Callable[[Channel], None] = _end
+    """The last word to a request that a client asked to stop, and to the one that it asked with."""
 
 
 class Relays:
@@ -79,18 +94,21 @@ class Relays:
         self._watch.stop()
 
     def _serve(self, incoming: Incoming) -> None:
-        relay = Relay(incoming, self._route)
+        relay: Relay | None = None
         try:
+            incoming = self._route.translate(incoming)
             if Inputs(incoming.arrays).flag("stop"):
                 self._open.stop(incoming.client_id)
-                incoming.channel.send([], is_final=True)
+                self._route.tell_stopped(incoming.channel)
                 return
+            relay = Relay(incoming, self._route)
             self._open.add(relay)
             relay.run()
         except Exception as error:  # noqa: BLE001 - whatever it is, the client must hear of it
             incoming.channel.fail(error)
         finally:
-            self._open.discard(relay)
+            if relay is not None:
+                self._open.discard(relay)
             self._places.release()
 
 
@@ -123,7 +141,7 @@ class Relay:
 
     def stop(self) -> None:
         """See Cancellable."""
-        self._channel.send([], is_final=True)
+        self._route.tell_stopped(self._channel)
         self.cancel()
 
     def run(self) -> None:

@@ -70,6 +70,7 @@ class Reply:
             sequence_index=self.sequence_index,
             usage=delta.usage,
             finish_reason=delta.finish_reason,
+            stop_reason=delta.stop_reason or "",
         )
         self._token_ids, self._text, self._logprobs, self._prompt_logprobs = [], [], [], None
         self._context_logits, self._generation_logits = (), []

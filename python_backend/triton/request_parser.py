@@ -284,6 +284,7 @@ def _outputs(
         "num_input_tokens": inputs.flag("return_num_input_tokens"),
         "num_output_tokens": inputs.flag("return_num_output_tokens"),
         "finish_reason": inputs.flag("return_finish_reason"),
+        "stop_reason": inputs.flag("return_stop_reason"),
         **dict.fromkeys(PERF_METRICS, inputs.flag("return_perf_metrics")),
     }
     return requested & {name for name, is_called_for in called_for.items() if is_called_for}

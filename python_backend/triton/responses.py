@@ -42,6 +42,8 @@ class Piece:
     """With a sequence's last piece."""
     finish_reason: FinishReason | None = None
     """With a sequence's last piece."""
+    stop_reason: str = ""
+    """The stop string that ended the sequence, with its last piece."""
 
 
 def _int32(*values: int) -> Array:
@@ -91,6 +93,7 @@ _OUTPUTS: Final[dict[str, Callable[[Piece], Array | None]]] = {
     "text_output": lambda piece: _string(piece.text),
     "prompt_log_probs": lambda piece: None if piece.prompt_logprobs is None else _token_logprobs(piece.prompt_logprobs),
     "finish_reason": lambda piece: None if piece.finish_reason is None else _string(piece.finish_reason.value),
+    "stop_reason": lambda piece: None if piece.finish_reason is None else _string(piece.stop_reason),
 }
 """None where a piece has nothing to fill the output with."""
 

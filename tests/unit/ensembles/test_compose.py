@@ -211,3 +211,15 @@ def test_adapters_need_an_engine_that_takes_them(engine: Path, shelf: Path, tmp_
     for options in (ComposeOptions(adapters=(shelf,)), ComposeOptions(adapter_models=("french",))):
         with pytest.raises(ConfigError, match="takes no adapters; build it with --max-adapters"):
             compose(engine, tmp_path / "repository", options)
+
+
+def test_a_model_with_the_tensors_of_llmapi(engine: Path, tmp_path: Path) -> None:
+    composition = compose(engine, tmp_path / "repository", ComposeOptions(llmapi="chat"))
+    assert set(composition.models) == MODELS | {"chat"}
+    config = (composition.path / "chat" / "config.pbtxt").read_text()
+    assert 'key: "role"' in config
+    assert 'string_value: "llmapi"' in config
+    assert not (composition.path / "chat" / "1" / "engine").exists()
+    for name in ("tensorrt_llm", "a/b"):
+        with pytest.raises(ConfigError, match=f"llmapi is '{name}'"):
+            compose(engine, tmp_path / "other", ComposeOptions(llmapi=name))
