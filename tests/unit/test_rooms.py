@@ -59,6 +59,7 @@ FORBIDDEN: dict[str, set[str]] = {
     },
     "python_backend/text": {"torch", "transformers", "triton_python_backend_utils", "trierarch.python_backend.triton"},
     "python_backend/triton": {"torch", "transformers", "trierarch.python_backend.executors.torch"},
+    "python_backend/guides": {"torch", "triton_python_backend_utils", "trierarch.python_backend.executors"},
     "python_backend/adapters": {"torch", "triton_python_backend_utils", "trierarch.python_backend.executors"},
     "kserve": {"torch", "triton_python_backend_utils", "tritonclient", "kserve", "kubernetes.config"},
     "orchestrator/sleep": {"torch", "numpy", "tritonclient", "trierarch.python_backend.executors"},
@@ -81,6 +82,7 @@ LIGHT = (
     "python_backend/executors/cpu",
     "python_backend/executors/sampling",
     "python_backend/executors/drawing.py",
+    "python_backend/guides",
     "builder/adapter_source.py",
 )
 HEAVY = {"torch", "transformers", "scipy", "trierarch.python_backend.executors.torch"}

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import queue
 import random
 import re
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +15,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from support.asking import PROMPT, Client, Stream
 from support.guiding import readable_engine
 from support.random_engine import with_kernels
 from support.tokenizers import small_tokenizer
 from trierarch.builder.compile import find_compiler
 from trierarch.builder.manifest import MANIFEST_NAME, TOKENIZER_NAME
-from trierarch.python_backend.errors import InvalidRequest, ServingError
+from trierarch.python_backend.errors import InvalidRequest
 from trierarch.python_backend.executors.factory import open_executor
-from trierarch.python_backend.executors.loop import StepExecutor
 from trierarch.python_backend.guides.grammar import Grammars
 from trierarch.python_backend.request import (
     FinishReason,
     Guide,
     GuideKind,
-    Request,
-    SamplingParams,
-    SpeculationParams,
-    TokenDelta,
 )
 
-PROMPT = (40, 50, 60)
 TOKENIZER = small_tokenizer("byte_level")
 (END,) = TOKENIZER.encode("<|im_end|>")
 REGEX = Guide(GuideKind.REGEX, r"(the |quick |[0-9]{2}){3,5}\.")
@@ -51,68 +43,6 @@ EBNF = Guide(GuideKind.EBNF, 'root ::= "(" root ")" | [a-c]{1,2}')
 
 NO_SPACES = {i: -np.inf for i in range(TOKENIZER.vocab_size) if TOKENIZER.bytes.of(i).isspace()}
 """JSON may have any number of spaces, and a random model likes them."""
-
-
-@dataclass
-class Stream:
-    """One sequence's tokens and its last delta."""
-
-    deltas: list[TokenDelta] = field(default_factory=list)
-
-    @property
-    def token_ids(self) -> list[int]:
-        return [token for delta in self.deltas for token in delta.token_ids]
-
-    @property
-    def text(self) -> str:
-        return TOKENIZER.decode(self.token_ids)
-
-    @property
-    def reason(self) -> FinishReason | None:
-        return self.deltas[-1].finish_reason
-
-    @property
-    def error(self) -> ServingError | None:
-        return self.deltas[-1].error
-
-    @property
-    def num_preemptions(self) -> int:
-        usage = self.deltas[-1].usage
-        assert usage is not None
-        return usage.num_preemptions
-
-
-@dataclass
-class Client:
-    """Asks an executor and reads the answers."""
-
-    executor: StepExecutor
-    num_asked: int = 0
-
-    def ask(self, *asks: dict[str, Any]) -> list[Stream]:
-        """Ask all at once; the streams of all their sequences, in order. Fields of SamplingParams, prompt and draft."""
-        deltas: queue.SimpleQueue[TokenDelta] = queue.SimpleQueue()
-        streams: dict[tuple[str, int], Stream] = {}
-        for ask in asks:
-            self.num_asked += 1
-            prompt, draft = ask.pop("prompt", PROMPT), ask.pop("draft", ())
-            sampling = SamplingParams(**{"max_tokens": 30, "temperature": 0.0, **ask})
-            request_id = str(self.num_asked)
-            streams |= {(request_id, index): Stream() for index in range(sampling.n)}
-            request = Request(
-                request_id=request_id,
-                prompt_token_ids=prompt,
-                sampling=sampling,
-                speculation=SpeculationParams(draft_token_ids=draft),
-                arrival_time=time.monotonic(),
-            )
-            self.executor.submit(request, deltas.put)
-        num_open = len(streams)
-        while num_open:
-            delta = deltas.get(timeout=60)
-            streams[delta.request_id, delta.index].deltas.append(delta)
-            num_open -= delta.finish_reason is not None
-        return list(streams.values())
 
 
 @pytest.fixture(scope="module", params=["eager", "compiled"])
@@ -130,6 +60,10 @@ def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     executor.close()
 
 
+def text_of(stream: Stream) -> str:
+    return TOKENIZER.decode(stream.token_ids)
+
+
 def obeys(stream: Stream, guide: Guide) -> bool:
     """Whether an output that ended does, and one that was cut off could have gone on."""
     if stream.error is not None:
@@ -137,9 +71,11 @@ def obeys(stream: Stream, guide: Guide) -> bool:
     if stream.reason is FinishReason.LENGTH:
         return True
     if guide is SCHEMA:
-        return bool(jsonschema.Draft202012Validator(SCHEMA_OBEYED).is_valid(json.loads(stream.text)))
+        return bool(jsonschema.Draft202012Validator(SCHEMA_OBEYED).is_valid(json.loads(text_of(stream))))
     pattern = guide.text if guide is REGEX else r"\(*[a-c]{1,2}\)*"
-    return re.fullmatch(pattern, stream.text) is not None and stream.text.count("(") == stream.text.count(")")
+    return re.fullmatch(pattern, text_of(stream)) is not None and text_of(stream).count("(") == text_of(stream).count(
+        ")"
+    )
 
 
 @pytest.mark.parametrize("guide", [REGEX, SCHEMA, EBNF])
@@ -174,7 +110,7 @@ def test_guided_greedy_takes_the_likeliest_token_that_the_grammar_accepts(client
         output.append(best_token)
         assert matcher.accept(best_token)
     assert whole.token_ids == output
-    assert re.fullmatch(REGEX.text, whole.text)
+    assert re.fullmatch(REGEX.text, text_of(whole))
 
 
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -229,7 +165,7 @@ def test_an_output_that_is_complete_ends_even_where_no_end_token_may_be_drawn(cl
     guide = Guide(GuideKind.REGEX, "[0-9]{3}")
     for ask in ({"end_ids": ()}, {"min_tokens": 20}, {}, {"draft": tuple(TOKENIZER.encode("123the"))}):
         (stream,) = client.ask({"guide": guide, **ask})
-        assert re.fullmatch("[0-9]{3}", stream.text)
+        assert re.fullmatch("[0-9]{3}", text_of(stream))
         assert stream.reason is FinishReason.STOP
 
 
@@ -248,7 +184,7 @@ def test_what_leaves_no_token_is_an_error_of_that_request_alone(client: Client) 
     )
     assert isinstance(blocked.error, InvalidRequest)
     assert blocked.error.field == "guide, logit_bias, bad_words, min_tokens"
-    assert free.text in ("a", "b")
+    assert text_of(free) in ("a", "b")
 
 
 @pytest.mark.parametrize(
