@@ -175,8 +175,8 @@ class StepExecutor:
         drafts = self._speculator.propose(plan)
         with self._lock:
             plan = self._scheduler.with_drafts(plan, drafts)
-        if self._guides is not None:
-            plan = self._guided(plan, self._guides.masking.masks(plan))
+        if self._guides is not None and (guided := self._guides.masking.masks(plan)) is not None:
+            plan = self._guided(plan, guided)
         output, culprits = self._compute(plan)
         culprits |= {sequence_id: drawn.error for sequence_id, drawn in output.outputs.items() if drawn.error}
         with self._lock:

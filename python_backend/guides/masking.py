@@ -100,21 +100,21 @@ class Masking:
         except (EOFError, OSError, TimeoutError):
             logger.warning("a guide could not be prepared; its first mask will take longer")
 
-    def masks(self, plan: Plan) -> GuidedStep:
-        """What the sequences that draw may draw, and behind which of their drafts."""
+    def masks(self, plan: Plan) -> GuidedStep | None:
+        """What the guided sequences that draw may draw, and behind which of their drafts; None where there are none."""
+        items = {
+            item.sequence.sequence_id: item
+            for item in plan.scheduled
+            if item.samples and item.sequence.request.sampling.guide is not None
+        }
         step = GuidedStep()
         try:
             self._forget(plan.finished_sequence_ids)
-            items = {
-                item.sequence.sequence_id: item
-                for item in plan.scheduled
-                if item.samples and item.sequence.request.sampling.guide is not None
-            }
             if items:
                 self._run(step, items, is_alone=len(items) == len(plan.scheduled))
         except (EOFError, OSError, TimeoutError) as error:
-            self._lose(step, error)
-        return step
+            self._lose(step, error, items)
+        return step if items else None
 
     def close(self) -> None:
         """End the process. Idempotent."""
@@ -199,18 +199,19 @@ class Masking:
         if self._asked and time.monotonic() - self._busy_since > self._seconds:
             raise TimeoutError
 
-    def _lose(self, step: GuidedStep, error: Exception) -> None:
-        """Give the process up, and the sequence it was busy with; the others start anew."""
+    def _lose(self, step: GuidedStep, error: Exception, items: dict[int, ScheduledSequence]) -> None:
+        """Give the process up, and the guide it was busy with; the sequences of others start anew."""
         logger.warning("the process for guides was lost (%s)", type(error).__name__)
         if self._asked:
-            sequence_id, guide = next(iter(self._asked.values()))
+            _, guide = next(iter(self._asked.values()))
             remedy = (
                 f"its grammar takes longer than {self._seconds:g} s or too much memory for a token; make it simpler"
             )
             refusal = InvalidRequest("guide", guide.text, remedy)
             self._on_refusal(guide, refusal)
-            if sequence_id in self._followed:
-                step.refused[sequence_id] = refusal
+            for sequence_id, item in items.items():
+                if item.sequence.request.sampling.guide == guide:
+                    step.refused[sequence_id] = refusal
         self._asked.clear()
         self._followed.clear()
         self._forgotten.clear()

@@ -31,7 +31,11 @@ class GuideProcess:
         command = [python(), "-m", _WORKER, *(str(end.fileno()) for end in theirs), pickle.dumps(vocabulary).hex()]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OPENBLAS_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
-            command, pass_fds=[end.fileno() for end in theirs], env=environment, stdin=subprocess.DEVNULL
+            command,
+            pass_fds=[end.fileno() for end in theirs],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,  # a Ctrl-C that lets requests finish must not end it
         )
         for end in theirs:
             end.close()

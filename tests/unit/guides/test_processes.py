@@ -136,8 +136,10 @@ class Steps:
         steps: list[GuidedStep] = []
 
         def once() -> bool:
-            steps.append(self.masking.masks(Plan(tuple(items))))
-            self.refused |= steps[-1].refused.keys()
+            step = self.masking.masks(Plan(tuple(items)))
+            assert step is not None
+            steps.append(step)
+            self.refused |= step.refused.keys()
             return holds(steps[-1])
 
         eventually(once, "the masks that are wanted")
@@ -188,8 +190,7 @@ def test_a_draft_that_completes_the_output_is_drawn_where_it_stands(steps: Steps
 
 
 def test_unguided_sequences_ask_nobody(steps: Steps) -> None:
-    step = steps.masking.masks(Plan((share(guided(1, None)),)))
-    assert step.is_empty
+    assert steps.masking.masks(Plan((share(guided(1, None)),))) is None
     assert not _workers()
 
 
@@ -204,11 +205,13 @@ def test_a_slow_grammar_ends_alone_and_is_not_tried_again(
     steps: Steps, refused: list[tuple[Guide, ServingError]], vocabulary: Vocabulary
 ) -> None:
     slow, quick, plain = guided(1, AMBIGUOUS), guided(2, DIGITS, "1"), guided(3, None)
+    twin = guided(4, AMBIGUOUS, "a")
     letter, two = TOKENIZER.encode("a")[0], TOKENIZER.encode("2")[0]
     steps.until(lambda step: step.masks.keys() == {1, 2}, [share(slow), share(quick), share(plain)])
     slow.token_ids += [letter] * 300
-    step = steps.until(lambda step: bool(step.refused), [share(slow), share(quick), share(plain)])
+    step = steps.until(lambda step: bool(step.refused), [share(slow), share(quick), share(plain), share(twin)])
     assert isinstance(step.refused[1], InvalidRequest)
+    assert step.refused.keys() == {1, 4}
     assert "takes longer than 0.5 s" in str(step.refused[1])
     assert refused == [(AMBIGUOUS, step.refused[1])]
     quick.token_ids.append(two)
@@ -223,6 +226,7 @@ def test_a_slow_grammar_whose_sequence_has_gone_holds_nobody_up(steps: Steps) ->
     slow.token_ids += [TOKENIZER.encode("a")[0]] * 300
     (worker,) = _workers()
     step = steps.masking.masks(Plan((share(slow), share(quick))))
+    assert step is not None
     assert 1 not in step.masks
     steps.masking.masks(Plan((), finished_sequence_ids=(1,)))
     assert not worker.is_running()
