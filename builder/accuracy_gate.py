@@ -72,15 +72,23 @@ class AccuracyGate:
                 f"dtype is {manifest.dtype.value!r}: the unquantised model has no finite perplexity on {accuracy.text}, so "
                 "there is nothing to compare with; build with --dtype float32, or skip this with --no-accuracy-check"
             )
-        limit = self.max_perplexity_increase
-        if accuracy.perplexity_increase > limit:
-            what, milder = _quantized(manifest)
-            raise ConfigError(
-                f"max_perplexity_increase is {limit:g} ({limit:.2%}): {what} raise perplexity by "
-                f"{accuracy.perplexity_increase:.2%}, from {accuracy.reference_perplexity:.2f} to "
-                f"{accuracy.perplexity:.2f} on {accuracy.text}; {milder}allow more with --max-perplexity-increase, "
-                "or skip this with --no-accuracy-check"
-            )
+        what, milder = _quantized(manifest)
+        refuse_if_worse(accuracy, self.max_perplexity_increase, f"{what} raise", milder)
+
+
+def refuse_if_worse(accuracy: Accuracy, limit: float, what: str, milder: str) -> None:
+    """Let a quantised model pass that costs no more than `limit`; `what` raises perplexity, and `milder` remedies that.
+
+    Raises:
+        ConfigError: it costs more.
+    """
+    if accuracy.perplexity_increase > limit:
+        raise ConfigError(
+            f"max_perplexity_increase is {limit:g} ({limit:.2%}): {what} perplexity by "
+            f"{accuracy.perplexity_increase:.2%}, from {accuracy.reference_perplexity:.2f} to "
+            f"{accuracy.perplexity:.2f} on {accuracy.text}; {milder}allow more with --max-perplexity-increase, "
+            "or skip this with --no-accuracy-check"
+        )
 
 
 def _quantized(manifest: EngineManifest) -> tuple[str, str]:

@@ -40,6 +40,7 @@ from trierarch.builder.progress import DraftProgress, NoProgress, Progress
 from trierarch.builder.source import open_checkpoint
 from trierarch.builder.speculation import choose_drafters, plan_speculation
 from trierarch.builder.staging import staged_directory
+from trierarch.builder.target import check_torch_options
 
 
 def build(config: BuildConfig, progress: Progress | None = None, measure: Evaluator | None = None) -> EngineManifest:
@@ -49,7 +50,7 @@ def build(config: BuildConfig, progress: Progress | None = None, measure: Evalua
     quantization cost may differ in its last digit where `measure` sums in another order.
 
     `measure` runs engines over a text: with it, a quantised one is compared with an unquantised one of the
-    same options, which is built beside it and removed.
+    same options, which is built beside it and removed. Those for TensorRT-LLM are compared without it.
 
     Raises:
         AdapterError: an adapter cannot be read, or does not fit the checkpoint.
@@ -60,10 +61,13 @@ def build(config: BuildConfig, progress: Progress | None = None, measure: Evalua
         ResourceError: the disk is full, there is no room to `measure`, or `demo` and hub ids find no network.
     """
     progress = progress or NoProgress()
+    if config.target is Target.TENSORRT_LLM:
+        from trierarch.builder.tensorrt_llm.build import build as build_for_tensorrt_llm
+
+        return build_for_tensorrt_llm(config, progress)
+    check_torch_options(config)
     _check_accuracy_options(config, measure)
     drafters = choose_drafters(config)
-    if config.target is not Target.TORCH:
-        raise ConfigError(f"target is {config.target.value!r}: this builder writes {Target.TORCH.value!r} engines")
     checkpoint = open_checkpoint(config.model, progress)
     decoder = read_decoder(checkpoint.config, config.max_seq_len)
     tokenizer = checkpoint.tokenizer(decoder.architecture.vocab_size)

@@ -11,6 +11,7 @@ from trierarch.builder.adapter import NAME_PATTERN
 from trierarch.builder.manifest import (
     DrafterKind,
     DType,
+    Flow,
     Frozen,
     KvCache,
     KvType,
@@ -18,6 +19,7 @@ from trierarch.builder.manifest import (
     Lora,
     PositiveInt,
     Target,
+    TensorRTLLM,
     WeightType,
 )
 
@@ -85,9 +87,19 @@ class BuildConfig(Frozen):
     """Compile kernels for this machine's CPU, where there is a compiler; otherwise the engine runs eagerly anywhere."""
     overwrite: bool = False
     """Replace an engine that is already at `output`; anything else there is never touched."""
+    tensorrt_llm_version: str | None = None
+    """Of Target.TENSORRT_LLM, as all below: the release to build for; None takes the installed one, else the newest known."""
+    tensorrt_llm_flow: Flow | None = None
+    """None takes the engine flow where the release has it."""
+    tensor_parallel_size: PositiveInt = _default(TensorRTLLM, "tensor_parallel_size")
+    pipeline_parallel_size: PositiveInt = _default(TensorRTLLM, "pipeline_parallel_size")
+    gpu_architecture: Annotated[str, Field(pattern=r"^sm_[0-9]{2,3}$")] | None = None
+    """Of the GPUs that will run the engine, such as sm_90; None takes this machine's, and checks nothing where it has none."""
+    gpu_memory: PositiveInt | None = None
+    """Bytes of each of them; None checks nothing."""
 
     @property
     def measures_accuracy(self) -> bool:
         """Whether there is a cost of quantization to measure, and that is wanted."""
-        is_quantized = self.quantization is not None or self.kv_cache_dtype is KvType.INT8
+        is_quantized = self.quantization is not None or self.kv_cache_dtype in (KvType.INT8, KvType.FP8)
         return is_quantized and self.accuracy_check

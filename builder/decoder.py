@@ -11,7 +11,7 @@ from trierarch.builder.config import DEFAULT_MAX_SEQ_LEN
 from trierarch.builder.errors import CheckpointError, ConfigError
 from trierarch.builder.hf_config import HfConfig
 from trierarch.builder.manifest import Activation, Architecture, Layer, Moe, Rope
-from trierarch.builder.rope import Frequencies, frequencies, rope_settings
+from trierarch.builder.rope import Frequencies, RopeSettings, frequencies, rope_settings
 
 _DEFAULT_THETA: Final = 10_000.0
 _GLOBAL_ROPE: Final = 0
@@ -31,6 +31,9 @@ class Decoder:
     family: Family
     frequencies: tuple[Frequencies, ...]
     """One for each of the architecture's `ropes`."""
+    rope_settings: tuple[RopeSettings, ...]
+    """What those were resolved from."""
+    config: HfConfig
     max_seq_len: int
 
 
@@ -67,11 +70,19 @@ def decoder_of(name: str, family: Family, raw: Mapping[str, Any], max_seq_len: i
     length = min(window, DEFAULT_MAX_SEQ_LEN) if max_seq_len is None else max_seq_len
     if length > window:
         raise ConfigError(f"max_seq_len is {length}: the checkpoint's window is {window}; ask for at most that")
-    resolved = _resolve_ropes(family, config, length)
-    return Decoder(_architecture(name, family, config, resolved, length), family, resolved, length)
+    settings = _rope_settings(family, config)
+    resolved = tuple(frequencies(one, length) for one in settings)
+    return Decoder(
+        architecture=_architecture(name, family, config, resolved, length),
+        family=family,
+        frequencies=resolved,
+        rope_settings=settings,
+        config=config,
+        max_seq_len=length,
+    )
 
 
-def _resolve_ropes(family: Family, config: HfConfig, max_seq_len: int) -> tuple[Frequencies, ...]:
+def _rope_settings(family: Family, config: HfConfig) -> tuple[RopeSettings, ...]:
     parameters = config.rope_parameters or config.rope_scaling or {}
     is_nested = any(isinstance(value, Mapping) for value in parameters.values())
     global_parameters = parameters.get("full_attention") if is_nested else parameters
@@ -79,7 +90,7 @@ def _resolve_ropes(family: Family, config: HfConfig, max_seq_len: int) -> tuple[
     if family.local_rope:
         local_parameters = parameters.get("sliding_attention") if is_nested else None
         settings.append(rope_settings(config, local_parameters, config.rope_local_base_freq))
-    return tuple(frequencies(one, max_seq_len) for one in settings)
+    return tuple(settings)
 
 
 def _architecture(

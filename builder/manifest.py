@@ -115,6 +115,8 @@ class KvType(StrEnum):
     FLOAT16 = "float16"
     INT8 = "int8"
     """Codes of -127 to 127, each row of head_dim with a float32 scale of its own; an element is scale * code."""
+    FP8 = "fp8"
+    """Of E4M3; TensorRT-LLM's alone."""
 
     @property
     def row_scale_bytes(self) -> int:
@@ -124,7 +126,7 @@ class KvType(StrEnum):
     @property
     def num_bytes(self) -> int:
         """Bytes of one element."""
-        return 1 if self is KvType.INT8 else DType(self).num_bytes
+        return 1 if self in (KvType.INT8, KvType.FP8) else DType(self).num_bytes
 
 
 class WeightType(StrEnum):
@@ -134,6 +136,11 @@ class WeightType(StrEnum):
     INT4 = "int4"
     SOURCE = "source"
     """As the checkpoint has them: GGUF's Q8_0 as int8, Q4_0 and Q4_1 as int4, everything else unquantised."""
+    FP8 = "fp8"
+    """This and the following are TensorRT-LLM's alone (builder/tensorrt_llm/quantization.py)."""
+    NVFP4 = "nvfp4"
+    INT4_AWQ = "int4_awq"
+    INT8_SQ = "int8_sq"
 
 
 class Activation(StrEnum):
@@ -391,7 +398,9 @@ class TensorRTLLM(Frozen):
     model: str
     """Folder, relative to the engine, that `LLM(model=...)` is given."""
     llm_args: dict[str, JsonValue]
-    """The other keyword arguments of `LLM`, configuration classes as objects of their fields."""
+    """The other keyword arguments of `LLM`, configuration classes as objects of their fields; not the parallel sizes, which
+    are below. `speculative_config.decoding_type` selects its class. Paths in it (`speculative_config.speculative_model_dir`)
+    are relative to the engine."""
     tensor_parallel_size: PositiveInt = 1
     pipeline_parallel_size: PositiveInt = 1
     quant_algo: str | None = None
@@ -399,6 +408,10 @@ class TensorRTLLM(Frozen):
     kv_cache_quant_algo: str | None = None
     compiled_by: CompiledBy | None = None
     """None in the PyTorch flow, and in an engine flow's checkpoint that is still to be compiled."""
+    checkpoint: str | None = None
+    """Engine flow: folder, relative to the engine, of the checkpoint that is compiled. It is `model` until that is done."""
+    build_config: dict[str, JsonValue] | None = None
+    """Engine flow: fields of TensorRT-LLM's BuildConfig that the checkpoint is compiled with."""
 
 
 class BuiltWith(Frozen):
@@ -440,7 +453,7 @@ class EngineManifest(Frozen):
     dtype: DType
     """Of weights and activations."""
     quantization: Quantization | None = None
-    """Of the weights; None where all are of `dtype`."""
+    """Of the weights; None where all are of `dtype`, and where they are as `tensorrt_llm.quant_algo` says."""
     accuracy: Accuracy | None = None
     """What quantised weights, keys and values cost; None where nothing is, where the user asked not to measure it, and
     in a draft, whose guesses are verified."""
@@ -462,8 +475,10 @@ class EngineManifest(Frozen):
 
     @property
     def is_quantized(self) -> bool:
-        """Whether weights, or keys and values, are integers."""
-        return self.quantization is not None or self.kv_cache.dtype is KvType.INT8
+        """Whether weights, or keys and values, are of fewer bits than `dtype`."""
+        by_tensorrt_llm = self.tensorrt_llm is not None and self.tensorrt_llm.quant_algo is not None
+        is_kv_quantized = self.kv_cache.dtype in (KvType.INT8, KvType.FP8)
+        return self.quantization is not None or by_tensorrt_llm or is_kv_quantized
 
     @property
     def digest(self) -> str:

@@ -35,7 +35,7 @@ class SafetensorsCheckpoint:
             CheckpointError: a file is missing, damaged, pickled or outside `directory`.
         """
         self.name = name or directory.resolve().name
-        self._directory = directory
+        self.directory = directory
         self.config: Mapping[str, Any] = read_json(directory / "config.json")
         self._files: dict[str, Any] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
@@ -72,7 +72,7 @@ class SafetensorsCheckpoint:
 
     def tokenizer(self, vocab_size: int) -> TokenizerFiles:
         """Copied from `tokenizer.json`, or converted from an older form."""
-        return read_tokenizer(self._directory, self.config, vocab_size)
+        return read_tokenizer(self.directory, self.config, vocab_size)
 
     def _read(self, name: str) -> torch.Tensor:
         try:

@@ -8,7 +8,7 @@ from typing import Final
 
 from trierarch.builder import machine
 from trierarch.builder.errors import EngineError
-from trierarch.builder.manifest import MANIFEST_NAME, DrafterKind, EngineManifest, FileDigest
+from trierarch.builder.manifest import MANIFEST_NAME, DrafterKind, EngineManifest, FileDigest, Flow, Target
 
 _REBUILD: Final = "rebuild the engine with: trierarch build"
 _READ_BYTES: Final = 16 << 20
@@ -22,6 +22,7 @@ def verify(engine: Path, digests: bool = False) -> EngineManifest:
     """
     manifest = EngineManifest.load(engine)
     _check_machine(manifest)
+    _check_tensorrt_llm(engine, manifest)
     for name, digest in manifest.files.items():
         _check_file(engine, name, digest, digests)
     _check_draft(engine, manifest)
@@ -49,6 +50,23 @@ def _check_machine(manifest: EngineManifest) -> None:
         raise EngineError(
             f"engine {manifest.name!r} was built for {device}, and here is {here}; {_REBUILD} on this machine"
         )
+
+
+def _check_tensorrt_llm(engine: Path, manifest: EngineManifest) -> None:
+    """An engine for TensorRT-LLM says how it is opened, and has what is opened so."""
+    record = manifest.tensorrt_llm
+    if (record is None) == (manifest.target is Target.TENSORRT_LLM):
+        raise EngineError(f"{engine}: target is {manifest.target.value!r}, and tensorrt_llm says otherwise; {_REBUILD}")
+    if record is None:
+        return
+    needed = [f"{record.model}/config.json"]
+    if record.flow is Flow.ENGINE:
+        suffix = "safetensors" if record.compiled_by is None else "engine"
+        count = record.tensor_parallel_size * record.pipeline_parallel_size
+        needed += [f"{record.model}/rank{rank}.{suffix}" for rank in range(count)]
+    for name in needed:
+        if name not in manifest.files:
+            raise EngineError(f"{engine}: files has no {name}, which TensorRT-LLM opens; {_REBUILD}")
 
 
 def _check_draft(engine: Path, manifest: EngineManifest) -> None:

@@ -20,7 +20,7 @@ _TORCH_DTYPES: Final = {
     None: torch.int64,
 }
 _NAMES: Final = {DType.FLOAT32: "F32", DType.BFLOAT16: "BF16", DType.FLOAT16: "F16", None: "I64"}
-_ITEM_BYTES: Final = {"F32": 4, "BF16": 2, "F16": 2, "I8": 1, "U8": 1, "I64": 8}
+_ITEM_BYTES: Final = {"F32": 4, "BF16": 2, "F16": 2, "F8_E4M3": 1, "I8": 1, "U8": 1, "I64": 8}
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,11 +19,29 @@ from trierarch.builder.checkpoint import Checkpoint
 from trierarch.builder.errors import EngineError
 from trierarch.builder.manifest import FileDigest
 from trierarch.builder.progress import Progress
-from trierarch.builder.weight import Weight
+from trierarch.builder.weight import Entry
 
 ALIGNMENT: Final = 64
 """Bytes of a cache line and of the widest vector register."""
 _WRITE_BYTES: Final = 16 << 20
+
+
+class StoredTensor(Protocol):
+    """One or a few tensors of a file, made from a checkpoint as they are written."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all its entries."""
+        ...
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """What they are stored as, in order."""
+        ...
+
+    def parts(self, checkpoint: Checkpoint) -> Iterator[torch.Tensor]:
+        """Contiguous tensors whose bytes, one after the other, are those of the entries."""
+        ...
 
 
 class WeightsFile(Protocol):
@@ -51,7 +69,7 @@ class CheckpointWeights:
     """Weights read from a checkpoint. Implements WeightsFile."""
 
     checkpoint: Checkpoint
-    weights: Sequence[Weight]
+    weights: Sequence[StoredTensor]
 
     @property
     def num_bytes(self) -> int:
@@ -64,7 +82,7 @@ class CheckpointWeights:
         progress.stage(stage, self.num_bytes)
         return _write(path, self._pieces(ordered), progress)
 
-    def _pieces(self, ordered: Sequence[Weight]) -> Iterator[bytes | memoryview]:
+    def _pieces(self, ordered: Sequence[StoredTensor]) -> Iterator[bytes | memoryview]:
         yield _header(ordered)
         for weight in ordered:
             for part in weight.parts(self.checkpoint):
@@ -118,17 +136,17 @@ def _write(path: Path, pieces: Iterable[bytes | memoryview], progress: Progress)
     return FileDigest(num_bytes=num_bytes, sha256=digest.hexdigest())
 
 
-def _ordered(weights: Sequence[Weight]) -> list[Weight]:
+def _ordered(weights: Sequence[StoredTensor]) -> list[StoredTensor]:
     """By the power of two that divides a weight's tensors, falling: each starts on its own, all but a few on ALIGNMENT."""
     return sorted(weights, key=_alignment, reverse=True)
 
 
-def _alignment(weight: Weight) -> int:
+def _alignment(weight: StoredTensor) -> int:
     sizes = [entry.num_bytes for entry in weight.entries]
     return min(ALIGNMENT, *(size & -size for size in sizes))
 
 
-def _header(ordered: Sequence[Weight]) -> bytes:
+def _header(ordered: Sequence[StoredTensor]) -> bytes:
     entries = {}
     begin = 0
     for weight in ordered:

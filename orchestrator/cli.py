@@ -12,6 +12,7 @@ from trierarch.builder.errors import TrierarchError
 from trierarch.orchestrator.commands.adapter_models import load, status, unload
 from trierarch.orchestrator.commands.adapters import adapters
 from trierarch.orchestrator.commands.build import build
+from trierarch.orchestrator.commands.compile import compile
 from trierarch.orchestrator.commands.compose import compose
 from trierarch.orchestrator.commands.demo import demo
 from trierarch.orchestrator.commands.deploy import deploy
@@ -48,6 +49,7 @@ LOOK = "Look"
 SERVED = "As models of a server that runs"
 
 app.command(rich_help_panel=MAKE)(build)
+app.command(rich_help_panel=MAKE)(compile)
 app.command(rich_help_panel=MAKE)(compose)
 app.command("import", rich_help_panel=MAKE)(import_)
 for command in (load, unload, status):

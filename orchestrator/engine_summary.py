@@ -15,9 +15,11 @@ from trierarch.builder.manifest import (
     Architecture,
     DrafterKind,
     EngineManifest,
+    Flow,
     Head,
     Quantization,
     Speculation,
+    TensorRTLLM,
     WeightType,
 )
 from trierarch.orchestrator.sizes import format_size
@@ -31,6 +33,8 @@ def summary_rows(manifest: EngineManifest, draft: EngineManifest | None = None) 
     source = "" if manifest.source == manifest.name else f", from {manifest.source}"
     yield "engine", f"{manifest.name}{source}{quantization}"
     yield "runs on", f"{manifest.target.value}, {manifest.dtype.value}" + _device(manifest)
+    if manifest.tensorrt_llm is not None:
+        yield from _tensorrt_llm(manifest.tensorrt_llm)
     if manifest.quantization is not None:
         yield "weights", _quantization(manifest.quantization)
     if manifest.is_quantized:
@@ -52,6 +56,12 @@ def summary_rows(manifest: EngineManifest, draft: EngineManifest | None = None) 
     )
 
 
+def is_uncompiled(manifest: EngineManifest) -> bool:
+    """Whether it is a checkpoint that TensorRT-LLM still has to compile."""
+    record = manifest.tensorrt_llm
+    return record is not None and record.flow is Flow.ENGINE and record.compiled_by is None
+
+
 def summary_table(manifest: EngineManifest, *more: tuple[str, str], draft: EngineManifest | None = None) -> Table:
     """The summary, with `more` lines below; `draft` as in `summary_rows`."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
@@ -60,6 +70,23 @@ def summary_table(manifest: EngineManifest, *more: tuple[str, str], draft: Engin
     for name, value in (*summary_rows(manifest, draft), *more):
         table.add_row(name, value)
     return table
+
+
+def _tensorrt_llm(record: TensorRTLLM) -> Iterator[tuple[str, str]]:
+    yield "TensorRT-LLM", f"{record.version}, {record.flow.value} flow"
+    if record.flow is Flow.ENGINE:
+        by = record.compiled_by
+        yield (
+            "compiled",
+            "not yet: trierarch compile, on the GPU machine"
+            if by is None
+            else f"for {by.gpu_architecture} by TensorRT-LLM {by.tensorrt_llm}, TensorRT {by.tensorrt}, CUDA {by.cuda}",
+        )
+    tensor, pipeline = record.tensor_parallel_size, record.pipeline_parallel_size
+    if tensor * pipeline > 1:
+        yield "split over", f"{tensor * pipeline} GPUs: each layer over {tensor}, the layers over {pipeline}"
+    if record.quant_algo is not None:
+        yield "weights", record.quant_algo
 
 
 def _quantization(quantization: Quantization) -> str:
@@ -88,7 +115,9 @@ def _accuracy(accuracy: Accuracy | None) -> Iterator[tuple[str, str]]:
 
 def _device(manifest: EngineManifest) -> str:
     requires = manifest.requires
-    needs = [*requires.cpu_flags, *([] if requires.device == "any" else [requires.device])]
+    device = "a GPU with TensorRT-LLM" if manifest.tensorrt_llm is not None else "any"
+    device = device if requires.device == "any" else requires.device
+    needs = [*requires.cpu_flags, *([] if device == "any" else [device])]
     return f"; needs {', '.join(needs)}" if needs else "; any machine"
 
 
@@ -141,7 +170,9 @@ def _speculation(speculation: Speculation | None) -> str:
 
 
 def _draft(draft: EngineManifest) -> str:
-    weights = format_size(draft.files[WEIGHTS_NAME].num_bytes)
+    stored = draft.files.get(WEIGHTS_NAME)
+    own = draft.files.values() if stored is None else (stored,)
+    weights = format_size(sum(file.num_bytes for file in own))
     kind = (
         draft.dtype.value if draft.quantization is None else f"{draft.quantization.weights.value}, {draft.dtype.value}"
     )

@@ -19,6 +19,7 @@ LIMITS = "Limits, fixed once built"
 ACCURACY = "What quantization may cost"
 ADAPTERS = "LoRA adapters, mixed in one batch"
 SPECULATION = "Guessing tokens ahead, which never changes an answer"
+TENSORRT_LLM = "With --target tensorrt_llm"
 
 
 def build(
@@ -31,7 +32,10 @@ def build(
     ],
     output: Annotated[Path, typer.Option(metavar="DIR", help="Where the engine goes, whole or not at all.")],
     target: Annotated[
-        str | None, typer.Option(help="Executor the engine is for.", show_default="torch", metavar="torch")
+        str | None,
+        typer.Option(
+            help="Executor the engine is for: torch, or tensorrt_llm.", show_default="torch", metavar="TARGET"
+        ),
     ] = None,
     dtype: Annotated[
         str | None,
@@ -45,7 +49,8 @@ def build(
         str | None,
         typer.Option(
             metavar="TYPE",
-            help="int8 or int4 weights in groups of 32 inputs, or source: a GGUF's Q8_0, Q4_0 and Q4_1 as they are.",
+            help="int8 or int4 weights in groups of 32 inputs, or source: a GGUF's Q8_0, Q4_0 and Q4_1 as they are. For "
+            "TensorRT-LLM: fp8, nvfp4, int4_awq, and up to 1.2 int8_sq, int8 and int4.",
             show_default="none: weights of DTYPE",
         ),
     ] = None,
@@ -75,7 +80,7 @@ def build(
         str | None,
         typer.Option(
             metavar="DTYPE",
-            help="int8 keys and values take about half the memory; else float32, bfloat16 or float16.",
+            help="int8 (for TensorRT-LLM fp8) keys and values take about half the memory; else float32, bfloat16 or float16.",
             show_default="that of --dtype",
         ),
     ] = None,
@@ -191,9 +196,62 @@ def build(
         bool,
         typer.Option(
             "--compile/--no-compile",
-            help="Compile kernels for this machine's CPU; without, the engine runs on any CPU, several times slower.",
+            help="Compile kernels for this machine's CPU; without, the engine runs on any CPU, several times slower. For "
+            "TensorRT-LLM up to 1.2: compile its engine, where it is installed.",
         ),
     ] = True,
+    tensorrt_llm_version: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VERSION",
+            help="1.0, 1.1 and 1.2 compile engines, 1.3 loads checkpoints as they are.",
+            show_default="the one installed here, else 1.3",
+            rich_help_panel=TENSORRT_LLM,
+        ),
+    ] = None,
+    tensorrt_llm_flow: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FLOW",
+            help="engine or pytorch: up to 1.2 there are both.",
+            show_default="engine up to 1.2",
+            rich_help_panel=TENSORRT_LLM,
+        ),
+    ] = None,
+    tensor_parallel_size: Annotated[
+        int | None,
+        typer.Option(help="GPUs that share each layer.", show_default="1", rich_help_panel=TENSORRT_LLM),
+    ] = None,
+    pipeline_parallel_size: Annotated[
+        int | None,
+        typer.Option(help="Groups of GPUs that share the layers out.", show_default="1", rich_help_panel=TENSORRT_LLM),
+    ] = None,
+    gpu_architecture: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SM",
+            help="Of the GPUs that will run the engine, such as sm_90: what they cannot do is refused now.",
+            show_default="this machine's",
+            rich_help_panel=TENSORRT_LLM,
+        ),
+    ] = None,
+    gpu_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Of each of them, such as 80GB: an engine that cannot fit is refused now.",
+            show_default="not checked",
+            rich_help_panel=TENSORRT_LLM,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Write nothing: show the configuration and the command that would build it; as JSON with --json.",
+            rich_help_panel=TENSORRT_LLM,
+        ),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the engine that is at DIR.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the engine's manifest as JSON.")] = False,
 ) -> None:
@@ -206,7 +264,7 @@ def build(
     from trierarch.builder.build import build as build_engine
     from trierarch.orchestrator.build_progress import RichProgress
     from trierarch.orchestrator.console import ERR, OUT
-    from trierarch.orchestrator.engine_summary import summary_table
+    from trierarch.orchestrator.engine_summary import is_uncompiled, summary_table
     from trierarch.python_backend.executors.torch.teacher_forcing import teacher_forced_logits
 
     started = time.monotonic()
@@ -239,7 +297,16 @@ def build(
         adapter_host_bytes=None if adapter_host_bytes is None else parse_size(adapter_host_bytes),
         compile=compile,
         overwrite=overwrite,
+        tensorrt_llm_version=tensorrt_llm_version,
+        tensorrt_llm_flow=tensorrt_llm_flow,
+        tensor_parallel_size=tensor_parallel_size,
+        pipeline_parallel_size=pipeline_parallel_size,
+        gpu_architecture=gpu_architecture,
+        gpu_memory=None if gpu_memory is None else parse_size(gpu_memory),
     )
+    if dry_run:
+        _show_plan(config, json)
+        return
     with RichProgress(ERR) as progress:
         manifest = build_engine(config, progress, teacher_forced_logits)
     if json:
@@ -247,7 +314,40 @@ def build(
         return
     more = (("built in", f"{time.monotonic() - started:.1f} s"), ("at", str(output)))
     OUT.print(summary_table(manifest, *more, draft=manifest.load_draft(output)))
-    ERR.print(f"\nserve it with: [bold]trierarch serve {output}[/]", soft_wrap=True)
+    if is_uncompiled(manifest):
+        ERR.print(f"\ncompile it on the GPU machine with: [bold]trierarch compile {output}[/]", soft_wrap=True)
+    else:
+        ERR.print(f"\nserve it with: [bold]trierarch serve {output}[/]", soft_wrap=True)
+
+
+def _show_plan(config: BuildConfig, as_json: bool) -> None:
+    """What a build for TensorRT-LLM would write and run.
+
+    Raises:
+        ConfigError: the target is another, whose builds run no command.
+    """
+    import json
+
+    from rich.panel import Panel
+
+    from trierarch.builder.manifest import Target
+    from trierarch.orchestrator.build_progress import RichProgress
+    from trierarch.orchestrator.console import ERR, OUT
+    from trierarch.orchestrator.plan_table import plan_panels
+
+    if config.target is not Target.TENSORRT_LLM:
+        raise ConfigError(
+            f"--dry-run shows builds for tensorrt_llm, and --target is {config.target.value!r}; leave it out"
+        )
+    from trierarch.builder.tensorrt_llm.build import describe
+
+    with RichProgress(ERR) as progress:
+        plan = describe(config, progress)
+    if as_json:
+        OUT.out(json.dumps(plan, indent=2, sort_keys=True))
+        return
+    for panel in plan_panels(plan):
+        OUT.print(panel, soft_wrap=not isinstance(panel, Panel))
 
 
 def build_config(**asked: Any) -> BuildConfig:

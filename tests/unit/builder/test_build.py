@@ -17,7 +17,7 @@ from trierarch.builder import machine, weights_file
 from trierarch.builder.build import build
 from trierarch.builder.config import BuildConfig
 from trierarch.builder.errors import CheckpointError, ConfigError, ResourceError
-from trierarch.builder.manifest import DType, EngineManifest, Limits, Target, Tokens
+from trierarch.builder.manifest import DType, EngineManifest, KvType, Limits, Tokens, WeightType
 from trierarch.builder.verify import verify
 
 
@@ -183,7 +183,12 @@ def test_an_unwritable_place_is_named(checkpoint: Path, tmp_path: Path) -> None:
 def test_options_out_of_range_are_named(checkpoint: Path, tmp_path: Path) -> None:
     config = BuildConfig(model=str(checkpoint), output=tmp_path / "engine", dtype=DType.FLOAT32)
     for change, message in (
-        ({"target": Target.TENSORRT_LLM}, r"target is 'tensorrt_llm': this builder writes 'torch' engines"),
+        (
+            {"tensor_parallel_size": 2},
+            r"tensor_parallel_size is '2', but target is 'torch'; leave it out, or build for",
+        ),
+        ({"quantization": WeightType.FP8}, r"quantization is 'fp8': torch engines take int8, int4, source; choose one"),
+        ({"kv_cache_dtype": KvType.FP8}, r"kv_cache_dtype is 'fp8': torch engines take int8 or a floating type"),
         ({"max_seq_len": 257}, r"max_seq_len is 257: the checkpoint's window is 256"),
         ({"kv_cache_bytes": 100}, r"kv_cache_bytes is 100: one block of this model takes 12288"),
     ):
