@@ -30,8 +30,9 @@ from trierarch.builder.manifest import (
 )
 from trierarch.builder.progress import DraftProgress, NoProgress, Progress
 from trierarch.builder.staging import replace
-from trierarch.builder.tensorrt_llm.installed import Installed, find_installed, minor
+from trierarch.builder.tensorrt_llm.installed import Installed, find_installed
 from trierarch.builder.tensorrt_llm.quantization import check_hardware
+from trierarch.builder.tensorrt_llm.releases import minor
 from trierarch.builder.verify import digest_file
 
 CHECKPOINT_FOLDER: Final = "checkpoint"

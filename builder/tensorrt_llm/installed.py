@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
 from trierarch.builder import machine
 from trierarch.builder.errors import EngineError
 from trierarch.builder.manifest import EngineManifest, Flow, TensorRTLLM
+from trierarch.builder.tensorrt_llm.releases import installed_version, minor, version_of
 
 LEAST_ARCHITECTURE: Final[Mapping[str, int]] = {"FP8": 89, "NVFP4": 100}
 """Quantisation -> the first GPU architecture that multiplies it."""
@@ -29,13 +29,13 @@ class Installed:
 
 def find_installed() -> Installed:
     """What this machine has. Imports torch where TensorRT-LLM is installed, for it knows its CUDA."""
-    tensorrt_llm = _version("tensorrt_llm", "tensorrt-llm")
+    tensorrt_llm = installed_version()
     cuda = None
     if tensorrt_llm is not None:
         import torch
 
         cuda = torch.version.cuda
-    return Installed(tensorrt_llm, _version(*_TENSORRT), cuda, machine.cuda_architectures())
+    return Installed(tensorrt_llm, version_of(*_TENSORRT), cuda, machine.cuda_architectures())
 
 
 def check_installed(manifest: EngineManifest, installed: Installed) -> None:
@@ -65,11 +65,6 @@ def check_installed(manifest: EngineManifest, installed: Installed) -> None:
 def architecture_number(architecture: str) -> int:
     """89 of sm_89."""
     return int(architecture.removeprefix("sm_"))
-
-
-def minor(text: str) -> str:
-    """1.2 of 1.2.1."""
-    return ".".join(text.split(".")[:2])
 
 
 def _check_compiled(name: str, record: TensorRTLLM, installed: Installed) -> None:
@@ -109,12 +104,3 @@ def _check_gpus(name: str, record: TensorRTLLM, installed: Installed) -> None:
 def _needed(record: TensorRTLLM, installed: Installed) -> tuple[str, ...]:
     """The GPUs that would run it: TensorRT-LLM takes the first ones."""
     return installed.gpu_architectures[: record.tensor_parallel_size * record.pipeline_parallel_size]
-
-
-def _version(*names: str) -> str | None:
-    for name in names:
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            continue
-    return None

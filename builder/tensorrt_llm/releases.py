@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
@@ -16,7 +17,6 @@ from typing import Final
 from trierarch.builder.errors import ConfigError
 from trierarch.builder.manifest import Flow
 
-_DISTRIBUTIONS: Final = ("tensorrt_llm", "tensorrt-llm")
 _NUMBER: Final = re.compile(r"([0-9]+)\.([0-9]+)(?:[.a-z+-].*)?")
 
 
@@ -59,12 +59,21 @@ NEWEST: Final = "1.3"
 
 def installed_version() -> str | None:
     """Version of the TensorRT-LLM that is installed here; it is not imported."""
-    for name in _DISTRIBUTIONS:
-        try:
+    return version_of("tensorrt_llm", "tensorrt-llm")
+
+
+def version_of(*names: str) -> str | None:
+    """Version of the first of several distributions that is installed."""
+    for name in names:
+        with suppress(PackageNotFoundError):
             return version(name)
-        except PackageNotFoundError:
-            continue
     return None
+
+
+def minor(text: str) -> str:
+    """1.2 of 1.2.1 and 1.3 of 1.3.0rc22; what is no version stays as it is."""
+    match = _NUMBER.fullmatch(text.strip())
+    return text if match is None else f"{int(match[1])}.{int(match[2])}"
 
 
 def find_release(asked: str | None) -> Release:
@@ -74,17 +83,11 @@ def find_release(asked: str | None) -> Release:
         ConfigError: it is not known.
     """
     text = asked or installed_version() or NEWEST
-    name = minor_of(text)
-    if name is None or name not in RELEASES:
+    name = minor(text)
+    if name not in RELEASES:
         whose = "" if asked is not None else ", the version installed here"
         raise ConfigError(
             f"tensorrt_llm_version is {text!r}{whose}: known are {', '.join(RELEASES)}; name one of them "
             "(--tensorrt-llm-version)"
         )
     return RELEASES[name]
-
-
-def minor_of(text: str) -> str | None:
-    """1.2 of 1.2.1; None where it is no version."""
-    match = _NUMBER.fullmatch(text.strip())
-    return None if match is None else f"{int(match[1])}.{int(match[2])}"

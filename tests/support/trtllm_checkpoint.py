@@ -34,7 +34,7 @@ def read_ranks(checkpoint: Path) -> tuple[dict[str, Any], list[Tensors]]:
 def checkpoint_logits(checkpoint: Path, tokens: Sequence[int], windows: Sequence[int] | None = None) -> torch.Tensor:
     """(len(tokens), vocab) float32; `windows` is max_attention_window, repeated over the layers."""
     config, ranks = read_ranks(checkpoint)
-    model = _Model(config, windows or [len(tokens)])
+    model = _Model(config, windows or [len(tokens)], len(tokens))
     num_places = config["mapping"]["tp_size"]
     stages = [ranks[begin : begin + num_places] for begin in range(0, len(ranks), num_places)]
     hidden = model.embed(stages[0], torch.tensor(tokens))
@@ -49,8 +49,8 @@ def checkpoint_logits(checkpoint: Path, tokens: Sequence[int], windows: Sequence
 
 
 class _Model:
-    def __init__(self, config: dict[str, Any], windows: Sequence[int]) -> None:
-        self._config, self._windows = config, windows
+    def __init__(self, config: dict[str, Any], windows: Sequence[int], length: int) -> None:
+        self._config, self._windows, self._length = config, windows, length
         self._is_gemma = config["architecture"].startswith("Gemma")
 
     def embed(self, ranks: Sequence[Tensors], tokens: torch.Tensor) -> torch.Tensor:
@@ -140,7 +140,8 @@ class _Model:
         powers = base ** (torch.arange(0, dim, 2).float() / dim)
         if config["position_embedding_type"] == "long_rope":
             original, longest = config["original_max_position_embeddings"], config["max_position_embeddings"]
-            factors = torch.tensor(config["longrope_scaling_long_factors"])
+            kind = "long" if self._length > original else "short"
+            factors = torch.tensor(config[f"longrope_scaling_{kind}_factors"])
             scale = longest / original
             return 1 / (factors * powers), 1.0 if scale <= 1 else math.sqrt(1 + math.log(scale) / math.log(original))
         assert config["position_embedding_type"] == "rope_gpt_neox"

@@ -14,6 +14,7 @@ CONTRACT = {
     "trierarch.builder.manifest",
     "trierarch.builder.errors",
     "trierarch.builder.verify",
+    "trierarch.builder.tensorrt_llm.installed",
     "trierarch.builder.adapter",
     "trierarch.builder.adapter_check",
     "trierarch.builder.adapter_source",
