@@ -130,7 +130,9 @@ def _write_calibrated(
     measures = spec.config.measures_accuracy
     calibrating, measured = halves(text) if measures else (text, text)
     model = load_model(reference, spec.dtype)
-    block_size = None if quantization is None else choose_block_size(quantization, spec.architecture, spec.split)
+    block_size = (
+        None if quantization is None else choose_block_size(quantization, spec.flow, spec.architecture, spec.split)
+    )
     calibrate(model, quantization, block_size, spec.kv_algo is not None, calibrating.windows, progress)
     accuracy = None
     is_imitated = spec.quant_algo != "NVFP4" or model.device.type == "cuda"

@@ -301,7 +301,7 @@ def _check_calibration(spec: Spec, source: Source, quantization: Format | None) 
     if spec.dtype is DType.FLOAT32:
         raise ConfigError(f"dtype is 'float32': {what} has activations of 16 bits; choose bfloat16 or float16")
     if quantization is not None:
-        choose_block_size(quantization, spec.architecture, spec.split)
+        choose_block_size(quantization, spec.flow, spec.architecture, spec.split)
     if spec.flow is Flow.ENGINE:
         family = ENGINE_FAMILIES[source.family]
         if family.exporter is None:

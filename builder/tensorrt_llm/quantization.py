@@ -94,7 +94,7 @@ def check_hardware(algos: tuple[str | None, ...], architecture: str | None) -> N
             )
 
 
-def choose_block_size(quantization: Format, architecture: Architecture, split: Split) -> int | None:
+def choose_block_size(quantization: Format, flow: Flow, architecture: Architecture, split: Split) -> int | None:
     """How many inputs share a scale.
 
     Raises:
@@ -105,6 +105,9 @@ def choose_block_size(quantization: Format, architecture: Architecture, split: S
     places = split.tensor_parallel_size
     inner = architecture.intermediate_size if architecture.moe is None else architecture.moe.intermediate_size
     widths = {architecture.hidden_size, architecture.num_heads * architecture.head_dim // places, inner // places}
+    if flow is Flow.ENGINE:
+        # Needless, since nobody splits these; nvidia-modelopt wants it all the same before it writes ranks.
+        widths.add(architecture.hidden_size // places)
     for size in quantization.block_sizes:
         if not any(width % size for width in widths):
             return size
