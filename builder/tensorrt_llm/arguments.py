@@ -128,6 +128,8 @@ class Argument:
     """None leaves it to TensorRT-LLM."""
     since: str = "1.0"
     """Release that has the name first."""
+    until: str | None = None
+    """Release that has it last."""
 
 
 def _if_lora(value: Callable[[Spec, Lora], Any]) -> Callable[[Spec], Any]:
@@ -178,6 +180,11 @@ PYTORCH_LLM: Final = (
     Argument("speculation", "speculative_config", _speculative),
     Argument("max_draft_tokens", "speculative_config", _speculative),
     Argument("speculation", "disable_overlap_scheduler", lambda spec: runs_on_host(spec.drafter) or None),
+    # The sampler in C++, which knows penalties and seeds; 1.3 has one sampler alone. It takes no guesses.
+    Argument(None, "enable_trtllm_sampler", lambda spec: spec.drafter is None or None, until="1.0"),
+    Argument(None, "sampler_type", lambda spec: None if spec.drafter else "TRTLLMSampler", since="1.2", until="1.2"),
+    # Guesses and grammars are not followed together by every release.
+    Argument(None, "guided_decoding_backend", lambda spec: None if spec.drafter else "xgrammar"),
     Argument("max_adapters", "enable_lora", _if_lora(lambda spec, lora: True)),
     Argument("max_adapters", "lora_config.max_loras", _if_lora(lambda spec, lora: lora.max_adapters)),
     Argument("max_adapters", "lora_config.lora_target_modules", _if_lora(lambda spec, lora: spec.lora_modules)),
@@ -258,7 +265,8 @@ def _resolved(rows: Iterable[Argument], spec: Spec) -> dict[str, Any]:
         value = row.value(spec)
         if value is None:
             continue
-        if order.index(spec.release.name) < order.index(row.since):
+        own = order.index(spec.release.name)
+        if own < order.index(row.since) or (row.until is not None and own > order.index(row.until)):
             if row.field in spec.asked:
                 raise ConfigError(
                     f"{row.field} is {getattr(spec.config, row.field or '')!r}: TensorRT-LLM {spec.release.name} has no "

@@ -18,12 +18,12 @@ from trierarch.builder.staging import staged_directory
 from trierarch.builder.tensorrt_llm.accuracy import halves, measure
 from trierarch.builder.tensorrt_llm.calibration import calibrate, export_hf, export_ranks, load_model
 from trierarch.builder.tensorrt_llm.checkpoint import CONFIG_NAME, config_bytes, rank_name
+from trierarch.builder.tensorrt_llm.compatibility import installed
 from trierarch.builder.tensorrt_llm.compile import CHECKPOINT_FOLDER, build_command, can_compile, compile_engine, shown
 from trierarch.builder.tensorrt_llm.dequantized import apply_nvfp4
 from trierarch.builder.tensorrt_llm.draft import Draft, plan_draft
 from trierarch.builder.tensorrt_llm.families import ENGINE_FAMILIES
 from trierarch.builder.tensorrt_llm.held_tensors import held_tensors
-from trierarch.builder.tensorrt_llm.installed import find_installed
 from trierarch.builder.tensorrt_llm.package import Package
 from trierarch.builder.tensorrt_llm.plan import Plan, make_plan
 from trierarch.builder.tensorrt_llm.quantization import choose_block_size
@@ -57,9 +57,9 @@ def build(config: BuildConfig, progress: Progress | None = None) -> EngineManife
         write_manifest(staging, manifest)
         record = manifest.tensorrt_llm
         if record is not None and record.flow is Flow.ENGINE and config.compile:
-            installed = find_installed()
-            if can_compile(record, installed):
-                manifest = compile_engine(staging, progress, installed)
+            here = installed()
+            if can_compile(record, here):
+                manifest = compile_engine(staging, progress, here)
     return manifest
 
 

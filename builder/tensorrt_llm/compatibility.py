@@ -7,15 +7,21 @@ checkpoint of the PyTorch flow runs with every patch of the release whose argume
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
 from trierarch.builder.errors import EngineError
 from trierarch.builder.machine import cuda_architectures
 from trierarch.builder.manifest import CompiledBy, Flow, TensorRTLLM
+from trierarch.builder.tensorrt_llm.releases import installed_version, minor, version_of
+
+LEAST_ARCHITECTURE: Final[Mapping[str, int]] = {"FP8": 89, "NVFP4": 100}
+"""Quantisation -> the first GPU architecture that multiplies it."""
 
 _REBUILD: Final = "rebuild the engine here with: trierarch build --target tensorrt_llm"
+_COMPILE: Final = f"compile its checkpoint here with: trierarch compile, or {_REBUILD}"
+_TENSORRT: Final = ("tensorrt", "tensorrt_cu13", "tensorrt_cu12")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +38,7 @@ class Installed:
 def installed() -> Installed:
     """What is here, by the packages' own records and the driver's word."""
     return Installed(
-        tensorrt_llm=_version("tensorrt_llm"), tensorrt=_version("tensorrt"), gpu_architectures=cuda_architectures()
+        tensorrt_llm=installed_version(), tensorrt=version_of(*_TENSORRT), gpu_architectures=cuda_architectures()
     )
 
 
@@ -47,14 +53,20 @@ def check_compatible(name: str, record: TensorRTLLM, here: Installed) -> None:
             f"engine {name!r} runs with TensorRT-LLM {record.version}, which is not installed here; serve it in a "
             "container that has it, such as nvcr.io/nvidia/tritonserver's -trtllm-python-py3"
         )
-    if not _is_of_release(here.tensorrt_llm, record.version):
+    if minor(here.tensorrt_llm) != record.version:
         raise EngineError(
             f"engine {name!r} was built for TensorRT-LLM {record.version}, and here is {here.tensorrt_llm}; {_REBUILD}"
         )
     if record.flow is Flow.ENGINE and record.compiled_by is None:
-        raise EngineError(f"engine {name!r} is a checkpoint that nothing was compiled from yet; {_REBUILD}")
+        raise EngineError(f"engine {name!r} is a checkpoint that nothing was compiled from yet; {_COMPILE}")
     if record.compiled_by is not None:
         _check_compiled(name, record.compiled_by, here)
+    _check_quantization(name, record, here)
+
+
+def architecture_number(architecture: str) -> int:
+    """89 of sm_89."""
+    return int(architecture.removeprefix("sm_"))
 
 
 def _check_compiled(name: str, by: CompiledBy, here: Installed) -> None:
@@ -63,7 +75,7 @@ def _check_compiled(name: str, by: CompiledBy, here: Installed) -> None:
         if found != wanted:
             raise EngineError(
                 f"engine {name!r} was compiled by {library} {wanted}, and here is {found or 'none'}: compiled engines run "
-                f"with no other; {_REBUILD}"
+                f"with no other; {_COMPILE}"
             )
     if not here.gpu_architectures:
         raise EngineError(
@@ -72,16 +84,16 @@ def _check_compiled(name: str, by: CompiledBy, here: Installed) -> None:
     others = sorted(set(here.gpu_architectures) - {by.gpu_architecture})
     if others:
         raise EngineError(
-            f"engine {name!r} was compiled for {by.gpu_architecture}, and here is {', '.join(others)}; {_REBUILD}"
+            f"engine {name!r} was compiled for {by.gpu_architecture}, and here is {', '.join(others)}; {_COMPILE}"
         )
 
 
-def _is_of_release(found: str, release: str) -> bool:
-    return found.split(".")[:2] == release.split(".")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+def _check_quantization(name: str, record: TensorRTLLM, here: Installed) -> None:
+    for algo in (record.quant_algo, record.kv_cache_quant_algo):
+        least = LEAST_ARCHITECTURE.get(algo or "", 0)
+        weak = [one for one in here.gpu_architectures if architecture_number(one) < least]
+        if weak:
+            raise EngineError(
+                f"engine {name!r} is quantised to {algo}, which needs sm_{least} or later, and here is {weak[0]}; rebuild it "
+                "for this GPU with another --quantization or --kv-cache-dtype: trierarch build --target tensorrt_llm"
+            )

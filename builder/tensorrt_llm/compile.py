@@ -17,6 +17,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import torch
+
 from trierarch.builder.blueprint import DRAFT_FOLDER, write_manifest
 from trierarch.builder.errors import ConfigError, EngineError, ResourceError
 from trierarch.builder.manifest import (
@@ -30,7 +32,7 @@ from trierarch.builder.manifest import (
 )
 from trierarch.builder.progress import DraftProgress, NoProgress, Progress
 from trierarch.builder.staging import replace
-from trierarch.builder.tensorrt_llm.installed import Installed, find_installed
+from trierarch.builder.tensorrt_llm.compatibility import Installed, installed
 from trierarch.builder.tensorrt_llm.quantization import check_hardware
 from trierarch.builder.tensorrt_llm.releases import minor
 from trierarch.builder.verify import digest_file
@@ -76,15 +78,13 @@ def build_command(engine: Path, record: TensorRTLLM, output: Path | None = None)
     ]
 
 
-def can_compile(record: TensorRTLLM, installed: Installed) -> bool:
+def can_compile(record: TensorRTLLM, here: Installed) -> bool:
     """Whether what is here compiles an engine for the release of `record`."""
-    here = installed.tensorrt_llm
-    return here is not None and minor(here) == record.version and bool(installed.gpu_architectures)
+    version = here.tensorrt_llm
+    return version is not None and minor(version) == record.version and bool(here.gpu_architectures)
 
 
-def compile_engine(
-    engine: Path, progress: Progress | None = None, installed: Installed | None = None
-) -> EngineManifest:
+def compile_engine(engine: Path, progress: Progress | None = None, here: Installed | None = None) -> EngineManifest:
     """Compile an engine-flow engine, and its draft, for this machine's GPUs; a TensorRT engine of before is replaced.
 
     The checkpoint stays, so that it can be compiled again elsewhere. Until the last moment the engine is what it was.
@@ -95,12 +95,12 @@ def compile_engine(
         ResourceError: TensorRT-LLM is not installed, there is no GPU, or compiling fails.
     """
     progress = progress or NoProgress()
-    installed = installed or find_installed()
+    here = here or installed()
     manifest = EngineManifest.load(engine)
-    record = _compilable(manifest, installed)
+    record = _compilable(manifest, here)
     files = {name: file for name, file in manifest.files.items() if not name.startswith(f"{COMPILED_FOLDER}/")}
     if f"{DRAFT_FOLDER}/{MANIFEST_NAME}" in manifest.files:
-        files = _with_draft(engine, files, compile_engine(engine / DRAFT_FOLDER, DraftProgress(progress), installed))
+        files = _with_draft(engine, files, compile_engine(engine / DRAFT_FOLDER, DraftProgress(progress), here))
     progress.stage(f"compile ({_PROGRAM})", None)
     staging = engine / f".{COMPILED_FOLDER}.{secrets.token_hex(4)}"
     try:
@@ -109,11 +109,11 @@ def compile_engine(
         replace(staging, engine / COMPILED_FOLDER)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    architecture = installed.gpu_architectures[0]
+    architecture = here.gpu_architectures[0]
     compiled_by = CompiledBy(
-        tensorrt_llm=installed.tensorrt_llm or "",
-        tensorrt=installed.tensorrt or "",
-        cuda=installed.cuda or "",
+        tensorrt_llm=here.tensorrt_llm or "",
+        tensorrt=here.tensorrt or "",
+        cuda=torch.version.cuda or "",
         gpu_architecture=architecture,
     )
     update = {
@@ -131,27 +131,27 @@ def shown(command: list[str]) -> str:
     return shlex.join(command)
 
 
-def _compilable(manifest: EngineManifest, installed: Installed) -> TensorRTLLM:
+def _compilable(manifest: EngineManifest, here: Installed) -> TensorRTLLM:
     record = manifest.tensorrt_llm
     if record is None or record.flow is not Flow.ENGINE:
         raise EngineError(
             f"engine {manifest.name!r} is not compiled by TensorRT-LLM, which loads it as it is; only engines of target "
             "tensorrt_llm for 1.0 to 1.2 are"
         )
-    if installed.tensorrt_llm is None:
+    if here.tensorrt_llm is None:
         raise ResourceError(
             f"TensorRT-LLM is not installed here; compile engine {manifest.name!r} on a GPU machine that has "
             f"TensorRT-LLM {record.version}"
         )
-    if minor(installed.tensorrt_llm) != record.version:
+    if minor(here.tensorrt_llm) != record.version:
         raise EngineError(
-            f"engine {manifest.name!r} was built for TensorRT-LLM {record.version}, and {installed.tensorrt_llm} is installed; "
-            f"build it again with: trierarch build --target tensorrt_llm --tensorrt-llm-version {minor(installed.tensorrt_llm)}"
+            f"engine {manifest.name!r} was built for TensorRT-LLM {record.version}, and {here.tensorrt_llm} is installed; "
+            f"build it again with: trierarch build --target tensorrt_llm --tensorrt-llm-version {minor(here.tensorrt_llm)}"
         )
-    if not installed.gpu_architectures:
+    if not here.gpu_architectures:
         raise ResourceError("there is no GPU here to compile for; compile on the machine that will run the engine")
     try:
-        check_hardware((record.quant_algo, record.kv_cache_quant_algo), installed.gpu_architectures[0])
+        check_hardware((record.quant_algo, record.kv_cache_quant_algo), here.gpu_architectures[0])
     except ConfigError as error:
         raise ConfigError(f"engine {manifest.name!r}: {error}") from None
     return record

@@ -46,7 +46,7 @@ def apply_nvfp4(model: Any, folder: Path) -> None:
             module.weight.data = nvfp4_weight(tensors, stem).to(module.weight.dtype)
             module.register_forward_pre_hook(_rounding(tensors[f"{stem}.input_scale"]))
         elif name in parameters:
-            parameters[name].data = tensor
+            parameters[name].data = tensor.to(parameters[name].dtype)
 
 
 def nvfp4_weight(tensors: Mapping[str, torch.Tensor], stem: str) -> torch.Tensor:

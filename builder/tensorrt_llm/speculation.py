@@ -67,6 +67,9 @@ def speculative_config(kind: DrafterKind, max_draft_len: int, release: Release) 
         config |= {"max_matching_ngram_size": MAX_MATCHING_NGRAM, "is_public_pool": False}
     if kind is DrafterKind.SUFFIX:
         config["enable_global_pool"] = False  # likewise
+    if release.name not in _BEFORE and kind is not DrafterKind.PROMPT_LOOKUP:
+        # Model and drafter are one here, which would draw the likeliest tokens whatever was asked for.
+        config["allow_advanced_sampling"] = True
     if kind in (DrafterKind.DRAFT_MODEL, DrafterKind.EAGLE3):
         config["speculative_model_dir"] = f"{DRAFT_FOLDER}/{MODEL_FOLDER}"
     return config

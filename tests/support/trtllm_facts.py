@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-_FILE = Path(__file__).parents[1] / "data" / "tensorrt_llm.json"
+_DATA = Path(__file__).parents[1] / "data"
 
 NESTED = {
     "kv_cache_config": "KvCacheConfig",
@@ -37,8 +37,23 @@ CHOICES = {
 
 @cache
 def facts() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(_FILE.read_text(encoding="utf-8"))
+    """Of building; classes of the LLM API are in `_classes`."""
+    found: dict[str, Any] = json.loads((_DATA / "tensorrt_llm_building.json").read_text(encoding="utf-8"))
     return found
+
+
+@cache
+def _classes(release: str) -> dict[str, Any]:
+    """Class -> its bases, and its own fields by name."""
+    recorded_classes = json.loads((_DATA / "tensorrt_llm_signatures.json").read_text(encoding="utf-8"))[release]
+    found = {
+        name: {"bases": one.get("bases", []), "fields": {field["name"]: field for field in one.get("fields", [])}}
+        for name, one in recorded_classes.items()
+        if not one.get("absent") and name != "errors"
+    }
+    return found | {
+        name: facts()[release][name] for name in ("BuildConfig", "PluginConfig") if name in facts()[release]
+    }
 
 
 def recorded(release: str) -> tuple[str, ...]:
@@ -48,16 +63,18 @@ def recorded(release: str) -> tuple[str, ...]:
 
 def fields(release: str, name: str) -> dict[str, dict[str, Any]]:
     """Fields of a class, its bases' included."""
-    one = facts()[release][name]
+    one = _classes(release)[name]
     found: dict[str, dict[str, Any]] = {}
     for base in one["bases"]:
         found |= fields(release, base)
-    return found | one["fields"]
+    own = {key: field for key, field in one["fields"].items() if field.get("init", True)}
+    dropped = one["fields"].keys() - own.keys()
+    return {key: field for key, field in (found | own).items() if key not in dropped}
 
 
 def mistakes(release: str, name: str, given: Mapping[str, Any]) -> Iterator[str]:
     """What class `name` of `release` would refuse of `given`, nested objects included."""
-    if name not in facts()[release]:
+    if name not in _classes(release):
         yield f"{release} has no {name}"
         return
     known = fields(release, name)
@@ -81,15 +98,14 @@ def mistakes(release: str, name: str, given: Mapping[str, Any]) -> Iterator[str]
 
 def _decoding_mistakes(release: str, given: Mapping[str, Any]) -> Iterator[str]:
     kind = given["decoding_type"]
-    base = facts()[release]["DecodingBaseConfig"]
-    if kind not in base["dict_keys"]:
+    if kind not in facts()[release]["decoding_types"]:
         yield f"{release}: decoding_type takes no {kind!r}"
         return
     name = _DECODING[kind]
     yield from mistakes(release, name, {key: value for key, value in given.items() if key != "decoding_type"})
     known = fields(release, name)
     given_names = {known_key for known_key, one in known.items() if known_key in given or one.get("alias") in given}
-    for wanted in facts()[release][name].get("required_by_validator", ()):
+    for wanted in facts()[release]["required_by_validator"].get(name, ()):
         if wanted not in given_names:
             yield f"{release}: {name} wants {wanted}"
 

@@ -14,7 +14,6 @@ CONTRACT = {
     "trierarch.builder.manifest",
     "trierarch.builder.errors",
     "trierarch.builder.verify",
-    "trierarch.builder.tensorrt_llm.installed",
     "trierarch.builder.adapter",
     "trierarch.builder.adapter_check",
     "trierarch.builder.adapter_source",
@@ -75,6 +74,8 @@ FORBIDDEN: dict[str, set[str]] = {
     "builder/safetensors_header.py": {"torch"},
     "builder/tensors.py": {"torch"},
     "builder/verify.py": {"torch", "numpy"},
+    "builder/tensorrt_llm/compatibility.py": {"torch"},
+    "builder/tensorrt_llm/releases.py": {"torch"},
 }
 
 

@@ -176,7 +176,11 @@ def test_speculation_in_the_words_of_each_release() -> None:
     assert said("1.0", DrafterKind.EAGLE3)["decoding_type"] == "Eagle"
     assert said("1.3", DrafterKind.EAGLE3)["decoding_type"] == "Eagle3"
     assert said("1.2", DrafterKind.MTP) == {"decoding_type": "MTP", "num_nextn_predict_layers": 4}
-    assert said("1.3", DrafterKind.MTP) == {"decoding_type": "MTP", "max_draft_len": 4}
+    assert said("1.3", DrafterKind.MTP) == {
+        "decoding_type": "MTP",
+        "max_draft_len": 4,
+        "allow_advanced_sampling": True,  # without it, sampled requests would be answered greedily
+    }
     assert said("1.0", DrafterKind.PROMPT_LOOKUP)["max_matching_ngram_size"] > 0
     # What one tenant was answered is no guess for another.
     assert said("1.3", DrafterKind.PROMPT_LOOKUP)["is_public_pool"] is False
@@ -184,6 +188,7 @@ def test_speculation_in_the_words_of_each_release() -> None:
         "decoding_type": "SA",
         "max_draft_len": 4,
         "enable_global_pool": False,
+        "allow_advanced_sampling": True,
     }
     engine = build_config(spec_of("1.2", Flow.ENGINE, drafter=DrafterKind.DRAFT_MODEL))
     assert engine is not None
@@ -221,6 +226,17 @@ def test_drafters_that_a_release_does_not_run_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         the_drafter(drafters, RELEASES[release], flow)
+
+
+def test_each_release_samples_as_far_as_it_can() -> None:
+    assert llm_args(spec_of("1.0", Flow.PYTORCH))["enable_trtllm_sampler"] is True
+    assert llm_args(spec_of("1.2", Flow.PYTORCH))["sampler_type"] == "TRTLLMSampler"
+    for release in ("1.1", "1.3"):
+        assert not {"sampler_type", "enable_trtllm_sampler"} & llm_args(spec_of(release, Flow.PYTORCH)).keys()
+    assert llm_args(spec_of("1.3", Flow.PYTORCH))["guided_decoding_backend"] == "xgrammar"
+    guessing = llm_args(spec_of("1.2", Flow.PYTORCH, drafter=DrafterKind.PROMPT_LOOKUP))
+    assert not {"sampler_type", "guided_decoding_backend"} & guessing.keys()
+    assert guessing["disable_overlap_scheduler"] is True
 
 
 def test_windows_and_adapters_of_an_engine_are_said_when_it_is_loaded() -> None:

@@ -148,7 +148,7 @@ def test_a_draft_lies_in_its_engine(checkpoint: Path, tmp_path: Path) -> None:
         assert f"{folder}/config.json" in manifest.files
         assert record_of(draft).version == version
     said: Any = record_of(manifest).llm_args["speculative_config"]
-    assert said == {"decoding_type": "Draft_Target", "max_draft_len": 3, "speculative_model_dir": "draft/model"}
+    assert (said["decoding_type"], said["max_draft_len"]) == ("Draft_Target", 3)
     assert (tmp_path / "1.3" / said["speculative_model_dir"] / "config.json").is_file()
 
 

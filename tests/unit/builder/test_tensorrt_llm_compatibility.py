@@ -74,3 +74,21 @@ def test_anything_else_is_refused_with_what_to_do(changes: dict[str, object], sa
 def test_what_was_not_compiled_yet_is_told() -> None:
     with pytest.raises(EngineError, match="nothing was compiled from yet"):
         check_compatible("e", COMPILED.model_copy(update={"compiled_by": None}), HERE)
+
+
+@pytest.mark.parametrize(
+    ("algo", "architecture", "is_fit"),
+    [("FP8", "sm_80", False), ("FP8", "sm_89", True), ("NVFP4", "sm_90", False), ("NVFP4", "sm_100", True)],
+)
+@pytest.mark.parametrize("field", ["quant_algo", "kv_cache_quant_algo"])
+def test_a_quantised_model_needs_a_gpu_that_multiplies_it(
+    field: str, algo: str, architecture: str, is_fit: bool
+) -> None:
+    record, here = CHECKPOINT.model_copy(update={field: algo}), installed(gpu_architectures=("sm_120", architecture))
+    if is_fit:
+        check_compatible("e", record, here)
+        return
+    with pytest.raises(
+        EngineError, match=rf"'e' is quantised to {algo}, which needs sm_\d+ or later, and here is {architecture}"
+    ):
+        check_compatible("e", record, here)

@@ -1,4 +1,4 @@
-"""Compiling an engine-flow engine where TensorRT-LLM is, by a stand-in for `trtllm-build`; and who may load what came of it."""
+"""Compiling an engine-flow engine where TensorRT-LLM is, by a stand-in for `trtllm-build`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
+import torch
 
 from support.checkpoints import random_checkpoint
 from support.trtllm_build import INSTALLED_VERSION, install
@@ -16,11 +16,11 @@ from support.trtllm_models import build_for, record_of
 from trierarch.builder.errors import ConfigError, EngineError, ResourceError
 from trierarch.builder.manifest import CompiledBy, EngineManifest, Requires
 from trierarch.builder.tensorrt_llm import build as build_module
+from trierarch.builder.tensorrt_llm.compatibility import Installed, check_compatible
 from trierarch.builder.tensorrt_llm.compile import build_command, compile_engine
-from trierarch.builder.tensorrt_llm.installed import Installed, check_installed
 from trierarch.builder.verify import verify
 
-HOPPER = Installed(INSTALLED_VERSION, "10.14.1.48", "13.0", ("sm_90", "sm_90"))
+HOPPER = Installed(tensorrt_llm=INSTALLED_VERSION, tensorrt="10.14.1.48", gpu_architectures=("sm_90", "sm_90"))
 
 
 @pytest.fixture(scope="module")
@@ -56,30 +56,33 @@ def contents(directory: Path) -> dict[str, bytes]:
 def test_a_checkpoint_becomes_an_engine(engine: Path) -> None:
     before = EngineManifest.load(engine)
     assert (record_of(before).model, record_of(before).compiled_by) == ("checkpoint", None)
-    manifest = compile_engine(engine, installed=HOPPER)
+    manifest = compile_engine(engine, here=HOPPER)
     assert manifest == EngineManifest.load(engine) == verify(engine, digests=True)
     record = record_of(manifest)
     assert record.model == "compiled"
     assert record.compiled_by == CompiledBy(
-        tensorrt_llm=INSTALLED_VERSION, tensorrt="10.14.1.48", cuda="13.0", gpu_architecture="sm_90"
+        tensorrt_llm=INSTALLED_VERSION,
+        tensorrt="10.14.1.48",
+        cuda=torch.version.cuda or "",
+        gpu_architecture="sm_90",
     )
     assert manifest.requires == Requires(device="sm_90")
     compiled = {name for name in manifest.files if name.startswith("compiled/")}
     assert compiled == {"compiled/config.json", "compiled/rank0.engine", "compiled/rank1.engine"}
     assert set(before.files) < set(manifest.files), "the checkpoint stays, to be compiled elsewhere"
     assert sorted(contents(engine)) == sorted([*manifest.files, "engine.json"])
-    check_installed(manifest, HOPPER)
+    check_compatible("hf", record, HOPPER)
 
 
 @pytest.mark.usefixtures("tensorrt_llm", "here")
 def test_compiling_again_replaces_what_was_compiled(engine: Path) -> None:
-    first = compile_engine(engine, installed=HOPPER)
+    first = compile_engine(engine, here=HOPPER)
     (engine / "compiled" / "stale").write_text("from before")
     blackwell = replace(HOPPER, gpu_architectures=("sm_100", "sm_100"))
-    second = compile_engine(engine, installed=blackwell)
+    second = compile_engine(engine, here=blackwell)
     assert record_of(second).compiled_by != record_of(first).compiled_by
     assert "stale" not in os.listdir(engine / "compiled")
-    check_installed(second, blackwell)
+    check_compatible("hf", record_of(second), blackwell)
 
 
 @pytest.mark.usefixtures("tensorrt_llm")
@@ -90,7 +93,7 @@ def test_a_compilation_that_fails_leaves_the_engine_as_it_was(engine: Path) -> N
     with pytest.raises(
         ResourceError, match=r"trtllm-build failed with status 1 \(RuntimeError: Required but not provided tensors\)"
     ):
-        compile_engine(engine, installed=HOPPER)
+        compile_engine(engine, here=HOPPER)
     assert contents(engine) == before
 
 
@@ -98,7 +101,7 @@ def test_a_compilation_that_fails_leaves_the_engine_as_it_was(engine: Path) -> N
 def test_a_build_compiles_where_tensorrt_llm_is(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build_module, "find_installed", lambda: HOPPER)
+    monkeypatch.setattr(build_module, "installed", lambda: HOPPER)
     manifest = build_for(checkpoint, tmp_path / "compiled")
     assert record_of(manifest).compiled_by is not None
     assert verify(tmp_path / "compiled", digests=True) == manifest
@@ -110,7 +113,7 @@ def test_a_build_compiles_where_tensorrt_llm_is(
 @pytest.mark.usefixtures("tensorrt_llm", "here")
 def test_a_draft_is_compiled_with_its_engine(checkpoint: Path, tmp_path: Path) -> None:
     build_for(checkpoint, tmp_path / "engine", draft=str(checkpoint))
-    manifest = compile_engine(tmp_path / "engine", installed=HOPPER)
+    manifest = compile_engine(tmp_path / "engine", here=HOPPER)
     draft = manifest.load_draft(tmp_path / "engine")
     assert draft is not None
     assert record_of(draft).model == "compiled"
@@ -120,20 +123,24 @@ def test_a_draft_is_compiled_with_its_engine(checkpoint: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("installed", "error", "message"),
     [
-        (Installed(None), ResourceError, r"TensorRT-LLM is not installed here; compile engine 'hf' on a GPU machine"),
+        (
+            replace(HOPPER, tensorrt_llm=None),
+            ResourceError,
+            r"TensorRT-LLM is not installed here; compile engine 'hf' on a GPU machine",
+        ),
         (replace(HOPPER, tensorrt_llm="1.0.0"), EngineError, r"was built for TensorRT-LLM 1.2, and 1.0.0 is installed"),
         (replace(HOPPER, gpu_architectures=()), ResourceError, r"there is no GPU here to compile for"),
     ],
 )
 def test_what_is_missing_is_named(installed: Installed, error: type[Exception], message: str, engine: Path) -> None:
     with pytest.raises(error, match=message):
-        compile_engine(engine, installed=installed)
+        compile_engine(engine, here=installed)
 
 
 def test_the_pytorch_flow_is_not_compiled(checkpoint: Path, tmp_path: Path) -> None:
     build_for(checkpoint, tmp_path / "engine", "1.3")
     with pytest.raises(EngineError, match=r"is not compiled by TensorRT-LLM, which loads it as it is"):
-        compile_engine(tmp_path / "engine", installed=HOPPER)
+        compile_engine(tmp_path / "engine", here=HOPPER)
 
 
 def test_the_command_names_the_engines_folders(engine: Path) -> None:
@@ -149,80 +156,9 @@ def test_the_command_names_the_engines_folders(engine: Path) -> None:
     ]
 
 
-# Who may load it.
-
-
-@pytest.fixture(scope="module")
-def compiled(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> EngineManifest:
-    """As if it had been compiled."""
-    manifest = build_for(checkpoint, tmp_path_factory.mktemp("engine") / "engine")
-    by = CompiledBy(tensorrt_llm="1.2.1", tensorrt="10.14.1.48", cuda="13.0", gpu_architecture="sm_90")
-    record = record_of(manifest).model_copy(update={"compiled_by": by, "model": "compiled"})
-    return manifest.model_copy(update={"tensorrt_llm": record})
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"tensorrt_llm": None}, r"is for TensorRT-LLM 1.2, which is not installed here; install it"),
-        ({"tensorrt_llm": "1.3.0rc22"}, r"build it again with: trierarch build .* --tensorrt-llm-version 1.3"),
-        (
-            {"tensorrt_llm": "1.2.0"},
-            r"was compiled by TensorRT-LLM 1.2.1, and 1.2.0 is installed; compile it here with",
-        ),
-        (
-            {"tensorrt": "10.13.0"},
-            r"was compiled by TensorRT 10.14.1.48, and 10.13.0 is installed; compile it here with",
-        ),
-        ({"tensorrt": None}, r"was compiled by TensorRT 10.14.1.48, and none is installed"),
-        ({"cuda": "12.9"}, r"was compiled by CUDA 13, and 12 is installed"),
-        (
-            {"gpu_architectures": ("sm_100",)},
-            r"compiled for sm_90, and here is sm_100; compile it here with: trierarch c",
-        ),
-        ({"gpu_architectures": ()}, r"is split over 1 GPUs, and here are 0"),
-    ],
-)
-def test_an_engine_runs_with_what_compiled_it(change: dict[str, Any], message: str, compiled: EngineManifest) -> None:
-    check_installed(compiled, replace(HOPPER, cuda="13.1"))
-    with pytest.raises(EngineError, match=message):
-        check_installed(compiled, replace(HOPPER, **change))
-
-
-def test_only_the_gpus_that_run_it_count(compiled: EngineManifest) -> None:
-    check_installed(compiled, replace(HOPPER, gpu_architectures=("sm_90", "sm_75")))
-
-
-def test_a_checkpoint_that_is_not_compiled_is_not_loaded(compiled: EngineManifest) -> None:
-    record = record_of(compiled).model_copy(update={"compiled_by": None})
-    uncompiled = compiled.model_copy(update={"tensorrt_llm": record})
-    with pytest.raises(EngineError, match=r"no TensorRT engine was compiled from yet; compile it here with: trierarch"):
-        check_installed(uncompiled, HOPPER)
-
-
-@pytest.mark.parametrize(
-    ("algo", "architecture", "is_fit"),
-    [("FP8", "sm_80", False), ("FP8", "sm_89", True), ("NVFP4", "sm_90", False), ("NVFP4", "sm_100", True)],
-)
-def test_a_quantised_model_needs_a_gpu_that_multiplies_it(
-    algo: str, architecture: str, is_fit: bool, checkpoint: Path, tmp_path: Path
-) -> None:
-    manifest = build_for(checkpoint, tmp_path / "engine", "1.3")
-    record = record_of(manifest).model_copy(update={"quant_algo": algo})
-    quantized = manifest.model_copy(update={"tensorrt_llm": record})
-    installed = Installed("1.3.0", None, "13.0", (architecture,))
-    if is_fit:
-        check_installed(quantized, installed)
-        return
-    with pytest.raises(
-        EngineError, match=rf"is {algo}, which needs sm_\d+ or later, and here is {architecture}; build"
-    ):
-        check_installed(quantized, installed)
-
-
 def test_a_gpu_that_cannot_is_refused_before_it_compiles(engine: Path) -> None:
     manifest = EngineManifest.load(engine)
     record = record_of(manifest).model_copy(update={"quant_algo": "FP8"})
     (engine / "engine.json").write_text(manifest.model_copy(update={"tensorrt_llm": record}).to_json())
     with pytest.raises(ConfigError, match=r"engine 'hf': gpu_architecture is 'sm_80': FP8 needs sm_89 or later"):
-        compile_engine(engine, installed=replace(HOPPER, gpu_architectures=("sm_80",)))
+        compile_engine(engine, here=replace(HOPPER, gpu_architectures=("sm_80",)))
