@@ -24,7 +24,6 @@ from trierarch.builder.vocabulary import check_same_vocabulary
 from trierarch.builder.weights_file import CopiedWeights
 
 _SHARED: Final = (
-    "target",
     "tensorrt_llm_version",
     "tensorrt_llm_flow",
     "tensor_parallel_size",
@@ -36,7 +35,7 @@ _SHARED: Final = (
     "kv_cache_memory_fraction",
     "kv_cache_dtype",
 )
-"""Fields that a draft has from the model that it drafts for."""
+"""Fields that a draft has from the model that it drafts for, where they were asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +78,9 @@ def plan_draft(config: BuildConfig, plan: Plan, progress: Progress) -> Draft | N
 
 
 def _draft_config(config: BuildConfig, source: str, plan: Plan) -> BuildConfig:
-    shared = {name: getattr(plan.spec.config, name) for name in _SHARED}
+    shared = {name: getattr(config, name) for name in _SHARED if name in plan.spec.asked}
     own = {
+        "target": config.target,
         "model": source,
         "output": config.output,
         "dtype": plan.spec.dtype,
