@@ -127,7 +127,12 @@ def _tensorrt_llm() -> Finding:
         return Finding("TensorRT-LLM", version("tensorrt-llm"), "good")
     except PackageNotFoundError:
         remedy = "run inside a Triton image that carries TensorRT-LLM, on an NVIDIA GPU"
-        return Finding("TensorRT-LLM", "not installed: engines for it are built here, and neither compiled nor served", "lacking", remedy)
+        return Finding(
+            "TensorRT-LLM",
+            "not installed: engines for it are built here, and neither compiled nor served",
+            "lacking",
+            remedy,
+        )
 
 
 def _hub() -> Finding:

@@ -21,9 +21,10 @@ from trierarch.builder.tensorrt_llm.checkpoint import CONFIG_NAME, config_bytes,
 from trierarch.builder.tensorrt_llm.compatibility import installed
 from trierarch.builder.tensorrt_llm.compile import CHECKPOINT_FOLDER, build_command, can_compile, compile_engine, shown
 from trierarch.builder.tensorrt_llm.dequantized import apply_nvfp4
-from trierarch.builder.tensorrt_llm.draft import Draft, plan_draft
+from trierarch.builder.tensorrt_llm.draft import Draft, plan_draft, share_memory
 from trierarch.builder.tensorrt_llm.families import ENGINE_FAMILIES
 from trierarch.builder.tensorrt_llm.held_tensors import held_tensors
+from trierarch.builder.tensorrt_llm.memory import check_memory
 from trierarch.builder.tensorrt_llm.package import Package
 from trierarch.builder.tensorrt_llm.plan import Plan, make_plan
 from trierarch.builder.tensorrt_llm.quantization import choose_block_size
@@ -46,8 +47,7 @@ def build(config: BuildConfig, progress: Progress | None = None) -> EngineManife
         ResourceError: the disk is full, a library that is needed is not installed, or compiling fails.
     """
     progress = progress or NoProgress()
-    plan = make_plan(config, progress)
-    draft = plan_draft(config, plan, progress)
+    plan, draft = _decide(config, progress)
     num_bytes = plan.num_bytes + (0 if draft is None else draft.package.num_bytes)
     with staged_directory(config.output, num_bytes, config.overwrite) as staging:
         files, accuracy = _write(plan, staging, progress)
@@ -69,9 +69,7 @@ def describe(config: BuildConfig, progress: Progress | None = None) -> dict[str,
     Raises:
         as `build`, but for what only writing shows.
     """
-    progress = progress or NoProgress()
-    plan = make_plan(config, progress)
-    draft = plan_draft(config, plan, progress)
+    plan, draft = _decide(config, progress or NoProgress())
     record = plan.manifest.tensorrt_llm
     assert record is not None
     found = {
@@ -90,6 +88,15 @@ def describe(config: BuildConfig, progress: Progress | None = None) -> dict[str,
     if record.flow is Flow.ENGINE:
         found["command"] = shown(build_command(config.output, record))
     return found
+
+
+def _decide(config: BuildConfig, progress: Progress) -> tuple[Plan, Draft | None]:
+    plan = make_plan(config, progress)
+    draft = plan_draft(config, plan, progress)
+    plan = share_memory(plan, draft)
+    beside = 0 if draft is None else draft.weight_bytes // plan.spec.split.world_size
+    check_memory(plan.spec, plan.weight_bytes + beside)
+    return plan, draft
 
 
 def _write_draft(draft: Draft, staging: Path, progress: Progress) -> dict[str, FileDigest]:

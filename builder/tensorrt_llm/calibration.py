@@ -74,7 +74,7 @@ def calibrate(
         ResourceError: nvidia-modelopt is not installed.
     """
     try:
-        with _silence():
+        with _silence():  # it warns about what else is not installed
             import modelopt.torch.quantization as mtq
     except ImportError:
         raise ResourceError(f"quantising needs nvidia-modelopt, which is not installed here; {_EXTRA}") from None
@@ -131,17 +131,23 @@ def _settings(mtq: Any, quantization: Format | None, block_size: int | None, has
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _quiet_logging():
+    """Standard error is left alone: our own progress is drawn there meanwhile."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _quiet_libraries():
         warnings.simplefilter("ignore")
-        with contextlib.redirect_stderr(io.StringIO()):
-            yield
+        yield
 
 
 @contextlib.contextmanager
-def _quiet_logging() -> Iterator[None]:
-    before = logging.root.manager.disable
+def _quiet_libraries() -> Iterator[None]:
+    """Neither log lines nor bars of their own."""
+    from transformers.utils import logging as transformers_logging
+
+    before, had_bars = logging.root.manager.disable, transformers_logging.is_progress_bar_enabled()
     logging.disable(logging.WARNING)
+    transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.disable(before)
+        if had_bars:
+            transformers_logging.enable_progress_bar()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +16,7 @@ from trierarch.builder.progress import DraftProgress, Progress
 from trierarch.builder.safetensors_checkpoint import SafetensorsCheckpoint
 from trierarch.builder.source import open_checkpoint
 from trierarch.builder.speculation import SELF_DRAFTS
+from trierarch.builder.tensorrt_llm.arguments import llm_args
 from trierarch.builder.tensorrt_llm.package import Package
 from trierarch.builder.tensorrt_llm.plan import Plan, make_plan
 from trierarch.builder.tensorrt_llm.speculation import MODEL_FOLDER
@@ -44,6 +45,25 @@ class Draft:
 
     manifest: EngineManifest
     package: Package
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of all GPUs together."""
+        return sum(file.num_bytes for file in self.package.weights.values())
+
+
+def share_memory(plan: Plan, draft: Draft | None) -> Plan:
+    """The same plan, whose `kv_cache_bytes` hold the draft's keys and values too: both hold as many tokens."""
+    kv_cache = plan.spec.kv_cache
+    record = plan.manifest.tensorrt_llm
+    if draft is None or kv_cache.num_bytes is None or record is None:
+        return plan
+    own, theirs = kv_cache.bytes_per_token, draft.manifest.kv_cache.bytes_per_token
+    shared = kv_cache.model_copy(update={"num_bytes": kv_cache.num_bytes * own // (own + theirs)})
+    spec = replace(plan.spec, kv_cache=shared)
+    record = record.model_copy(update={"llm_args": llm_args(spec)})
+    manifest = plan.manifest.model_copy(update={"kv_cache": shared, "tensorrt_llm": record})
+    return replace(plan, spec=spec, manifest=manifest)
 
 
 def plan_draft(config: BuildConfig, plan: Plan, progress: Progress) -> Draft | None:

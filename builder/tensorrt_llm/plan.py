@@ -39,7 +39,6 @@ from trierarch.builder.tensorrt_llm.defaults import with_defaults
 from trierarch.builder.tensorrt_llm.families import ENGINE_FAMILIES, MODEL_TYPES, check_family
 from trierarch.builder.tensorrt_llm.hf_folder import hf_package, tokenizer_files
 from trierarch.builder.tensorrt_llm.mapping import Mapping
-from trierarch.builder.tensorrt_llm.memory import check_memory
 from trierarch.builder.tensorrt_llm.package import Package
 from trierarch.builder.tensorrt_llm.pretrained_config import pretrained_config
 from trierarch.builder.tensorrt_llm.quantization import (
@@ -62,6 +61,8 @@ _BITS: Final = {
     WeightType.NVFP4: 4.5,
 }
 """Of an element of a quantised matrix, with its share of the scales."""
+_QUANTIZED: Final = (".qkv.weight", ".o.weight", ".gate_up.weight", ".down.weight")
+"""What the names of matrices end with that are quantised; the vocabulary's are not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +108,16 @@ class Plan:
         reference = 0 if self.reference is None else self.reference.num_bytes
         return self.package.num_bytes + reference * (2 if self.is_calibrated else 1)
 
+    @property
+    def weight_bytes(self) -> int:
+        """Of each GPU, to within what all of them have: norms and the like."""
+        bits = None if self.quantization is None else _BITS[self.quantization.weights]
+        dtype, total = self.spec.dtype, 0.0
+        for weight in plan_weights(self.source.decoder, self.source.checkpoint, dtype):
+            is_quantized = bits is not None and weight.name.endswith(_QUANTIZED)
+            total += weight.num_bytes * (bits or 0.0) / (8 * dtype.num_bytes) if is_quantized else weight.num_bytes
+        return int(total) // self.spec.split.world_size
+
 
 def make_plan(config: BuildConfig, progress: Progress, field: str = "model") -> Plan:
     """Decide everything that `config` leaves to be decided; `field` is what errors call its model.
@@ -132,9 +143,7 @@ def make_plan(config: BuildConfig, progress: Progress, field: str = "model") -> 
     source = Source(checkpoint=checkpoint, decoder=decoder, tokenizer=tokenizer)
     spec = _spec(config, asked, release, flow, source, quantization, kv, drafter)
     spec.split.check(decoder.architecture)
-    plan = _plan(spec, source, quantization)
-    check_memory(spec, _weight_bytes(plan))
-    return plan
+    return _plan(spec, source, quantization)
 
 
 def _gpu_architecture(config: BuildConfig) -> str | None:
@@ -310,15 +319,3 @@ def _check_calibration(spec: Spec, source: Source, quantization: Format | None) 
                 f"quantization is {what}: nvidia-modelopt writes such TensorRT-LLM checkpoints of {known}, and not of "
                 f"{source.family}; take int8 or int4, or build with --tensorrt-llm-version 1.3"
             )
-
-
-def _weight_bytes(plan: Plan) -> int:
-    """Of each GPU, to within what all of them have: norms and the like."""
-    spec, bits = plan.spec, None if plan.quantization is None else _BITS[plan.quantization.weights]
-    total = 0.0
-    for weight in plan_weights(plan.source.decoder, plan.source.checkpoint, spec.dtype):
-        is_quantized = bits is not None and weight.name.endswith(
-            (".qkv.weight", ".o.weight", ".gate_up.weight", ".down.weight")
-        )
-        total += weight.num_bytes * (bits or 0.0) / (8 * spec.dtype.num_bytes) if is_quantized else weight.num_bytes
-    return int(total) // spec.split.world_size

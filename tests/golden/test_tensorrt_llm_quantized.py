@@ -113,6 +113,18 @@ def test_a_calibrated_checkpoint_is_as_near_as_its_format(
     assert manifest.is_quantized
 
 
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+def test_two_calibrations_give_the_same_bytes(
+    version: str, family: tuple[Path, torch.Tensor], text: Path, tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        build_for(family[0], tmp_path / name, version, **settings(text, quantization="fp8"))
+    files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file())
+    assert len(files) > 4
+    for file in files:
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
+
+
 def test_keys_and_values_in_fp8_have_their_scales(
     family: tuple[Path, torch.Tensor], text: Path, tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from support.checkpoints import BOS, EOS, random_checkpoint, random_model, save_checkpoint
+from support.checkpoints import BOS, EOS, VOCAB_SIZE, random_checkpoint, random_model, save_checkpoint
 from support.gguf_files import write_gguf
 from support.heads import random_eagle3
 from support.trtllm_facts import facts
@@ -150,6 +150,21 @@ def test_a_draft_lies_in_its_engine(checkpoint: Path, tmp_path: Path) -> None:
     said: Any = record_of(manifest).llm_args["speculative_config"]
     assert (said["decoding_type"], said["max_draft_len"]) == ("Draft_Target", 3)
     assert (tmp_path / "1.3" / said["speculative_model_dir"] / "config.json").is_file()
+
+
+def test_a_draft_shares_the_memory_for_keys_and_values(checkpoint: Path, tmp_path: Path) -> None:
+    small = random_checkpoint("llama", tmp_path / "small", num_hidden_layers=1)
+    options = {"kv_cache_bytes": 1 << 20, "draft": str(small)}
+    manifest = build_for(checkpoint, tmp_path / "engine", "1.3", **options)
+    token = 2 * 2 * 16 * 2  # keys and values of two heads in bfloat16, a layer
+    said: Any = record_of(manifest).llm_args["kv_cache_config"]
+    assert said["max_tokens"] == ((1 << 20) * 3 // 4) // (3 * token)
+    taken = []
+    for more in ({}, options):
+        with pytest.raises(ConfigError) as error:
+            build_for(checkpoint, tmp_path / "other", "1.3", gpu_memory=1000, **more)
+        taken.append(int(str(error.value).partition("weights take ")[2].split()[0]))
+    assert taken[1] - taken[0] > 2 * 2 * VOCAB_SIZE * 64, "the draft's vocabulary alone is more"
 
 
 def test_a_head_lies_in_its_engine_as_it_came(checkpoint: Path, tmp_path: Path) -> None:
