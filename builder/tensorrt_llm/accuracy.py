@@ -18,7 +18,7 @@ from trierarch.builder.errors import ConfigError
 from trierarch.builder.evaluation_text import MIN_TOKENS, EvaluationText
 from trierarch.builder.manifest import Accuracy
 from trierarch.builder.progress import Progress
-from trierarch.builder.tensorrt_llm.arguments import Spec
+from trierarch.builder.tensorrt_llm.spec import Spec
 
 
 def halves(text: EvaluationText) -> tuple[EvaluationText, EvaluationText]:

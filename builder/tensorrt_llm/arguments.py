@@ -11,16 +11,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from trierarch.builder.config import BuildConfig
 from trierarch.builder.errors import ConfigError
-from trierarch.builder.manifest import Architecture, DrafterKind, DType, Flow, KvCache, Limits, Lora
-from trierarch.builder.tensorrt_llm.mapping import Mapping as Split
-from trierarch.builder.tensorrt_llm.releases import RELEASES, Release
+from trierarch.builder.manifest import Flow, Lora
+from trierarch.builder.tensorrt_llm.releases import RELEASES
+from trierarch.builder.tensorrt_llm.spec import Spec
 from trierarch.builder.tensorrt_llm.speculation import DRAFTS_EXTERNALLY, runs_on_host, speculative_config
 
-LORA_MODULES: Final = ("attn_q", "attn_k", "attn_v", "attn_dense", "mlp_h_to_4h", "mlp_gate", "mlp_4h_to_h")
-"""TensorRT-LLM's names of q, k, v, o, gate, up and down."""
-_ATTENTION_MODULES: Final = 4
 _MAX_GRAPH_BATCH: Final = 128
 """Sequences for which TensorRT-LLM captures CUDA graphs unless told otherwise."""
 
@@ -54,66 +50,6 @@ REFUSED_FIELDS: Final[Mapping[str, str]] = {
     "adapters": "an engine for TensorRT-LLM brings no adapters along; serve them from a directory",
 }
 """Field -> why nothing of TensorRT-LLM does what it asks for."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spec:
-    """What is to be built, decided but for its names."""
-
-    config: BuildConfig
-    """With the target's own defaults."""
-    asked: frozenset[str]
-    """Fields that somebody chose."""
-    release: Release
-    flow: Flow
-    architecture: Architecture
-    dtype: DType
-    limits: Limits
-    kv_cache: KvCache
-    split: Split
-    quant_algo: str | None
-    kv_algo: str | None
-    lora: Lora | None
-    drafter: DrafterKind | None
-    max_draft_len: int
-
-    @property
-    def kv_tokens(self) -> int | None:
-        """Tokens that `kv_cache_bytes` hold, over all GPUs together."""
-        num_bytes = self.kv_cache.num_bytes
-        return None if num_bytes is None else num_bytes // self.kv_cache.bytes_per_token
-
-    @property
-    def windows(self) -> list[int] | None:
-        """How far back each layer attends; None where all see everything."""
-        layers = self.architecture.layers
-        if all(layer.window is None for layer in layers):
-            return None
-        return [layer.window or self.limits.max_seq_len for layer in layers]
-
-    @property
-    def lora_modules(self) -> list[str]:
-        """What adapters may adapt: never experts."""
-        return list(LORA_MODULES if self.architecture.moe is None else LORA_MODULES[:_ATTENTION_MODULES])
-
-    @property
-    def adapter_bytes(self) -> int:
-        """Of an adapter of the highest rank on everything that may be adapted; 0 where none is taken."""
-        if self.lora is None:
-            return 0
-        architecture = self.architecture
-        hidden, inner = architecture.hidden_size, architecture.intermediate_size
-        queries = architecture.num_heads * architecture.head_dim
-        keys = architecture.num_kv_heads * architecture.head_dim
-        # In and out of each of LORA_MODULES.
-        sides = [hidden + queries, hidden + keys, hidden + keys, queries + hidden, *[hidden + inner] * 3]
-        elements = self.lora.max_rank * architecture.num_layers * sum(sides[: len(self.lora_modules)])
-        return elements * self.dtype.num_bytes
-
-    def lora_module_layers(self, num_adapters: int) -> int:
-        """Rows of rank 1 that so many of the largest adapters have: what PeftCacheConfig counts in."""
-        assert self.lora is not None
-        return self.lora.max_rank * self.architecture.num_layers * len(self.lora_modules) * num_adapters
 
 
 @dataclass(frozen=True, slots=True)

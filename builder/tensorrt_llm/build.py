@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,7 +24,7 @@ from trierarch.builder.tensorrt_llm.draft import Draft, plan_draft, share_memory
 from trierarch.builder.tensorrt_llm.families import ENGINE_FAMILIES
 from trierarch.builder.tensorrt_llm.held_tensors import held_tensors
 from trierarch.builder.tensorrt_llm.memory import check_memory
-from trierarch.builder.tensorrt_llm.package import Package
+from trierarch.builder.tensorrt_llm.package import Package, synced_files
 from trierarch.builder.tensorrt_llm.plan import Plan, make_plan
 from trierarch.builder.tensorrt_llm.quantization import choose_block_size
 from trierarch.builder.tensorrt_llm.speculation import MODEL_FOLDER
@@ -176,11 +175,7 @@ def _export_hf(plan: Plan, model: Any, staging: Path) -> dict[str, FileDigest]:
     for name, content in described.items():
         if name != CONFIG_NAME:  # modelopt's own says how the weights are quantised
             (folder / name).write_bytes(content)
-    return {
-        f"{MODEL_FOLDER}/{path.relative_to(folder).as_posix()}": digest_file(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+    return synced_files(folder, MODEL_FOLDER)
 
 
 def _export_ranks(plan: Plan, model: Any, staging: Path, progress: Progress) -> dict[str, FileDigest]:
@@ -189,24 +184,22 @@ def _export_ranks(plan: Plan, model: Any, staging: Path, progress: Progress) -> 
     assert pretrained is not None
     assert exporter is not None
     files: dict[str, FileDigest] = {}
-    written = 0
+    found: list[dict[str, Any]] = []
     for index, tensors, quantization in export_ranks(model, exporter, spec.dtype, spec.split):
         _check_export(plan, quantization)
         package = Package({rank_name(index): CheckpointWeights(plan.source.checkpoint, held_tensors(tensors))})
-        small = Package(small_files={CONFIG_NAME: config_bytes(pretrained | {"quantization": _known(quantization)})})
-        files |= (package | small).within(CHECKPOINT_FOLDER).write(staging, progress)
-        written += 1
-    assert written == spec.split.world_size, f"{written} ranks for {spec.split.world_size} GPUs"
-    return files
+        files |= package.within(CHECKPOINT_FOLDER).write(staging, progress)
+        found.append(quantization)
+    assert len(found) == spec.split.world_size, f"{len(found)} ranks for {spec.split.world_size} GPUs"
+    config = config_bytes(pretrained | {"quantization": _united(found)})
+    return files | Package(small_files={CONFIG_NAME: config}).within(CHECKPOINT_FOLDER).write(staging, progress)
 
 
-def _known(quantization: dict[str, Any]) -> dict[str, Any]:
-    """The QuantConfig, in an order that does not change."""
-    known: dict[str, Any] = json.loads(json.dumps(quantization))
-    known.pop("quantized_layers", None)
-    if known.get("exclude_modules"):
-        known["exclude_modules"] = sorted(known["exclude_modules"])
-    return known
+def _united(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """The QuantConfig of all ranks: a module that is not quantised is known to the rank that has it."""
+    united = {name: value for name, value in found[-1].items() if name != "quantized_layers"}
+    excluded = {module for one in found for module in one.get("exclude_modules") or ()}
+    return united | ({"exclude_modules": sorted(excluded)} if excluded else {})
 
 
 def _check_export(plan: Plan, quantization: dict[str, Any]) -> None:

@@ -33,6 +33,7 @@ from trierarch.builder.manifest import (
 from trierarch.builder.progress import DraftProgress, NoProgress, Progress
 from trierarch.builder.staging import replace
 from trierarch.builder.tensorrt_llm.compatibility import Installed, installed
+from trierarch.builder.tensorrt_llm.package import synced_files
 from trierarch.builder.tensorrt_llm.quantization import check_hardware
 from trierarch.builder.tensorrt_llm.releases import minor
 from trierarch.builder.verify import digest_file
@@ -170,11 +171,7 @@ def _compiled_files(folder: Path, record: TensorRTLLM) -> dict[str, FileDigest]:
     missing = [name for name in wanted if not (folder / name).is_file()]
     if missing:
         raise ResourceError(f"{_PROGRAM} ended well and wrote no {', '.join(missing)}; run it by hand to see why")
-    return {
-        f"{COMPILED_FOLDER}/{path.relative_to(folder).as_posix()}": digest_file(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+    return synced_files(folder, COMPILED_FOLDER)
 
 
 def _run(command: list[str]) -> None:

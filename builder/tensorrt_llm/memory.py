@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trierarch.builder.errors import ConfigError
-from trierarch.builder.tensorrt_llm.arguments import Spec
+from trierarch.builder.tensorrt_llm.spec import Spec
 
 
 def kv_bytes_per_token(spec: Spec) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from trierarch.builder.manifest import FileDigest
 from trierarch.builder.progress import Progress
 from trierarch.builder.staging import write_file
+from trierarch.builder.verify import digest_file
 from trierarch.builder.weights_file import WeightsFile
 
 
@@ -52,3 +54,17 @@ class Package:
             write_file(directory / name, content)
             files[name] = FileDigest(num_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
         return files
+
+
+def synced_files(folder: Path, name: str) -> dict[str, FileDigest]:
+    """What a library wrote into `folder`, as files of an engine's folder `name`; they reach the disk first, as ours do.
+
+    Raises:
+        OSError: one cannot be read.
+    """
+    files = {}
+    for path in sorted(one for one in folder.rglob("*") if one.is_file()):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        files[f"{name}/{path.relative_to(folder).as_posix()}"] = digest_file(path)
+    return files

@@ -10,21 +10,15 @@ from typing import Any, Final
 import torch
 
 from trierarch.builder import machine
-from trierarch.builder.checkpoint import Checkpoint, TokenizerFiles
 from trierarch.builder.config import BuildConfig
-from trierarch.builder.decoder import Decoder, read_decoder
+from trierarch.builder.decoder import read_decoder
 from trierarch.builder.errors import ConfigError
 from trierarch.builder.evaluation_text import EvaluationText, read_evaluation_text
 from trierarch.builder.manifest import (
     BuiltWith,
-    DrafterKind,
     DType,
     EngineManifest,
     Flow,
-    KvCache,
-    KvType,
-    Limits,
-    Lora,
     TensorRTLLM,
     WeightType,
 )
@@ -32,13 +26,12 @@ from trierarch.builder.model import safe_name
 from trierarch.builder.progress import Progress
 from trierarch.builder.source import open_checkpoint
 from trierarch.builder.speculation import choose_drafters, plan_speculation
-from trierarch.builder.tensorrt_llm.arguments import Spec, build_config, check_fields, llm_args
+from trierarch.builder.tensorrt_llm.arguments import build_config, check_fields, llm_args
 from trierarch.builder.tensorrt_llm.checkpoint import CONFIG_NAME, config_bytes, plan_ranks
 from trierarch.builder.tensorrt_llm.compile import CHECKPOINT_FOLDER
 from trierarch.builder.tensorrt_llm.defaults import with_defaults
 from trierarch.builder.tensorrt_llm.families import ENGINE_FAMILIES, MODEL_TYPES, check_family
 from trierarch.builder.tensorrt_llm.hf_folder import hf_package, tokenizer_files
-from trierarch.builder.tensorrt_llm.mapping import Mapping
 from trierarch.builder.tensorrt_llm.package import Package
 from trierarch.builder.tensorrt_llm.pretrained_config import pretrained_config
 from trierarch.builder.tensorrt_llm.quantization import (
@@ -48,7 +41,8 @@ from trierarch.builder.tensorrt_llm.quantization import (
     choose_format,
     kv_algo,
 )
-from trierarch.builder.tensorrt_llm.releases import Release, find_release
+from trierarch.builder.tensorrt_llm.releases import find_release
+from trierarch.builder.tensorrt_llm.spec import Source, Spec, make_spec
 from trierarch.builder.tensorrt_llm.speculation import MODEL_FOLDER, the_drafter
 from trierarch.builder.weights import plan_weights
 
@@ -63,20 +57,6 @@ _BITS: Final = {
 """Of an element of a quantised matrix, with its share of the scales."""
 _QUANTIZED: Final = (".qkv.weight", ".o.weight", ".gate_up.weight", ".down.weight")
 """What the names of matrices end with that are quantised; the vocabulary's are not."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """The checkpoint that is read."""
-
-    checkpoint: Checkpoint
-    decoder: Decoder
-    tokenizer: TokenizerFiles
-
-    @property
-    def family(self) -> str:
-        """As Hugging Face names it."""
-        return self.decoder.architecture.family
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,88 +121,13 @@ def make_plan(config: BuildConfig, progress: Progress, field: str = "model") -> 
     check_family(decoder.architecture.family, flow)
     tokenizer = checkpoint.tokenizer(decoder.architecture.vocab_size)
     source = Source(checkpoint=checkpoint, decoder=decoder, tokenizer=tokenizer)
-    spec = _spec(config, asked, release, flow, source, quantization, kv, drafter)
+    spec = make_spec(config, asked, release, flow, source, quantization, kv, drafter)
     spec.split.check(decoder.architecture)
     return _plan(spec, source, quantization)
 
 
 def _gpu_architecture(config: BuildConfig) -> str | None:
     return config.gpu_architecture or next(iter(machine.cuda_architectures()), None)
-
-
-def _spec(
-    config: BuildConfig,
-    asked: frozenset[str],
-    release: Release,
-    flow: Flow,
-    source: Source,
-    quantization: Format | None,
-    kv: str | None,
-    drafter: DrafterKind | None,
-) -> Spec:
-    decoder, architecture = source.decoder, source.decoder.architecture
-    dtype = config.dtype or _stored_dtype(source.checkpoint)
-    split = Mapping(config.tensor_parallel_size, config.pipeline_parallel_size)
-    limits = Limits(
-        max_batch_size=config.max_batch_size,
-        max_seq_len=decoder.max_seq_len,
-        max_num_tokens=config.max_num_tokens,
-        max_queue_size=config.max_queue_size,
-    )
-    kv_dtype = KvType(dtype) if kv is None else KvType.FP8
-    if config.kv_cache_dtype not in (None, kv_dtype):
-        raise ConfigError(
-            f"kv_cache_dtype is {config.kv_cache_dtype.value!r}: for TensorRT-LLM it is fp8, or that of the activations, "
-            f"which is {dtype.value}; leave it out"
-        )
-    # Heads that are on several GPUs count as often.
-    copies = max(1, split.tensor_parallel_size // architecture.num_kv_heads)
-    kv_cache = KvCache(
-        dtype=kv_dtype,
-        block_size=config.block_size,
-        num_bytes=config.kv_cache_bytes,
-        memory_fraction=config.kv_cache_memory_fraction,
-        bytes_per_token=architecture.kv_bytes_per_token(kv_dtype) * copies,
-        enable_prefix_caching=config.enable_prefix_caching,
-    )
-    _check_block(kv_cache)
-    lora = None
-    if config.max_adapters:
-        lora = Lora(
-            max_rank=config.max_lora_rank, max_adapters=config.max_adapters, host_bytes=config.adapter_host_bytes
-        )
-    return Spec(
-        config=config,
-        asked=asked,
-        release=release,
-        flow=flow,
-        architecture=architecture,
-        dtype=dtype,
-        limits=limits,
-        kv_cache=kv_cache,
-        split=split,
-        quant_algo=None if quantization is None else quantization.algo,
-        kv_algo=kv,
-        lora=lora,
-        drafter=drafter,
-        max_draft_len=0 if drafter is None else config.max_draft_tokens or 0,
-    )
-
-
-def _check_block(kv_cache: KvCache) -> None:
-    if kv_cache.num_bytes is not None and kv_cache.num_bytes < kv_cache.bytes_per_token * kv_cache.block_size:
-        raise ConfigError(
-            f"kv_cache_bytes is {kv_cache.num_bytes}: one block of this model takes "
-            f"{kv_cache.bytes_per_token * kv_cache.block_size}"
-        )
-
-
-def _stored_dtype(checkpoint: Checkpoint) -> DType:
-    """The 16-bit type that the checkpoint says it has; bfloat16 holds the numbers of all others."""
-    text = checkpoint.config.get("text_config")
-    places = [checkpoint.config, *([text] if isinstance(text, dict) else [])]
-    said = {place.get(key) for place in places for key in ("dtype", "torch_dtype")}
-    return DType.FLOAT16 if "float16" in said else DType.BFLOAT16
 
 
 def _plan(spec: Spec, source: Source, quantization: Format | None) -> Plan:

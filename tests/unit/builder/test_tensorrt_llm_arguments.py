@@ -32,7 +32,6 @@ from trierarch.builder.tensorrt_llm.arguments import (
     IN_CHECKPOINT,
     PYTORCH_LLM,
     REFUSED_FIELDS,
-    Spec,
     build_config,
     check_fields,
     llm_args,
@@ -42,6 +41,7 @@ from trierarch.builder.tensorrt_llm.defaults import with_defaults
 from trierarch.builder.tensorrt_llm.mapping import Mapping
 from trierarch.builder.tensorrt_llm.quantization import FORMATS
 from trierarch.builder.tensorrt_llm.releases import NEWEST, RELEASES, find_release
+from trierarch.builder.tensorrt_llm.spec import Spec
 from trierarch.builder.tensorrt_llm.speculation import the_drafter
 
 CASES = [(name, flow) for name, release in RELEASES.items() for flow in release.flows]
