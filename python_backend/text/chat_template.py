@@ -12,11 +12,12 @@ import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from trierarch.builder.errors import EngineError
 from trierarch.builder.manifest import CHAT_TEMPLATE_NAME, EngineManifest
 from trierarch.python_backend.errors import InvalidRequest
+from trierarch.python_backend.text.bounded_jinja import BoundedEnvironment, bounded_filter, one_rendering
+from trierarch.python_backend.text.chat import Chat
 from trierarch.python_backend.text.tokenizer import Tokenizer
 
 Message = Mapping[str, Any]
@@ -34,16 +35,17 @@ class ChatTemplate:
         """`special_tokens`: variables such as bos_token. Raise EngineError if the template is too large or wrong."""
         if len(source) > MAX_TEMPLATE_LENGTH:
             raise EngineError(f"{CHAT_TEMPLATE_NAME} has {len(source)} characters: at most {MAX_TEMPLATE_LENGTH}")
-        environment = ImmutableSandboxedEnvironment(
+        environment = BoundedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
         )
-        environment.filters["tojson"] = _tojson
+        environment.filters["tojson"] = bounded_filter(_tojson)
         environment.globals["raise_exception"] = _raise_exception
         environment.globals["strftime_now"] = _strftime_now
         environment.globals.update(special_tokens or {})
         try:
-            self._template = environment.from_string(source)
-        except jinja2.TemplateError as error:
+            with one_rendering():
+                self._template = environment.from_string(source)
+        except (jinja2.TemplateError, RecursionError) as error:
             raise EngineError(f"{CHAT_TEMPLATE_NAME} is not a Jinja template ({error}); repair it") from error
 
     @classmethod
@@ -60,6 +62,25 @@ class ChatTemplate:
         named = {"bos_token": tokens.bos, "eos_token": next(iter(tokens.eos), None), "pad_token": tokens.pad}
         return cls(source, {name: tokenizer.token_text(token_id) for name, token_id in named.items()})
 
+    def prompt(self, chat: Chat) -> str:
+        """The prompt of a chat, which may end amid the words of its last message.
+
+        Raises:
+            InvalidRequest: as for `render`; or the template does not show the words that are to go on.
+        """
+        text = self.render(
+            chat.messages, tools=chat.tools, add_generation_prompt=chat.add_generation_prompt, **chat.variables
+        )
+        if not chat.continue_final_message:
+            return text
+        words = str(chat.messages[-1]["content"]).strip()
+        end = text.rfind(words)
+        if end < 0:
+            raise InvalidRequest(
+                "continue_final_message", True, "the model's chat template leaves the last message out"
+            )
+        return text[: end + len(words)]
+
     def render(
         self,
         messages: Sequence[Message],
@@ -71,16 +92,17 @@ class ChatTemplate:
         """The prompt, special tokens written out: encode it without adding any.
 
         Raises:
-            InvalidRequest: the template refuses the messages, fails on them, or writes too much.
+            InvalidRequest: the template refuses the messages, fails on them, takes too long or writes too much.
         """
         context = {**variables, "messages": messages, "tools": tools, "add_generation_prompt": add_generation_prompt}
         parts, length = [], 0
         try:
-            for part in self._template.generate(context):
-                length += len(part)
-                if length > MAX_PROMPT_LENGTH:
-                    raise jinja2.TemplateError(f"it wrote more than {MAX_PROMPT_LENGTH} characters")
-                parts.append(part)
+            with one_rendering():
+                for part in self._template.generate(context):
+                    length += len(part)
+                    if length > MAX_PROMPT_LENGTH:
+                        raise jinja2.TemplateError(f"it wrote more than {MAX_PROMPT_LENGTH} characters")
+                    parts.append(part)
         except Exception as error:  # a template is a program of strangers: anything may come out of it
             raise InvalidRequest(
                 "messages", messages, f"the model's chat template does not take them: {error}"

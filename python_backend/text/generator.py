@@ -85,7 +85,7 @@ class TextGenerator:
         prompt_token_ids = tuple(self._encode(request))
         if not prompt_token_ids:
             raise InvalidRequest("prompt", request.prompt, "has no tokens; send at least one")
-        sampling = self._sampling(request)
+        sampling = self._sampling(request, len(prompt_token_ids))
 
         def new_stream() -> OutputStream:
             return OutputStream(
@@ -109,9 +109,19 @@ class TextGenerator:
         if request.beams is not None:
             self._search(request, asked, request.beams, sink, new_stream)
             return prompt_token_ids
-        live = _LiveRequest(request.request_id, sink, [new_stream() for _ in range(sampling.n)])
+        token_bytes = self._tokenizer.bytes.of if request.return_token_bytes else None
+        live = _LiveRequest(request.request_id, sink, [new_stream() for _ in range(sampling.n)], token_bytes)
         self._executor.submit(asked, lambda delta: self._deltas.put((live, delta)))
         return prompt_token_ids
+
+    def tokenize(self, request: TextRequest) -> tuple[tuple[int, ...], str]:
+        """The prompt's token ids, and the text that they stand for; nothing is generated.
+
+        Raises:
+            InvalidRequest: text that is not UTF-8, or a chat without a template.
+        """
+        token_ids = tuple(self._encode(request))
+        return token_ids, self._tokenizer.decode(token_ids, request.skip_special_tokens)
 
     def abort(self, request_id: str) -> None:
         """End a request with CANCELLED soon; nothing happens if it is unknown or over."""
@@ -174,6 +184,8 @@ class TextGenerator:
 
     def _encode(self, request: TextRequest) -> tuple[int, ...] | list[int]:
         prompt = request.prompt
+        if request.chat is not None:
+            return self._encode_chat(self._template("messages").prompt(request.chat), "messages")
         if isinstance(prompt, tuple):
             return prompt
         if len(prompt) > self._max_prompt_bytes:
@@ -182,13 +194,25 @@ class TextGenerator:
             )
         if not request.is_chat:
             return self._tokenizer.encode(prompt, request.add_special_tokens)
-        if self._chat_template is None:
-            raise InvalidRequest("is_chat", True, "this engine has no chat template; send the whole prompt as text")
         message = {"role": "user", "content": valid_text(prompt, "prompt")}
-        return self._tokenizer.encode(self._chat_template.render([message]), add_special_tokens=False)
+        return self._encode_chat(self._template("is_chat").render([message]), "prompt")
 
-    def _sampling(self, request: TextRequest) -> SamplingParams:
+    def _encode_chat(self, prompt: str, field: str) -> list[int]:
+        if len(prompt) > self._max_prompt_bytes:
+            raise InvalidRequest(
+                field, prompt, f"has {len(prompt)} characters, far beyond the engine's max_seq_len; shorten it"
+            )
+        return self._tokenizer.encode(prompt, add_special_tokens=False, field=field)
+
+    def _template(self, field: str) -> ChatTemplate:
+        if self._chat_template is None:
+            raise InvalidRequest(field, True, "this engine has no chat template; send the whole prompt as text")
+        return self._chat_template
+
+    def _sampling(self, request: TextRequest, num_prompt_tokens: int) -> SamplingParams:
         sampling = request.sampling
+        if request.fit_max_tokens:
+            sampling = replace(sampling, max_tokens=self._fitting(sampling, num_prompt_tokens))
         if request.bad_words:
             bad_words = spellings(self._tokenizer, request.bad_words, "bad_words")
             sampling = replace(sampling, bad_words=(*sampling.bad_words, *bad_words))
@@ -196,6 +220,14 @@ class TextGenerator:
             logit_bias = bias_of_words(self._tokenizer, request.bias_words, sampling.logit_bias)
             sampling = replace(sampling, logit_bias=logit_bias)
         return sampling
+
+    def _fitting(self, sampling: SamplingParams, num_prompt_tokens: int) -> int:
+        """The most tokens that fit behind a prompt, of those that are asked for; where none do, the executor says so."""
+        stats = self._executor.stats()
+        # The last token drawn is never computed, and takes no slot.
+        num_slots = stats.max_blocks * stats.tokens_per_block + 1
+        room = min(self._max_seq_len, num_slots) - num_prompt_tokens
+        return max(1, sampling.min_tokens, min(sampling.max_tokens, room))
 
     def _run(self) -> None:
         while (item := self._deltas.get()) is not None:
@@ -221,8 +253,15 @@ def _is_stopped(stream: OutputStream, token_ids: tuple[int, ...]) -> bool:
 class _LiveRequest:
     """A request's sink and streams. Touched by the output thread alone."""
 
-    def __init__(self, request_id: str, sink: TextSink, streams: list[OutputStream]) -> None:
+    def __init__(
+        self,
+        request_id: str,
+        sink: TextSink,
+        streams: list[OutputStream],
+        token_bytes: Callable[[int], bytes] | None,
+    ) -> None:
         self.request_id = request_id
+        self._token_bytes = token_bytes
         self._sink = sink
         self._streams = streams
         self._bundles = [Bundle() for _ in streams]
@@ -245,7 +284,7 @@ class _LiveRequest:
             self._unfinished.discard(delta.index)
         if text_delta is not None and not self._is_abandoned:
             try:
-                self._sink(text_delta)
+                self._sink(text_delta if self._token_bytes is None else _told(text_delta, self._token_bytes))
             except Exception:
                 logger.exception("request %s: its sink failed; nobody reads it any more", self.request_id)
                 self._is_abandoned = True
@@ -254,3 +293,10 @@ class _LiveRequest:
             return False
         self._is_aborted = True
         return True
+
+
+def _told(delta: TextDelta, token_bytes: Callable[[int], bytes]) -> TextDelta:
+    """The delta, saying what the tokens of its log-probs stand for."""
+    named = [item for item in (*(delta.logprobs or ()), *(delta.prompt_logprobs or ())) if item is not None]
+    token_ids = {item.token_id for item in named} | {token_id for item in named for token_id, _ in item.top}
+    return replace(delta, token_bytes={token_id: token_bytes(token_id) for token_id in token_ids})

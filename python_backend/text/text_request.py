@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from trierarch.python_backend.beams.params import BeamParams
 from trierarch.python_backend.errors import InvalidRequest, ServingError
 from trierarch.python_backend.request import FinishReason, SamplingParams, SpeculationParams, TokenLogprob, Usage
+from trierarch.python_backend.text.chat import Chat
 
 if TYPE_CHECKING:
     from trierarch.python_backend.request import Logits
@@ -33,12 +35,18 @@ class TextRequest:
     """Added to the logits of all tokens of the word, with a space before it or without; beside `logit_bias`."""
     is_chat: bool = False
     """Whether a text prompt is a user's message, to be put into the engine's chat template."""
+    chat: Chat | None = None
+    """Messages for the chat template, in the place of `prompt`, which is empty then."""
     add_special_tokens: bool = True
     """Whether encoding a text prompt adds what the tokenizer adds, such as a BOS; a chat template adds its own."""
     skip_special_tokens: bool = True
     """Whether special tokens are left out of the text; the token ids always have them."""
     include_stop: bool = False
     """Whether the stop string that ended the output is shown."""
+    fit_max_tokens: bool = False
+    """Whether `sampling.max_tokens` is cut to what fits behind the prompt, in place of a refusal."""
+    return_token_bytes: bool = False
+    """Whether deltas say what the tokens of their log-probs stand for."""
     adapter: str = ""
     """Name of a registered adapter; empty is the base model."""
     cache_salt: str = ""
@@ -54,6 +62,8 @@ class TextRequest:
         for word, bias in self.bias_words:
             if math.isnan(bias) or bias == math.inf:
                 raise InvalidRequest(f"bias_words[{word!r}]", bias, "must be a finite number, or -inf to ban the word")
+        if self.chat is not None and (self.prompt or self.is_chat):
+            raise InvalidRequest("messages", "given with another prompt", "send one of them")
         if self.is_chat and isinstance(self.prompt, tuple):
             raise InvalidRequest("is_chat", True, "token ids stand in no chat template; send the prompt as text")
         if self.beams is not None:
@@ -104,6 +114,8 @@ class TextDelta:
     context_logits: tuple[Logits, ...] | None = None
     """As TokenDelta has them; so `generation_logits`."""
     generation_logits: tuple[Logits, ...] | None = None
+    token_bytes: Mapping[int, bytes] = field(default_factory=dict)
+    """Of every token that the log-probs name, where asked; what a character is made of need not be one by itself."""
     finish_reason: FinishReason | None = None
     stop_reason: str | None = None
     """The stop string that ended the output; None for an end token or any other reason."""

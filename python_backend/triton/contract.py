@@ -104,6 +104,16 @@ _ADDITIONS = (
     *_optional(STRING, -1, names="drafters"),
 )
 
+# Ours, on the model that holds the executor: what a gateway needs so that it wants neither tokenizer nor template.
+_GATEWAY_INPUTS = (
+    *_optional(STRING, 1, names="messages"),
+    *_optional(INT32, -1, names="logit_bias_ids"),
+    *_optional(FP32, -1, names="logit_bias_values"),
+    *_optional(BOOL, 1, names="add_special_tokens skip_special_tokens fit_max_tokens return_usage return_token_bytes"),
+    *_optional(BOOL, 1, names="tokenize_only describe"),
+)
+_GATEWAY_OUTPUTS = _required(STRING, -1, names="usage token_bytes description")
+
 _TOKEN_DOOR = (
     *_optional(INT32, -1, names="input_ids draft_input_ids decoder_input_ids"),
     *_optional(INT32, 1, names="input_lengths request_output_len decoder_input_lengths encoder_output_lengths"),
@@ -169,6 +179,7 @@ TENSORRT_LLM = Contract(
         *_TEXT_OPTIONS,
         *_SHARED,
         *_ADDITIONS,
+        *_GATEWAY_INPUTS,
     ),
     # Clients read outputs[0] as output_ids, so it stays first; the text follows the contract's own.
     outputs=(
@@ -180,6 +191,7 @@ TENSORRT_LLM = Contract(
         *_PERF_METRICS,
         *_ADDED_OUTPUTS,
         *_required(STRING, -1, names="text_output"),
+        *_GATEWAY_OUTPUTS,
     ),
     may_decouple=True,
 )

@@ -22,6 +22,8 @@ class ReplyOptions:
     outputs: frozenset[str]
     """Names of the tensors to fill."""
     batch_index: int = 0
+    tokenize_only: bool = False
+    """Whether the prompt's tokens are all that is asked for."""
 
 
 @dataclass(slots=True)
@@ -38,6 +40,7 @@ class Reply:
     _prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
     _context_logits: tuple[Array, ...] = ()
     _generation_logits: list[Array] = field(default_factory=list)
+    _token_bytes: dict[int, bytes] = field(default_factory=dict)
     _cum_log_prob: float = 0.0
 
     def add(self, delta: TextDelta) -> Piece | None:
@@ -49,6 +52,7 @@ class Reply:
         self._prompt_logprobs = delta.prompt_logprobs or self._prompt_logprobs
         self._context_logits = delta.context_logits or self._context_logits
         self._generation_logits += delta.generation_logits or ()
+        self._token_bytes |= delta.token_bytes
         is_last = delta.finish_reason is not None
         # Tokens whose text is still held back wait for it where the client sees only the text.
         has_news = bool(self._token_ids if "output_ids" in self.options.outputs else delta.text)
@@ -65,6 +69,7 @@ class Reply:
             prompt_logprobs=self._prompt_logprobs,
             context_logits=self._context_logits,
             generation_logits=tuple(self._generation_logits),
+            token_bytes=self._token_bytes,
             num_prompt_tokens=len(self.prompt_token_ids),
             batch_index=self.options.batch_index,
             sequence_index=self.sequence_index,
@@ -74,4 +79,5 @@ class Reply:
         )
         self._token_ids, self._text, self._logprobs, self._prompt_logprobs = [], [], [], None
         self._context_logits, self._generation_logits = (), []
+        self._token_bytes = {}
         return piece

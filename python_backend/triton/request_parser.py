@@ -16,6 +16,7 @@ import numpy as np
 from trierarch.python_backend.beams.params import BeamParams
 from trierarch.python_backend.errors import InvalidRequest, UnknownAdapter
 from trierarch.python_backend.request import SamplingParams, SpeculationParams, check_token_ids
+from trierarch.python_backend.text.chat import Chat
 from trierarch.python_backend.text.text_request import TextRequest
 from trierarch.python_backend.triton import guide_inputs
 from trierarch.python_backend.triton.adapter_inputs import (
@@ -127,7 +128,7 @@ class RequestParser:
 
     def _parse_row(self, inputs: Inputs, envelope: Envelope, index: int, num_rows: int) -> Row:
         refuse_unsupported(inputs)
-        is_text = "text_input" in inputs
+        is_text = "text_input" in inputs or "messages" in inputs
         adapter = read_adapter(inputs)
         try:
             request = self._request(inputs, is_text, envelope, index, adapter.name)
@@ -144,6 +145,7 @@ class RequestParser:
             echo=not is_streaming and not excludes_prompt,
             outputs=_outputs(inputs, envelope.requested, is_text, num_rows, request),
             batch_index=index,
+            tokenize_only=inputs.flag("tokenize_only") or False,
         )
         return Row(request, reply, adapter)
 
@@ -159,6 +161,11 @@ class RequestParser:
             bad_words=_nonempty(inputs.texts("bad_words")),
             bias_words=_bias_words(inputs),
             is_chat=inputs.flag("apply_chat_template") or False,
+            chat=_chat(inputs),
+            add_special_tokens=_default(inputs.flag("add_special_tokens"), True),
+            skip_special_tokens=_default(inputs.flag("skip_special_tokens"), True),
+            fit_max_tokens=inputs.flag("fit_max_tokens") or False,
+            return_token_bytes=inputs.flag("return_token_bytes") or False,
             adapter=adapter,
             cache_salt=inputs.text("cache_salt") or "",
             priority=inputs.integer("priority") or 0,
@@ -169,7 +176,8 @@ class RequestParser:
     def _prompt(self, inputs: Inputs, is_text: bool) -> str | tuple[int, ...]:
         if is_text:
             if "input_ids" in inputs:
-                raise InvalidRequest("input_ids", "given with text_input", "send one of them")
+                given = "text_input" if "text_input" in inputs else "messages"
+                raise InvalidRequest("input_ids", f"given with {given}", "send one of them")
             return inputs.text("text_input") or ""
         tokens = inputs.integers("input_ids")
         if tokens is None:
@@ -221,7 +229,7 @@ class RequestParser:
     def _logit_bias(self, inputs: Inputs) -> dict[int, float]:
         bias = inputs.numbers("embedding_bias")
         if bias is None:
-            return {}
+            return _listed_bias(inputs)
         if bias.size != self.vocab_size:
             raise InvalidRequest("embedding_bias", bias.size, f"must have one value a token: {self.vocab_size}")
         return {int(token): float(bias[token]) for token in np.flatnonzero(bias)}
@@ -285,9 +293,24 @@ def _outputs(
         "num_output_tokens": inputs.flag("return_num_output_tokens"),
         "finish_reason": inputs.flag("return_finish_reason"),
         "stop_reason": inputs.flag("return_stop_reason"),
+        "usage": inputs.flag("return_usage"),
+        "token_bytes": inputs.flag("return_token_bytes"),
         **dict.fromkeys(PERF_METRICS, inputs.flag("return_perf_metrics")),
     }
     return requested & {name for name, is_called_for in called_for.items() if is_called_for}
+
+
+def _chat(inputs: Inputs) -> Chat | None:
+    messages = inputs.text("messages")
+    return None if messages is None else Chat.parse(messages)
+
+
+def _listed_bias(inputs: Inputs) -> dict[int, float]:
+    token_ids, values = inputs.integers("logit_bias_ids") or (), inputs.numbers("logit_bias_values")
+    num_values = 0 if values is None else values.size
+    if len(token_ids) != num_values:
+        raise InvalidRequest("logit_bias_values", num_values, f"needs one value an id: {len(token_ids)}")
+    return {} if values is None else dict(zip(token_ids, values.tolist(), strict=True))
 
 
 def _bias_words(inputs: Inputs) -> tuple[tuple[str, float], ...]:

@@ -7,8 +7,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -35,6 +35,8 @@ class Piece:
     context_logits: tuple[Array, ...] = ()
     """Those behind each prompt token, with a row's first piece; `generation_logits` are those of the new tokens."""
     generation_logits: tuple[Array, ...] = ()
+    token_bytes: Mapping[int, bytes] = field(default_factory=dict)
+    """Of tokens that the log-probs name."""
     num_prompt_tokens: int = 0
     batch_index: int = 0
     sequence_index: int = 0
@@ -78,6 +80,29 @@ def _logits(rows: Sequence[Array], rank: int) -> Array | None:
     return np.stack(rows).reshape((1,) * (rank - 2) + (len(rows), -1)) if rows else None
 
 
+def _usage(piece: Piece) -> Array | None:
+    """JSON: what the sequence cost, with its last piece."""
+    if piece.finish_reason is None:
+        return None
+    usage = piece.usage or _NOT_YET
+    return _string(
+        json.dumps(
+            {
+                "prompt_tokens": piece.num_prompt_tokens,
+                "cached_tokens": usage.num_cached_tokens,
+                "completion_tokens": usage.num_output_tokens,
+                "draft_tokens": usage.num_draft_tokens,
+                "accepted_draft_tokens": usage.num_accepted_draft_tokens,
+            }
+        )
+    )
+
+
+def _token_bytes(piece: Piece) -> Array:
+    """JSON: token id -> its bytes, each byte a character up to U+00FF."""
+    return _string(json.dumps({token_id: data.decode("latin-1") for token_id, data in piece.token_bytes.items()}))
+
+
 _OUTPUTS: Final[dict[str, Callable[[Piece], Array | None]]] = {
     "output_ids": lambda piece: np.array(piece.token_ids, np.int32).reshape(1, 1, -1),
     "sequence_length": lambda piece: _int32(len(piece.token_ids)),
@@ -94,6 +119,8 @@ _OUTPUTS: Final[dict[str, Callable[[Piece], Array | None]]] = {
     "prompt_log_probs": lambda piece: None if piece.prompt_logprobs is None else _token_logprobs(piece.prompt_logprobs),
     "finish_reason": lambda piece: None if piece.finish_reason is None else _string(piece.finish_reason.value),
     "stop_reason": lambda piece: None if piece.finish_reason is None else _string(piece.stop_reason),
+    "usage": _usage,
+    "token_bytes": _token_bytes,
 }
 """None where a piece has nothing to fill the output with."""
 

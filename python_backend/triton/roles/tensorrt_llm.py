@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trierarch.builder.manifest import EngineManifest
+from trierarch.python_backend.errors import InvalidRequest
 from trierarch.python_backend.executors.factory import open_directories, open_executor
 from trierarch.python_backend.executors.prefix_file import PrefixFile
 from trierarch.python_backend.text.chat_template import ChatTemplate
@@ -18,12 +19,14 @@ from trierarch.python_backend.triton.adapter_uploads import AdapterUploads
 from trierarch.python_backend.triton.answer import Answer
 from trierarch.python_backend.triton.cancellation import OpenRequests
 from trierarch.python_backend.triton.dead_engine import WATCH_SECONDS, DeadEngine
+from trierarch.python_backend.triton.description import description
 from trierarch.python_backend.triton.incoming import Incoming
 from trierarch.python_backend.triton.inputs import Inputs
 from trierarch.python_backend.triton.metrics import EngineMetrics
 from trierarch.python_backend.triton.model_context import ModelContext
 from trierarch.python_backend.triton.periodic import Periodic
-from trierarch.python_backend.triton.request_parser import Envelope, RequestParser
+from trierarch.python_backend.triton.request_parser import Envelope, RequestParser, Row
+from trierarch.python_backend.triton.responses import Piece, to_arrays
 from trierarch.python_backend.triton.triton_channel import take
 from trierarch.python_backend.triton.triton_metrics import TritonRegistry
 from trierarch.python_backend.triton.upload_line import UploadLine
@@ -51,10 +54,13 @@ class TensorrtLlm:
         )
         directories = tuple(context.in_repository(path) for path in context.parameters.adapter_directories)
         self._uploads = _open_uploads(context, manifest, directories)
+        self._registered = open_directories(context.engine, manifest, directories)
         if self._uploads is not None:
             directories += (self._uploads.directory,)
         self._executor = open_executor(context.engine, adapter_directories=directories, prefixes=_prefixes(context))
         self._generator = TextGenerator(self._executor, tokenizer, template, manifest)
+        self._manifest = manifest
+        self._has_chat_template = template is not None
         self._parser = RequestParser(
             vocab_size=manifest.architecture.vocab_size,
             is_decoupled=context.is_decoupled,
@@ -112,6 +118,10 @@ class TensorrtLlm:
             self._open.stop(incoming.client_id)
             incoming.channel.send([], is_final=True)
             return
+        if Inputs(incoming.arrays).flag("describe"):
+            adapters = () if self._registered is None else self._registered.names()
+            incoming.channel.send(description(self._manifest, adapters, self._has_chat_template), is_final=True)
+            return
         envelope = Envelope(
             # A client may use an id twice; the executor may not.
             request_id=f"{incoming.client_id}#{next(self._serial)}",
@@ -119,11 +129,25 @@ class TensorrtLlm:
             timeout=incoming.timeout,
         )
         rows = self._parser.parse(incoming.arrays, envelope)
+        if rows[0].reply.tokenize_only:
+            self._tokenize(incoming, rows)
+            return
         if self._uploads is not None:
             rows = tuple(replace(row, adapter=self._uploads.take(row.adapter)) for row in rows)
         answer = Answer(incoming.client_id, rows, incoming.channel, self._generator, self._metrics, self._open.discard)
         self._open.add(answer)
         answer.start()
+
+    def _tokenize(self, incoming: Incoming, rows: tuple[Row, ...]) -> None:
+        """Send a row's prompt back, as token ids and as text."""
+        if len(rows) > 1:
+            raise InvalidRequest("tokenize_only", len(rows), "takes one row a request")
+        try:
+            token_ids, text = self._generator.tokenize(rows[0].request)
+        except InvalidRequest as error:
+            raise rows[0].client_named(error) from None
+        piece = Piece(token_ids=token_ids, num_new_tokens=len(token_ids), text=text)
+        incoming.channel.send(to_arrays(piece, frozenset({"output_ids", "text_output"})), is_final=True)
 
 
 def _prefixes(context: ModelContext) -> PrefixFile | None:

@@ -73,7 +73,24 @@ def test_without_generation_prompt() -> None:
             "{% for i in range(99999) %}{% for j in range(99999) %}xxxxxxxxxxxx{% endfor %}{% endfor %}",
             "wrote more than",
         ),
-        ("{% for i in range(10**9) %}{% endfor %}", "Range too big"),
+        ("{% for i in range(10**9) %}{% endfor %}", "at most 1048576"),
+        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "steps"),
+        ("{% for i in range(9999) recursive %}{{ loop(range(9999)) }}{% endfor %}", "recursion|steps"),
+        ("{% macro f(n) %}{{ f(n - 1) ~ f(n - 1) if n }}{% endmacro %}{{ f(40) }}", "steps"),
+        (
+            "{% set ns = namespace(x='xxxxxxxx') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+            "puts together",
+        ),
+        (
+            "{% set ns = namespace(x='xxxxxxxx') %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
+            "puts together",
+        ),
+        ("{{ 'x' * 999999999 }}", "numbers alone"),
+        ("{{ 9 ** 9 ** 9 }}", "at most 64"),
+        ("{{ '%999999999d' % 1 }}", "formats no text"),
+        ("{{ 'x'.ljust(999999999) }}", "at most 1048576"),
+        ("{{ 'x' | center(999999999) }}", "at most 1048576"),
+        ("{{ messages | tojson(indent=999999999) }}", "at most 1048576"),
     ],
 )
 def test_what_a_template_refuses_is_the_callers_error(source: str, reason: str) -> None:

@@ -18,6 +18,7 @@ from support.tokenizers import small_tokenizer
 from trierarch.builder.manifest import DrafterKind
 from trierarch.python_backend.errors import ExecutorFailed, InvalidRequest, Overloaded, UnknownAdapter
 from trierarch.python_backend.request import FinishReason, SamplingParams, SpeculationParams, TokenLogprob
+from trierarch.python_backend.text.chat import Chat
 from trierarch.python_backend.text.chat_template import ChatTemplate
 from trierarch.python_backend.text.generator import TextDelta, TextGenerator, TextRequest
 from trierarch.python_backend.text.words import spellings
@@ -311,3 +312,57 @@ def test_any_stream_is_the_text_up_to_its_stop_string(text: str, stop: tuple[str
     end, length = min(ends, default=(len(text), 0))
     assert world.text() == text[: end + length]
     assert world.last().finish_reason is (FinishReason.STOP if ends else FinishReason.LENGTH)
+
+
+CHAT = Chat(messages=({"role": "user", "content": "The capital"},))
+
+
+def test_a_chat_is_rendered_by_the_engines_template() -> None:
+    world = World()
+    expected = world.submit("plain", "The capital", is_chat=True)
+    assert world.submit("chat", "", chat=CHAT) == expected
+
+
+def test_a_prompt_that_goes_on_ends_with_the_last_words() -> None:
+    template = ChatTemplate("{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}")
+    chat = Chat(
+        messages=(*CHAT.messages, {"role": "assistant", "content": "of France "}),
+        add_generation_prompt=False,
+        continue_final_message=True,
+    )
+    assert template.prompt(chat) == "<|im_start|>The capital<|im_end|><|im_start|>of France"
+    silent = ChatTemplate("{{ messages[0].content }}")
+    with pytest.raises(InvalidRequest, match="leaves the last message out"):
+        silent.prompt(chat)
+
+
+def test_a_chat_needs_a_template() -> None:
+    with pytest.raises(InvalidRequest, match="^messages .*no chat template"):
+        World(template=None).submit(prompt="", chat=CHAT)
+
+
+def test_tokens_of_a_prompt_and_its_text() -> None:
+    world = World()
+    request = TextRequest(request_id="r", prompt="The capital", sampling=SamplingParams(max_tokens=1))
+    token_ids, text = world.generator.tokenize(request)
+    assert list(token_ids) == TOKENIZER.encode("The capital")
+    assert text == "The capital"
+
+
+def test_max_tokens_are_fitted_behind_the_prompt_where_asked() -> None:
+    world = World()
+    prompt = world.submit("fits", max_tokens=10**9, fit_max_tokens=True)
+    room = min(100 + 1, tiny_manifest(tiny_architecture()).limits.max_seq_len) - len(prompt)
+    assert world.executor.requests["fits"].sampling.max_tokens == room
+    world.submit("less", max_tokens=2, fit_max_tokens=True)
+    assert world.executor.requests["less"].sampling.max_tokens == 2
+
+
+def test_bytes_of_the_tokens_that_log_probs_name() -> None:
+    world = World()
+    world.submit(return_token_bytes=True, logprobs=1)
+    token, rival = TOKENIZER.encode("a")[0], TOKENIZER.encode("b")[0]
+    world.executor.emit("r", token, logprobs=(TokenLogprob(token, -0.5, ((rival, -1.0),)),))
+    world.executor.finish("r")
+    world.settle()
+    assert world.deltas["r"][0].token_bytes == {token: b"a", rival: b"b"}

@@ -380,3 +380,60 @@ def test_one_answer_a_request_without_decoupling() -> None:
     with pytest.raises(InvalidRequest, match=r"^num_return_sequences is 2"):
         text(is_decoupled=False, num_return_sequences=2)
     assert text(is_decoupled=False).reply.echo
+
+
+def chat(**tensors: Any) -> Row:
+    return parse(**({"messages": '{"messages": [{"role": "user", "content": "Hi"}]}', "max_tokens": 8} | tensors))
+
+
+def test_messages_are_a_text_door() -> None:
+    row = chat(stream=True, return_usage=True, return_finish_reason=True)
+    assert row.request.chat is not None
+    assert row.request.chat.messages == ({"role": "user", "content": "Hi"},)
+    assert row.request.prompt == ""
+    assert row.reply.outputs >= {"text_output", "usage", "finish_reason"}
+
+
+def test_what_a_gateway_asks_for_beside() -> None:
+    row = text(fit_max_tokens=True, skip_special_tokens=False, add_special_tokens=False, return_token_bytes=True)
+    request = row.request
+    assert request.fit_max_tokens
+    assert request.return_token_bytes
+    assert not request.skip_special_tokens
+    assert not request.add_special_tokens
+    assert "token_bytes" in row.reply.outputs
+    assert not row.reply.tokenize_only
+    assert tokens(tokenize_only=True).reply.tokenize_only
+
+
+def test_logit_bias_by_token_id() -> None:
+    row = text(logit_bias_ids=[7, 3], logit_bias_values=[1.5, -100.0])
+    assert row.request.sampling.logit_bias == {7: 1.5, 3: -100.0}
+
+
+@pytest.mark.parametrize(
+    ("sent", "says"),
+    [
+        ({"messages": "no JSON"}, "messages is 'no JSON'"),
+        ({"messages": "[]"}, "messages is '\\[\\]'"),
+        ({"messages": "{}"}, "messages is 0"),
+        ({"messages": '{"messages": {}}'}, "messages is {}: must be a JSON list"),
+        ({"messages": '{"messages": ["Hi"]}'}, "messages.0. is 'Hi'"),
+        ({"messages": '{"messages": [{"content": "Hi"}]}'}, "messages.0. is {'content'"),
+        ({"messages": "[" * 100_000}, "messages is "),
+        ({"messages": '{"messages": [{"role": "user"}], "template": "x"}'}, "messages is .'template'."),
+        ({"messages": '{"messages": [{"role": "user"}], "tools": [1]}'}, "tools.0. is 1"),
+        (
+            {"messages": '{"messages": [{"role": "user"}], "chat_template_kwargs": {"raise_exception": 1}}'},
+            "chat_template_kwargs is",
+        ),
+        ({"messages": '{"messages": [{"role": "user"}], "continue_final_message": true}'}, "continue_final_message is"),
+        ({"text_input": "x"}, "messages is 'given with another prompt'"),
+        ({"input_ids": [1]}, "input_ids is 'given with messages'"),
+        ({"apply_chat_template": True}, "messages is 'given with another prompt'"),
+        ({"logit_bias_ids": [1]}, "logit_bias_values is 0"),
+    ],
+)
+def test_a_bad_chat_is_named(sent: dict[str, Any], says: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"^{says}"):
+        chat(**sent)

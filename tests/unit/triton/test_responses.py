@@ -116,3 +116,17 @@ def test_no_token_is_a_length_of_zero() -> None:
 
 def test_only_what_is_asked_for() -> None:
     assert [name for name, _ in to_arrays(PIECE, frozenset({"text_output"}))] == ["text_output"]
+
+
+def test_a_gateways_outputs() -> None:
+    piece = replace(PIECE, token_bytes={7: b"\xc3", 8: b"\xa9"})
+    told = {name: array for name, array in to_arrays(piece, frozenset({"usage", "token_bytes"}))}
+    assert json.loads(told["token_bytes"].item()) == {"7": "Ã", "8": "©"}
+    assert json.loads(told["usage"].item()) == {
+        "prompt_tokens": 4,
+        "cached_tokens": 0,
+        "completion_tokens": 2,
+        "draft_tokens": 4,
+        "accepted_draft_tokens": 1,
+    }
+    assert "usage" not in dict(to_arrays(replace(piece, finish_reason=None), EVERYTHING))
