@@ -48,14 +48,19 @@ class Ports:
         """
         with ExitStack() as stack:
             names = [field.name for field in fields(self)]
-            yield {name: stack.enter_context(_bind(name, host, getattr(self, name))) for name in names}
+            yield {name: stack.enter_context(bind(name, host, getattr(self, name))) for name in names}
 
     def chosen(self, sockets: Mapping[str, socket.socket]) -> Ports:
         """The ports that `sockets` listen on."""
         return replace(self, **{name: bound.getsockname()[1] for name, bound in sockets.items()})
 
 
-def _bind(name: str, host: str, port: int) -> socket.socket:
+def bind(name: str, host: str, port: int) -> socket.socket:
+    """A socket that holds a port, 0 any free one; `name` is the option's in errors.
+
+    Raises:
+        ResourceError: the port is occupied or not allowed, or `host` is no address of this machine.
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except socket.gaierror as error:

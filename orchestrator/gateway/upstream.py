@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager, nullcontext
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+from trierarch.orchestrator.gateway.vital_signs import VitalSigns
+
+LOOK_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +42,11 @@ class Upstream(Protocol):
         """Whether a request would be answered: Triton is up, or asleep and able to wake."""
         ...
 
+    @property
+    def awake(self) -> Endpoints | None:
+        """Where Triton listens, if it is up now: to look at it without keeping or waking it."""
+        ...
+
 
 class Unavailable(Exception):
     """No Triton for this request, now."""
@@ -46,16 +59,52 @@ class Unavailable(Exception):
 
 
 class AlwaysOn:
-    """A Triton that somebody else keeps up."""
+    """A Triton that somebody else keeps up. Looked at every second within its `async with` block."""
 
     def __init__(self, endpoints: Endpoints) -> None:
+        """Not ready before the first look."""
         self._endpoints = endpoints
+        self._signs = VitalSigns(endpoints.http, endpoints.metrics)
+        self._is_ready = False
+        self._watch: asyncio.Task[None] | None = None
 
-    def lease(self) -> AbstractAsyncContextManager[Endpoints]:
-        """See Upstream."""
-        return nullcontext(self._endpoints)
+    async def __aenter__(self) -> Self:
+        """Look, and go on looking."""
+        await self.look()
+        self._watch = asyncio.ensure_future(self._look_on())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Look no more."""
+        assert self._watch is not None
+        self._watch.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._watch
+
+    @asynccontextmanager
+    async def lease(self) -> AsyncIterator[Endpoints]:
+        """See Upstream. It never waits: whoever keeps Triton up may take minutes."""
+        if not self._is_ready:
+            raise Unavailable("the model's server is not ready", LOOK_SECONDS)
+        yield self._endpoints
 
     @property
     def is_ready(self) -> bool:
         """See Upstream."""
-        return True
+        return self._is_ready
+
+    @property
+    def awake(self) -> Endpoints | None:
+        """See Upstream."""
+        return self._endpoints if self._is_ready else None
+
+    async def look(self) -> None:
+        """Find out whether Triton is up."""
+        self._is_ready = await asyncio.to_thread(self._signs.are_good)
+
+    async def _look_on(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            await self.look()

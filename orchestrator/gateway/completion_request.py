@@ -1,0 +1,129 @@
+"""POST /v1/completions, read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from trierarch.orchestrator.gateway.errors import invalid
+from trierarch.orchestrator.gateway.fields import Fields, is_utf8
+from trierarch.orchestrator.gateway.generation import Generation, common_tensors, read_model, read_streaming
+from trierarch.orchestrator.gateway.guide import write_response_format
+from trierarch.orchestrator.gateway.sampling import (
+    IGNORED,
+    MAX_LOGPROBS,
+    SAMPLING,
+    read_n,
+    read_token_ids,
+    write_sampling,
+)
+from trierarch.orchestrator.gateway.tensors import Tensors
+
+DEFAULT_MAX_TOKENS: Final = 16
+MAX_PROMPTS: Final = 64
+MAX_PROMPT_TOKENS: Final = 1 << 20
+_KNOWN: Final = (
+    SAMPLING
+    | IGNORED
+    | {
+        "model",
+        "prompt",
+        "stream",
+        "stream_options",
+        "max_tokens",
+        "logprobs",
+        "echo",
+        "response_format",
+        "add_special_tokens",
+        "best_of",
+    }
+)
+_REMEDIES: Final = {
+    "suffix": "this model writes on, it fills no gap; leave it out",
+    "messages": "belongs to /v1/chat/completions; send a prompt",
+}
+
+Prompt = str | list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionRequest:
+    """Prompts to be gone on with."""
+
+    generation: Generation
+    prompts: tuple[Prompt, ...]
+    echo: bool
+    """Whether the prompt stands before each answer."""
+
+
+def read_completion(body: dict[str, Any]) -> CompletionRequest:
+    """The request in a body.
+
+    Raises:
+        ApiError: a field is missing, unknown, of another type, out of range, or cannot be honoured.
+    """
+    fields = Fields(body)
+    fields.refuse_others(_KNOWN, _REMEDIES)
+    n = read_n(fields)
+    if fields.integer("best_of", 1) not in (None, n):
+        fields.fail("best_of", "answers are not ranked; send n alone")
+    is_streaming, include_usage = read_streaming(fields)
+    prompts = read_prompts(fields)
+    echo = fields.flag("echo")
+    common = common_tensors(is_streaming)
+    common.integer("max_tokens", fields.integer("max_tokens", 1) or DEFAULT_MAX_TOKENS)
+    write_response_format(fields, common)
+    write_sampling(fields, common)
+    num_logprobs = fields.integer("logprobs", 0, MAX_LOGPROBS)
+    if num_logprobs is not None:
+        common.integer("num_log_probs", num_logprobs)
+        common.flag("return_token_bytes")
+        if echo:
+            common.integer("num_prompt_log_probs", num_logprobs)
+    if "add_special_tokens" in fields:
+        common.flag("add_special_tokens", fields.flag("add_special_tokens"))
+    generation = Generation(
+        model=read_model(fields),
+        prompts=tuple(with_prompt(common, prompt) for prompt in prompts),
+        n=n,
+        is_streaming=is_streaming,
+        include_usage=include_usage,
+        has_logprobs=num_logprobs is not None,
+        has_prompt_logprobs=num_logprobs is not None and echo,
+    )
+    return CompletionRequest(generation, prompts, echo)
+
+
+def with_prompt(common: Tensors, prompt: Prompt) -> Tensors:
+    """`common`, and a prompt."""
+    tensors = common.copy()
+    if isinstance(prompt, str):
+        tensors.texts("text_input", prompt)
+    else:
+        tensors.integers("input_ids", prompt)
+    return tensors
+
+
+def read_prompts(fields: Fields) -> tuple[Prompt, ...]:
+    """A string, token ids, or a list of either."""
+    value = fields.raw("prompt")
+    name = fields.named("prompt")
+    if value is None or value == []:
+        fields.fail("prompt", "send a string, a list of strings, token ids or a list of those")
+    if isinstance(value, str) or (isinstance(value, list) and isinstance(value[0], int)):
+        value = [value]
+    if not isinstance(value, list):
+        fields.fail("prompt", "must be a string, a list of strings, token ids or a list of those")
+    if len(value) > MAX_PROMPTS:
+        raise invalid(name, len(value), f"takes at most {MAX_PROMPTS} prompts")
+    return tuple(_prompt(item, name) for item in value)
+
+
+def _prompt(item: object, name: str) -> Prompt:
+    if not isinstance(item, str):
+        return read_token_ids(item, name, MAX_PROMPT_TOKENS)
+    if not item:
+        raise invalid(name, item, "is empty; send at least one character")
+    if not is_utf8(item):
+        raise invalid(name, item, "has half a surrogate pair; send valid Unicode")
+    return item
