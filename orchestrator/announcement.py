@@ -50,16 +50,20 @@ def endpoint_table(server: Announced, *more: tuple[str, str]) -> Table:
     return table
 
 
-def commands_to_paste(server: Announced) -> Iterator[str]:
-    """Shell lines that ask the server something."""
+def commands_to_paste(server: Announced, openai: str | None = None) -> Iterator[str]:
+    """Shell lines that ask the server something; `openai` is where the gateway listens."""
     yield f"trierarch generate '{QUESTION}' --url {server.endpoints.grpc}"
     body = {"text_input": QUESTION, "max_tokens": 64, "stream": True, "apply_chat_template": True}
     yield f"curl -N {server.endpoints.http}/v2/models/{MODEL}/generate_stream -d '{json.dumps(body)}'"
+    if openai is not None:
+        chat = {"model": MODEL, "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 64, "stream": True}
+        yield f"curl -N {openai}/v1/chat/completions -d '{json.dumps(chat)}'"
 
 
-def endpoints_json(server: Announced) -> str:
-    """The endpoints, models and log, on one line."""
-    return json.dumps(asdict(server.endpoints) | {"models": models(server), "log": str(server.log)})
+def endpoints_json(server: Announced, openai: str | None = None) -> str:
+    """The endpoints, models and log, on one line; `openai` is where the gateway listens."""
+    gateway = {} if openai is None else {"openai": openai}
+    return json.dumps(asdict(server.endpoints) | gateway | {"models": models(server), "log": str(server.log)})
 
 
 def models(server: Announced) -> list[str]:

@@ -17,6 +17,7 @@ from trierarch.orchestrator.commands.compose import compose
 from trierarch.orchestrator.commands.demo import demo
 from trierarch.orchestrator.commands.deploy import deploy
 from trierarch.orchestrator.commands.doctor import doctor
+from trierarch.orchestrator.commands.gateway import gateway
 from trierarch.orchestrator.commands.generate import generate
 from trierarch.orchestrator.commands.import_ import import_
 from trierarch.orchestrator.commands.inspect import inspect
@@ -56,6 +57,7 @@ for command in (load, unload, status):
     adapters.command(rich_help_panel=SERVED)(command)
 app.add_typer(adapters, name="adapters", rich_help_panel=MAKE)
 app.command(rich_help_panel=RUN)(serve)
+app.command(rich_help_panel=RUN)(gateway)
 app.command(rich_help_panel=RUN)(generate)
 app.command(rich_help_panel=RUN)(deploy)
 app.command(rich_help_panel=LOOK)(inspect)

@@ -55,6 +55,16 @@ class Ports:
         return replace(self, **{name: bound.getsockname()[1] for name, bound in sockets.items()})
 
 
+def reserve(name: str, host: str, port: int) -> int:
+    """The port, tried on `host`; a free one in the place of 0.
+
+    Raises:
+        ResourceError: see `bind`.
+    """
+    with bind(name, host, port) as bound:
+        return int(bound.getsockname()[1])
+
+
 def bind(name: str, host: str, port: int) -> socket.socket:
     """A socket that holds a port, 0 any free one; `name` is the option's in errors.
 

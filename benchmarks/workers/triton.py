@@ -38,7 +38,16 @@ class TritonWorker:
         ports = [f"--{service}-port=0" for service in ("http", "grpc", "metrics")]
         self._started = time.monotonic()
         self._server = subprocess.Popen(
-            [str(COMMAND), "serve", str(engine), *ports, "--drain-timeout=5", "--log-level=warning", "--json"],
+            [
+                str(COMMAND),
+                "serve",
+                str(engine),
+                *ports,
+                "--no-gateway",
+                "--drain-timeout=5",
+                "--log-level=warning",
+                "--json",
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,8 +11,15 @@ import typer
 
 if TYPE_CHECKING:
     from trierarch.orchestrator.announcement import Announced
+    from trierarch.orchestrator.gateway.gateway_config import GatewayConfig
+    from trierarch.orchestrator.gateway.gateway_server import GatewayServer
     from trierarch.orchestrator.server_config import LogLevel, ModelControl
     from trierarch.orchestrator.sleep.service import SleepConfig
+    from trierarch.orchestrator.triton_server import TritonServer
+
+GATEWAY = "The OpenAI gateway"
+LAST_BYTES_SECONDS = 2.0
+"""For clients to read what is left when Triton has answered everything."""
 
 
 def serve(
@@ -64,6 +72,18 @@ def serve(
             show_default="what is free",
         ),
     ] = None,
+    gateway: Annotated[
+        bool, typer.Option("--gateway/--no-gateway", rich_help_panel=GATEWAY, help="Serve the OpenAI API as well.")
+    ] = True,
+    gateway_port: Annotated[
+        int, typer.Option(rich_help_panel=GATEWAY, help="Port of the OpenAI API; 0 picks a free one.")
+    ] = 9000,
+    api_keys: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", rich_help_panel=GATEWAY, help="Keys of its clients, one a line; none lets everybody in."
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Once ready, print the endpoints as one line of JSON.")] = False,
 ) -> None:
     """Serve an engine or a model repository with Triton, until Ctrl-C or SIGTERM.
@@ -89,6 +109,7 @@ def serve(
         ready_timeout=ready_timeout,
         model_control=_model_control(model_control),
     )
+    openai = _gateway_config(host, gateway_port, api_keys) if gateway else None
     if idle_timeout is not None:
         # Only here: a server of its own, for three protocols.
         from trierarch.orchestrator.durations import parse_duration
@@ -102,7 +123,7 @@ def serve(
             max_held_requests=max_held_requests,
         )
         budget = None if memory_budget is None else parse_size(memory_budget)
-        _serve_sleeping(SleepConfig(tuple(paths), config, rest, tuple(adapters or ()), budget), json)
+        _serve_sleeping(SleepConfig(tuple(paths), config, rest, tuple(adapters or ()), budget, openai), json)
         return
     if len(paths) > 1:
         raise ConfigError(f"PATH is {str(paths[1])!r}, the second one: several are served with --idle-timeout")
@@ -113,14 +134,20 @@ def serve(
         serving(
             paths[0], config, lambda waited: status.update(f"starting Triton: {waited:.0f} s"), adapters or ()
         ) as server,
+        _gateway(server, openai) as front,
     ):
         status.stop()
-        _announce(server, json)
+        _announce(server, None if front is None else front.url, json)
         try:
             Supervisor(server, warn).watch()
         except KeyboardInterrupt:
             say(f"stopping: open streams have {drain_timeout} s to finish (Ctrl-C again ends them at once)")
-            if not server.stop():
+            if front is not None:
+                front.refuse_new()  # what is open in it is open in Triton, which drains
+            has_drained = server.stop()
+            if front is not None:
+                front.wait_idle(LAST_BYTES_SECONDS)
+            if not has_drained:
                 warn(f"streams were still open after {drain_timeout} s, and were cut")
                 raise typer.Exit(1) from None
     say("stopped")
@@ -146,21 +173,45 @@ def _serve_sleeping(config: SleepConfig, as_json: bool) -> None:
     from trierarch.orchestrator.console import say, warn
     from trierarch.orchestrator.sleep.service import serve_sleeping
 
-    if not serve_sleeping(config, lambda front: _announce(front, as_json)):
+    if not serve_sleeping(config, lambda front, openai: _announce(front, openai, as_json)):
         warn(f"streams were still open after {config.server.drain_timeout} s, and were cut")
         raise typer.Exit(1)
     say("stopped")
 
 
-def _announce(server: Announced, as_json: bool) -> None:
+def _gateway_config(host: str, port: int, api_keys: Path | None) -> GatewayConfig:
+    """Of the gateway; its port is tried now, before a model is loaded for nothing."""
+    from trierarch.orchestrator.gateway.gateway_config import GatewayConfig
+    from trierarch.orchestrator.ports import reserve
+
+    return GatewayConfig(host=host, port=reserve("gateway", host, port), api_keys_file=api_keys)
+
+
+def _gateway(server: TritonServer, config: GatewayConfig | None) -> AbstractContextManager[GatewayServer | None]:
+    """The OpenAI API in front of `server`; None where it is not wanted."""
+    if config is None:
+        return nullcontext()
+    from trierarch.orchestrator.gateway.gateway_server import GatewayServer
+    from trierarch.orchestrator.gateway.upstream import AlwaysOn, Endpoints
+
+    def host_port(url: str) -> str:
+        return url.removeprefix("http://").removesuffix("/metrics")
+
+    at = server.endpoints
+    endpoints = Endpoints(grpc=at.grpc, http=host_port(at.http), metrics=host_port(at.metrics))
+    return GatewayServer(config, lambda: AlwaysOn(endpoints))
+
+
+def _announce(server: Announced, url: str | None, as_json: bool) -> None:
     from trierarch.orchestrator.announcement import commands_to_paste, endpoint_table, endpoints_json
     from trierarch.orchestrator.console import OUT, say
 
     if as_json:
-        typer.echo(endpoints_json(server))
+        typer.echo(endpoints_json(server, url))
         return
-    OUT.print(endpoint_table(server, ("log", str(server.log))))
+    openai = [] if url is None else [("OpenAI", f"{url}/v1")]
+    OUT.print(endpoint_table(server, *openai, ("log", str(server.log))))
     OUT.print("\n[dim]ask it something:[/]")
-    for command in commands_to_paste(server):
+    for command in commands_to_paste(server, url):
         OUT.print(f"  {command}", soft_wrap=True, markup=False)
     say("serving; Ctrl-C stops")

@@ -32,8 +32,6 @@ class GatewayConfig:
     """Seconds from a connection, or a request's first byte, to the last byte of its body."""
     write_timeout: float = 60.0
     """Seconds that a client may leave its answer unread before the work is cancelled."""
-    drain_timeout: int = 30
-    """Seconds that open requests have to finish at the end."""
     adapter_store: Path | None = None
     """Adapters that clients may have loaded, by name; None lets them load none."""
     adapter_directory: Path | None = None

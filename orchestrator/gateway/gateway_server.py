@@ -75,6 +75,11 @@ class GatewayServer:
         host = f"[{host}]" if ":" in host else host
         return f"http://{host}:{self._port}"
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it serves, or ends."""
+        return self._thread.is_alive()
+
     def refuse_new(self) -> None:
         """Answer new requests 503 from now on, and say so where readiness is asked for; open ones go on."""
         gateway = self._gateway
@@ -110,13 +115,16 @@ class GatewayServer:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(self._serve())
         except BaseException as error:
-            logging.getLogger(__name__).exception("the gateway failed")
-            self._failure = error
+            if self._started.is_set():
+                logging.getLogger(__name__).exception("the gateway failed")
+            self._failure = error  # raised where it was started
         finally:
             self._started.set()
 
     async def _serve(self) -> None:
         assert self._socket is not None
+        # It warns of whatever strangers send, and of what is cut at the end; what fails in our own code we log ourselves.
+        logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
         self._socket.listen(1024)
         self._port = self._socket.getsockname()[1]
         self._loop = asyncio.get_running_loop()

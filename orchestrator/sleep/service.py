@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -16,14 +16,21 @@ import psutil
 from trierarch.builder.errors import ConfigError
 from trierarch.orchestrator.announcement import Announced
 from trierarch.orchestrator.console import ERR, say, warn
+from trierarch.orchestrator.gateway.gateway_config import GatewayConfig
+from trierarch.orchestrator.gateway.gateway_server import GatewayServer
 from trierarch.orchestrator.server_config import Endpoints, ModelControl, ServerConfig
 from trierarch.orchestrator.serving import prepared
 from trierarch.orchestrator.sleep.appetite import appetite
-from trierarch.orchestrator.sleep.front import opened
+from trierarch.orchestrator.sleep.front import Front, opened
+from trierarch.orchestrator.sleep.front_door import FrontDoor
 from trierarch.orchestrator.sleep.rest import Rest
 from trierarch.orchestrator.sleep.triton import SleepableTriton
 
 STATUS_SECONDS: Final = 0.5
+LAST_BYTES_SECONDS: Final = 2.0
+"""For clients of the gateway to read what is left when everything is answered."""
+Announce = Callable[[Announced, str | None], None]
+"""Tells people what is served, and where the OpenAI API is."""
 BEHIND: Final = "127.0.0.1"
 """Where Tritons listen: nobody but the front is to reach them."""
 
@@ -39,6 +46,8 @@ class SleepConfig:
     adapters: tuple[Path, ...] = ()
     memory_budget: int | None = None
     """Bytes that servers may take together; None: of several, what is free now."""
+    gateway: GatewayConfig | None = None
+    """Of the OpenAI API in front of the first of them; None serves none."""
 
     def __post_init__(self) -> None:
         """Raise ConfigError for what cannot be had together."""
@@ -61,7 +70,7 @@ class Served:
     """Of the first Triton."""
 
 
-def serve_sleeping(config: SleepConfig, announce: Callable[[Announced], None]) -> bool:
+def serve_sleeping(config: SleepConfig, announce: Announce) -> bool:
     """Serve until Ctrl-C or SIGTERM; a second one ends open streams. Whether all could finish.
 
     Raises:
@@ -78,7 +87,7 @@ def serve_sleeping(config: SleepConfig, announce: Callable[[Announced], None]) -
 
 
 async def _serve(
-    config: SleepConfig, servers: dict[str, tuple[SleepableTriton, int]], announce: Callable[[Announced], None]
+    config: SleepConfig, servers: dict[str, tuple[SleepableTriton, int]], announce: Announce
 ) -> bool:
     budget = config.memory_budget
     if budget is None and len(servers) > 1:
@@ -86,22 +95,44 @@ async def _serve(
     ending = _Ending()
     try:
         with ERR.status("starting Triton") as status:
-            async with opened(servers, config.server, config.rest, warn, budget) as front:
+            async with (
+                opened(servers, config.server, config.rest, warn, budget) as front,
+                _gateway(config.gateway, front) as gateway,
+            ):
                 ending.is_drained = True
                 status.stop()
                 served = Served(front.endpoints, next(iter(servers.values()))[0].server.log)
-                await asyncio.to_thread(announce, served)
+                await asyncio.to_thread(announce, served, None if gateway is None else gateway.url)
                 say(f"Triton sleeps after {config.rest.idle_timeout:g} s without a request, and wakes for the next one")
                 status.start()
                 await ending.wait(lambda: status.update(front.line))
                 status.stop()
                 timeout = config.server.drain_timeout
                 say(f"stopping: open streams have {timeout} s to finish (Ctrl-C again ends them at once)")
+                if gateway is not None:
+                    gateway.refuse_new()  # what is open in it is open in the front, which drains
                 is_finished = await front.close(timeout)
+                if gateway is not None:
+                    await asyncio.to_thread(gateway.wait_idle, LAST_BYTES_SECONDS)
                 say(front.line)
                 return is_finished
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
+
+
+@asynccontextmanager
+async def _gateway(config: GatewayConfig | None, front: Front) -> AsyncIterator[GatewayServer | None]:
+    """The OpenAI API, on a thread of its own; None where it is not wanted."""
+    if config is None:
+        yield None
+        return
+    door = FrontDoor(front.house.find(None), front.endpoints)
+    server = GatewayServer(config, lambda: nullcontext(door))
+    await asyncio.to_thread(server.__enter__)
+    try:
+        yield server
+    finally:
+        await asyncio.to_thread(server.close)
 
 
 class _Ending:

@@ -18,7 +18,7 @@ from trierarch.orchestrator.client import TritonClient
 from trierarch.orchestrator.run_directory import sweep
 
 TRIERARCH: Final = str(Path(sys.executable).parent / "trierarch")
-FREE_PORTS: Final = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
+FREE_PORTS: Final = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--gateway-port", "0")
 
 
 class ServeProcess:
