@@ -79,7 +79,7 @@ class CallScanner:
             self._part += character
 
     def _end_value(self) -> None:
-        if self._key == "name":
+        if self._key == "name" and self.name is None:
             self.name = _string(self._part)
         self._key, self._part = None, ""
 

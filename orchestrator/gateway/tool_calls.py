@@ -20,7 +20,8 @@ _MISTRAL: Final = "[TOOL_CALLS]"
 _MARKERS: Final = (_HERMES, _MISTRAL, "<|python_tag|>")
 _BARE: Final = ""
 """In the place of a marker, where the text begins with a brace."""
-_BETWEEN: Final = " \t\r\n,;[]"
+_SPACE: Final = " \t\r\n,;"
+_BETWEEN: Final = _SPACE + "[]"
 """May stand between calls."""
 _NAME: Final = re.compile(r"([\w.-]{1,64})(?:\[ARGS\])?\{")
 _NAME_TO_BE: Final = re.compile(r"[\w.-]{1,64}(\[(A(R(G(S\]?)?)?)?)?)?")
@@ -84,15 +85,16 @@ class ToolCallParser:
         start = self._rest.lstrip()
         if not self._has_begun and not start:
             return None
+        if not self._has_begun and not self.num_calls and start[0] in "{[":
+            if any(marker.startswith(start) for marker in _MARKERS):
+                return None
+            if not start.startswith(_MARKERS):
+                self._marker = _BARE
+                return self._seek_from(len(self._rest) - len(start), 0)
         found = [(place, marker) for marker in _MARKERS if (place := self._rest.find(marker)) >= 0]
         if found:
             place, self._marker = min(found)
             return self._seek_from(place, len(self._marker))
-        if not self._has_begun and not self.num_calls and start[0] in "{[":
-            if any(marker.startswith(start) for marker in _MARKERS):
-                return None
-            self._marker = _BARE
-            return self._seek_from(len(self._rest) - len(start), 0)
         said, self._rest = _without_beginnings(self._rest)
         return self._say(said) if said else None
 
@@ -104,7 +106,15 @@ class ToolCallParser:
 
     def _seek(self) -> Iterator[Delta] | None:
         """Read what stands between calls up to the next."""
-        start = self._rest.lstrip(_BETWEEN)
+        start = self._rest.lstrip(_SPACE)
+        if start and any(marker.startswith(start) for marker in _MARKERS):
+            return None
+        self._take(len(self._rest) - len(start))
+        if start.startswith(_MARKERS):
+            self._marker = next(marker for marker in _MARKERS if start.startswith(marker))
+            self._take(len(self._marker))
+            return iter(())
+        start = start.lstrip(_BETWEEN)
         self._take(len(self._rest) - len(start))
         if not start:
             return iter(())
@@ -174,15 +184,15 @@ class ToolCallParser:
         self._rest = self._rest[count:]
 
     def _be_text(self) -> Iterator[Delta]:
-        """It was no call after all."""
-        said, self._rest = self._opening + self._read + self._rest, ""
+        """It was no call after all; there may be one further on."""
+        self._rest, self._read = self._read + self._rest, ""
         self._scanner = None
         self._go_on = self._text
-        return self._say(said)
+        return self._say(self._opening)
 
     def _say(self, text: str) -> Iterator[Delta]:
         self._has_begun = True
-        if text.strip() or not self.num_calls:
+        if text.strip() or (text and not self.num_calls):
             yield Text(text)
 
 
