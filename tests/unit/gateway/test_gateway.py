@@ -151,7 +151,7 @@ def test_log_probs(gateway: Front) -> None:
     assert item["bytes"] == [0xC3]
     assert [top["token"] for top in item["top_logprobs"]] == ["\ufffd", "b"]
     *chunks, _ = events(chat(gateway, logprobs=True, stream=True))
-    assert [chunk for chunk in chunks if chunk["choices"][0]["logprobs"]][0]["choices"][0]["delta"] == {"content": "é"}
+    assert next(chunk for chunk in chunks if chunk["choices"][0]["logprobs"])["choices"][0]["delta"] == {"content": "é"}
     logprobs = complete(gateway, prompt="ab", logprobs=2, echo=True).json()["choices"][0]["logprobs"]
     assert logprobs["tokens"] == ["a", "\ufffd", "\ufffd"]
     assert logprobs["token_logprobs"] == [None, -0.5, -0.5]
@@ -319,7 +319,14 @@ def test_keys() -> None:
             for path in ("/v1/chat/completions", "/v1/load_lora_adapter", "/tokenize", "/v1/embeddings"):
                 assert post(gateway, path, b"no JSON").status_code == 401
             # Paths that another reading of them would let pass.
-            for path in ("//v1/models", "/v1/models/", "/health/../v1/models", "/V1/models", "/v1%2fmodels", "/v1/models%20"):
+            for path in (
+                "//v1/models",
+                "/v1/models/",
+                "/health/../v1/models",
+                "/V1/models",
+                "/v1%2fmodels",
+                "/v1/models%20",
+            ):
                 with httpx.Client(trust_env=False) as client:
                     raw = client.build_request("GET", gateway.url)
                     raw.url = raw.url.copy_with(raw_path=path.encode())

@@ -34,8 +34,8 @@ CASES: list[tuple[str, Told]] = [
     ("  \n", ("", [])),
     ('<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>', ("", [("add", '{"a": 1}')])),
     (
-        'I add.\n<tool_call>{"name": "add", "arguments": {"a": "}"}}</tool_call>\n'
-        '<tool_call>{"arguments": {"b": [1, {}]}, "name": "weather"}</tool_call>',
+        'I add.\n<tool_call>{"name": "add", "arguments": {"a": "}"}}</tool_call>\n<tool_call>{"arguments": {"b": [1, {}]}, '
+        + '"name": "weather"}</tool_call>',
         ("I add.\n", [("add", '{"a": "}"}'), ("weather", '{"b": [1, {}]}')]),
     ),
     ('<tool_call>{"name": "other", "arguments": {}}</tool_call> done', (" done", [("other", "{}")])),

@@ -122,7 +122,9 @@ def test_inspect_of_what_is_no_engine_names_the_remedy(tmp_path: Path, capsys: p
 def test_serve_of_what_is_neither_engine_nor_repository_is_a_usage_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("serve", str(tmp_path), "--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--no-gateway") == 2
+    assert (
+        run("serve", str(tmp_path), "--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--no-gateway") == 2
+    )
     assert "neither an engine nor a model repository" in capsys.readouterr().err
 
 
