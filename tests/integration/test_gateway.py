@@ -1,0 +1,410 @@
+"""OpenAI's own client through the gateway to a real Triton."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from support.adapted_engine import adapted_engine
+from support.eventually import eventually
+from support.gateway import gateway_before, openai_client
+from support.metrics import wait_for_active, wait_until_idle
+from support.serve_process import serve
+from trierarch.orchestrator.client import TritonClient
+from trierarch.orchestrator.gateway.gateway_server import GatewayServer
+from trierarch.orchestrator.ports import Ports
+from trierarch.orchestrator.prompt import Prompt
+from trierarch.orchestrator.server_config import ServerConfig
+from trierarch.orchestrator.serving import serving
+from trierarch.orchestrator.triton_server import TritonServer
+
+MODEL = "tensorrt_llm"
+QUESTION = "What is the capital of France?"
+MESSAGES: Any = [{"role": "user", "content": QUESTION}]
+GREEDY: Any = {"model": MODEL, "temperature": 0}
+LONG: Any = {"prompt": "1 2 3 4 5 6 7 8 9 10 11 12", "max_tokens": 2000, **GREEDY}
+"""The demo model counts on, for longer than any test lasts."""
+
+
+@pytest.fixture(scope="module")
+def gateway(triton: TritonServer) -> Iterator[GatewayServer]:
+    with gateway_before(triton) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def ai(gateway: GatewayServer) -> Iterator[openai.OpenAI]:
+    with openai_client(gateway.url) as client:
+        yield client
+
+
+def test_a_chat_is_the_models_answer_streamed_or_not(ai: openai.OpenAI, client: TritonClient) -> None:
+    (direct,) = client.complete(Prompt(text=QUESTION, max_tokens=24, chat=True))
+    whole = ai.chat.completions.create(messages=MESSAGES, max_tokens=24, **GREEDY)
+    assert whole.choices[0].message.content == direct.text
+    assert whole.choices[0].finish_reason == direct.finish_reason
+    assert whole.usage is not None
+    assert whole.usage.prompt_tokens == direct.num_input_tokens
+    assert whole.usage.completion_tokens == direct.num_output_tokens
+    chunks = list(
+        ai.chat.completions.create(
+            messages=MESSAGES, max_tokens=24, stream=True, stream_options={"include_usage": True}, **GREEDY
+        )
+    )
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks[:-1]) == direct.text
+    assert chunks[-1].usage == whole.usage.model_copy(
+        update={"prompt_tokens_details": chunks[-1].usage and chunks[-1].usage.prompt_tokens_details}
+    )
+
+
+def test_a_chat_without_a_bound_fills_what_the_prompt_leaves(ai: openai.OpenAI, triton: TritonServer) -> None:
+    with ai.chat.completions.create(
+        messages=MESSAGES, stream=True, extra_body={"ignore_eos": True}, **GREEDY
+    ) as stream:
+        assert next(iter(stream)).choices
+    wait_until_idle(triton.endpoints.metrics)
+
+
+def test_completions_of_text_and_of_its_tokens_are_the_same(ai: openai.OpenAI, gateway: GatewayServer) -> None:
+    asked = {"model": MODEL, "prompt": QUESTION}
+    tokens = httpx.post(f"{gateway.url}/tokenize", json=asked, trust_env=False).json()["tokens"]
+    by_text = ai.completions.create(prompt=[QUESTION, "1 2 3"], max_tokens=6, **GREEDY)
+    by_tokens = ai.completions.create(prompt=tokens, max_tokens=6, echo=True, **GREEDY)
+    assert by_tokens.choices[0].text == QUESTION + by_text.choices[0].text
+    assert by_text.choices[1].text.startswith(" 4")
+    back = httpx.post(f"{gateway.url}/detokenize", json={"model": MODEL, "tokens": tokens}, trust_env=False)
+    assert back.json()["prompt"] == QUESTION
+
+
+def test_a_chats_tokens_are_its_prompts(ai: openai.OpenAI, gateway: GatewayServer) -> None:
+    asked = {"model": MODEL, "messages": MESSAGES}
+    tokens = httpx.post(f"{gateway.url}/tokenize", json=asked, trust_env=False).json()["tokens"]
+    of_chat = ai.chat.completions.create(messages=MESSAGES, max_tokens=8, **GREEDY)
+    of_tokens = ai.completions.create(prompt=tokens, max_tokens=8, **GREEDY)
+    assert of_tokens.choices[0].text == of_chat.choices[0].message.content
+    assert of_chat.usage is not None
+    assert len(tokens) == of_chat.usage.prompt_tokens
+
+
+def test_log_probs_are_of_the_tokens_that_were_drawn(ai: openai.OpenAI) -> None:
+    answer = ai.chat.completions.create(messages=MESSAGES, max_tokens=8, logprobs=True, top_logprobs=3, **GREEDY)
+    (choice,) = answer.choices
+    assert choice.logprobs is not None
+    content = choice.logprobs.content or []
+    assert len(content) == 8
+    assert "".join(item.token for item in content) == choice.message.content
+    for item in content:
+        assert len(item.top_logprobs) == 3
+        assert item.top_logprobs[0].token == item.token  # greedy
+        assert item.logprob <= 0
+    streamed = ai.chat.completions.create(messages=MESSAGES, max_tokens=8, logprobs=True, stream=True, **GREEDY)
+    told = [chunk.choices[0].logprobs for chunk in streamed]
+    tokens = [item.token for logprobs in told if logprobs is not None for item in logprobs.content or []]
+    assert tokens == [item.token for item in content]
+    echoed = ai.completions.create(prompt=QUESTION, max_tokens=4, logprobs=2, echo=True, **GREEDY).choices[0]
+    assert echoed.logprobs is not None
+    assert "".join(echoed.logprobs.tokens or []) == echoed.text
+
+
+def test_seeded_answers_come_again_and_differ(ai: openai.OpenAI) -> None:
+    def draw() -> list[str | None]:
+        answer = ai.chat.completions.create(
+            model=MODEL, messages=MESSAGES, max_tokens=16, n=3, seed=7, temperature=1.5, top_p=0.9
+        )
+        return [choice.message.content for choice in answer.choices]
+
+    first = draw()
+    assert draw() == first
+    assert len(set(first)) > 1
+
+
+def test_biases_stops_and_penalties(ai: openai.OpenAI, gateway: GatewayServer) -> None:
+    plain = ai.completions.create(prompt="The capital of France is", max_tokens=4, **GREEDY).choices[0].text
+    assert "Paris" in plain
+    asked = {"model": MODEL, "prompt": " Paris"}
+    (paris,) = httpx.post(f"{gateway.url}/tokenize", json=asked, trust_env=False).json()["tokens"]
+    banned = ai.completions.create(
+        prompt="The capital of France is", max_tokens=4, logit_bias={str(paris): -100}, **GREEDY
+    )
+    assert "Paris" not in banned.choices[0].text
+    stopped = ai.completions.create(prompt="1 2 3 4 5", max_tokens=20, stop=[" 8"], **GREEDY).choices[0]
+    assert (stopped.text, stopped.finish_reason) == (" 6 7", "stop")
+    ai.completions.create(prompt="Hi", max_tokens=2, presence_penalty=1, frequency_penalty=-1, **GREEDY)
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "maxLength": 20}, "people": {"type": "integer", "maximum": 99}},
+    "required": ["city", "people"],
+    "additionalProperties": False,
+}
+
+
+def guided(ask: Any) -> Any:
+    """What `ask` gives; skipped where the engine guides no decoding."""
+    try:
+        return ask()
+    except openai.BadRequestError as error:
+        if "no guided decoding" not in str(error):
+            raise
+        pytest.skip("this engine guides no decoding")
+
+
+def test_an_answer_by_a_schema(ai: openai.OpenAI) -> None:
+    wanted: Any = {"type": "json_schema", "json_schema": {"name": "city", "schema": SCHEMA, "strict": True}}
+    answer = guided(
+        lambda: ai.chat.completions.create(messages=MESSAGES, max_tokens=64, response_format=wanted, **GREEDY)
+    )
+    told = json.loads(answer.choices[0].message.content)
+    assert set(told) == {"city", "people"}
+
+
+def test_a_call_that_must_be_made(ai: openai.OpenAI) -> None:
+    tools: Any = [{"type": "function", "function": {"name": "look_up", "parameters": SCHEMA}}]
+    named: Any = {"type": "function", "function": {"name": "look_up"}}
+    for choice in (named, "required"):
+        answer = guided(
+            lambda choice=choice: ai.chat.completions.create(
+                messages=MESSAGES, max_tokens=96, tools=tools, tool_choice=choice, **GREEDY
+            )
+        )
+        (call,) = answer.choices[0].message.tool_calls
+        assert call.function.name == "look_up"
+        assert set(json.loads(call.function.arguments)) == {"city", "people"}
+
+
+def test_tools_that_may_be_called_leave_text_as_it_is(ai: openai.OpenAI) -> None:
+    tools: Any = [{"type": "function", "function": {"name": "look_up", "parameters": SCHEMA}}]
+    plain = ai.chat.completions.create(messages=MESSAGES, max_tokens=16, **GREEDY).choices[0]
+    offered = ai.chat.completions.create(messages=MESSAGES, max_tokens=16, tools=tools, **GREEDY).choices[0]
+    assert offered.message.content == plain.message.content  # the demo's template shows no tools
+    assert offered.message.tool_calls is None
+
+
+def test_refusals_are_the_clients_own_errors(ai: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError):
+        ai.chat.completions.create(model="nobody", messages=MESSAGES)
+    with pytest.raises(openai.BadRequestError, match="max_tokens"):
+        ai.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=100_000)
+    with pytest.raises(openai.BadRequestError, match="prompt"):
+        ai.completions.create(model=MODEL, prompt=[10**6], max_tokens=1)
+    with pytest.raises(openai.BadRequestError, match="chat template"):
+        ai.chat.completions.create(model=MODEL, messages=MESSAGES, extra_body={"chat_template_kwargs": {"messages": 1}})
+    with pytest.raises(openai.InternalServerError, match="no embeddings"):
+        ai.embeddings.create(model=MODEL, input="x")
+
+
+def test_models_are_listed(ai: openai.OpenAI) -> None:
+    (model,) = ai.models.list().data
+    assert ai.models.retrieve(model.id).id == model.id
+    assert ai.completions.create(model=model.id, prompt="Hi", max_tokens=1).model == model.id
+
+
+def test_a_client_that_hangs_up_gives_the_blocks_back(ai: openai.OpenAI, triton: TritonServer) -> None:
+    metrics = triton.endpoints.metrics
+    wait_until_idle(metrics)
+    with ai.completions.create(stream=True, **LONG) as stream:
+        next(iter(stream))
+        wait_for_active(metrics, 1)
+    wait_until_idle(metrics)
+
+
+def test_a_client_that_hangs_up_on_a_whole_answer(gateway: GatewayServer, triton: TritonServer) -> None:
+    wait_until_idle(triton.endpoints.metrics)
+    with httpx.Client(trust_env=False) as transport, pytest.raises(httpx.ReadTimeout):
+        transport.post(f"{gateway.url}/v1/completions", json=LONG, timeout=1.0)
+    wait_until_idle(triton.endpoints.metrics)
+
+
+def test_what_the_models_own_queue_refuses_is_503_with_a_time(ai: openai.OpenAI, triton: TritonServer) -> None:
+    with ThreadPoolExecutor(8) as pool:
+
+        def ask(number: int) -> float | None:
+            """The seconds after which to come again; None where it was taken in."""
+            try:
+                with ai.completions.create(stream=True, n=64, seed=number, **(LONG | {"temperature": 1.0})) as stream:
+                    next(iter(stream))
+                    refused.wait(60)
+            except openai.InternalServerError as error:
+                assert error.status_code == 503
+                refused.set()
+                return float(error.response.headers["retry-after"])
+            return None
+
+        refused = threading.Event()
+        waits = list(pool.map(ask, range(8)))
+    assert any(wait is not None and wait >= 1 for wait in waits)
+    wait_until_idle(triton.endpoints.metrics)
+
+
+def test_streams_together_say_what_each_says_alone(ai: openai.OpenAI, triton: TritonServer) -> None:
+    def ask(number: int) -> str:
+        prompt = f"{number}: write about tea. " * (1 + number % 5)
+        stream = ai.completions.create(prompt=prompt, max_tokens=8 + number % 7, stream=True, **GREEDY)
+        return "".join(chunk.choices[0].text for chunk in stream)
+
+    alone = [ask(number) for number in range(32)]
+    with ThreadPoolExecutor(32) as pool:
+        assert list(pool.map(ask, range(32))) == alone
+    wait_until_idle(triton.endpoints.metrics)
+
+
+def test_one_page_has_the_metrics_of_both(gateway: GatewayServer, ai: openai.OpenAI) -> None:
+    ai.completions.create(prompt="Hi", max_tokens=1, **GREEDY)
+    page = httpx.get(f"{gateway.url}/metrics", trust_env=False).text
+    assert "nv_trt_llm_kv_cache_block_metrics" in page
+    assert "trierarch_gateway_requests_total" in page
+    assert page.count("# TYPE nv_trt_llm_request_metrics ") == 1
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+FIELDS = st.dictionaries(
+    st.sampled_from(
+        [
+            "messages",
+            "prompt",
+            "n",
+            "stop",
+            "seed",
+            "tools",
+            "tool_choice",
+            "logit_bias",
+            "response_format",
+            "logprobs",
+            "temperature",
+            "top_p",
+            "top_k",
+            "stop_token_ids",
+            "cache_salt",
+            "priority",
+            "chat_template_kwargs",
+            "presence_penalty",
+            "min_tokens",
+            "user",
+        ]
+    ),
+    JSON,
+    max_size=4,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(FIELDS, st.sampled_from(["chat/completions", "completions"]))
+def test_whatever_is_sent_no_answer_is_a_failure_of_ours(gateway: GatewayServer, fields: Any, path: str) -> None:
+    body = {"model": MODEL, "max_tokens": 1} | fields
+    sent = json.dumps(body, allow_nan=True).encode()
+    response = httpx.post(f"{gateway.url}/v1/{path}", content=sent, trust_env=False, timeout=60)
+    assert response.status_code < 500, (fields, response.text)
+    if response.status_code != 200:
+        assert response.json()["error"]["message"]
+
+
+def test_adapters_are_models_that_may_come_and_go(tmp_path: Path) -> None:
+    adapted = adapted_engine(tmp_path / "engine", 2)
+    shelf, store = tmp_path / "shelf", tmp_path / "store"
+    shelf.mkdir()
+    store.mkdir()
+    adapted.put(shelf, "french", 1)
+    adapted.put(store, "german", 2)
+    prompt = "the ferry left at noon"
+    config = ServerConfig(ports=Ports(http=0, grpc=0, metrics=0), drain_timeout=5)
+    with (
+        serving(adapted.engine, config, adapters=(shelf,)) as triton,
+        gateway_before(triton, adapter_store=store, adapter_directory=shelf) as gateway,
+        openai_client(gateway.url) as ai,
+    ):
+        direct = TritonClient(triton.endpoints.grpc)
+
+        def says(model: str) -> str:
+            return ai.completions.create(model=model, prompt=prompt, max_tokens=12, temperature=0).choices[0].text
+
+        def expected(adapter: str) -> str:
+            return direct.complete(Prompt(text=prompt, max_tokens=12, adapter=adapter))[0].text
+
+        assert says("french") == expected("french")
+        assert says(MODEL) == expected("")
+        assert says("french") != says(MODEL)
+        assert [model.id for model in ai.models.list().data][1:] == ["french"]
+        with pytest.raises(openai.NotFoundError):
+            says("german")
+        url = f"{gateway.url}/v1/load_lora_adapter"
+        assert httpx.post(url, json={"lora_name": "german"}, trust_env=False).status_code == 200
+        eventually(lambda: "german" in [model.id for model in ai.models.list().data], "the adapter listed")
+        assert says("german") == expected("german")
+        url = f"{gateway.url}/v1/unload_lora_adapter"
+        assert httpx.post(url, json={"lora_name": "german"}, trust_env=False).status_code == 200
+        eventually(lambda: "german" not in [model.id for model in ai.models.list().data], "the adapter gone")
+        triton.stop()
+
+
+def test_readiness_tells_the_truth_when_the_model_dies_and_comes_back(demo_engine: Path) -> None:
+    with serve(demo_engine) as process:
+        url = process.endpoints["openai"]
+
+        def status(path: str) -> int:
+            return httpx.get(url + path, trust_env=False, timeout=30).status_code
+
+        assert status("/ready") == 200
+        for stub in process.stubs():
+            stub.kill()
+        eventually(lambda: status("/ready") == 503, "not ready")
+        assert status("/health") == 200
+        refused = httpx.post(f"{url}/v1/completions", json=LONG, trust_env=False, timeout=30)
+        assert refused.status_code == 503
+        assert "retry-after" in refused.headers
+        eventually(lambda: status("/ready") == 200, "ready again")
+        with openai_client(url) as ai:
+            assert ai.completions.create(prompt="1 2 3", max_tokens=2, **GREEDY).choices[0].text
+
+
+def test_sigterm_lets_streams_through_the_gateway_finish(demo_engine: Path) -> None:
+    with serve(demo_engine) as process:
+        url = process.endpoints["openai"]
+        with openai_client(url) as ai:
+            stream = ai.completions.create(stream=True, **(LONG | {"max_tokens": 200}))
+            chunks = iter(stream)
+            texts = [next(chunks).choices[0].text]
+            process.process.send_signal(signal.SIGTERM)
+            eventually(lambda: "open streams have" in process.said, "word of the drain")
+            refused = httpx.post(f"{url}/v1/completions", json=LONG, trust_env=False, timeout=30)
+            assert refused.status_code == 503
+            rest = list(chunks)
+            assert rest[-1].choices[0].finish_reason == "length"
+            assert texts[0]
+        assert process.wait() == 0
+
+
+def test_a_line_to_paste_answers(demo_engine: Path) -> None:
+    import subprocess
+
+    from support.serve_process import FREE_PORTS, TRIERARCH
+
+    command = [TRIERARCH, "serve", str(demo_engine), *FREE_PORTS]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            line = ""
+            while "/v1/chat/completions" not in line:
+                line = process.stdout.readline()
+                assert line, "serve ended early"
+            asked = subprocess.run(f"{line} -s", shell=True, capture_output=True, text=True, timeout=100, check=True)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+    assert asked.stdout.endswith("data: [DONE]\n\n")
