@@ -12,15 +12,11 @@ import secrets
 import shutil
 import threading
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from trierarch.builder.adapter import ADAPTER_SUFFIX, NAME_PATTERN
-from trierarch.builder.adapter_directory import adapters_in
 from trierarch.builder.errors import AdapterError, ConfigError
 from trierarch.orchestrator.gateway.errors import ApiError, invalid
 from trierarch.orchestrator.gateway.fields import Fields
-
-_name: Final = re.compile(NAME_PATTERN)
 
 
 class AdapterShelf:
@@ -47,13 +43,13 @@ class AdapterShelf:
         store, directory = self._places()
         name = self._read(body)
         try:
-            source = dict(adapters_in(store)).get(name)
+            source = _adapters(store).get(name)
         except AdapterError as error:
             raise ApiError(422, str(error), param="lora_name") from None
         if source is None:
             raise ApiError(404, f"lora_name is {name!r}: the store has none of that name", param="lora_name")
         staging = directory / f".{secrets.token_hex(8)}.part"
-        target = directory / (name if source.is_dir() else name + ADAPTER_SUFFIX)
+        target = directory / source.name
         with self._lock:
             try:
                 _copy(source, staging)
@@ -77,7 +73,7 @@ class AdapterShelf:
         name = self._read(body)
         with self._lock:
             # The store can bring back what is taken away; what else lies there is the operator's own.
-            is_ours = name in dict(adapters_in(store)) and name in dict(adapters_in(directory))
+            is_ours = name in _adapters(store) and name in _adapters(directory)
             if not is_ours:
                 raise ApiError(404, f"lora_name is {name!r}: none of that name was loaded", param="lora_name")
             self._remove(directory, name)
@@ -91,20 +87,28 @@ class AdapterShelf:
         return self._store, self._directory
 
     def _read(self, body: dict[str, Any]) -> str:
+        from trierarch.builder.adapter import NAME_PATTERN
+
         fields = Fields(body)
         fields.refuse_others({"lora_name"}, {"lora_path": "adapters are loaded by name alone; leave it out"})
         name = fields.text("lora_name")
-        if name is None or _name.fullmatch(name) is None:
+        if name is None or re.fullmatch(NAME_PATTERN, name) is None:
             raise invalid("lora_name", name, "must be the name of an adapter in the server's store")
         return name
 
     def _remove(self, directory: Path, name: str) -> None:
         """Take it away by one rename, so that nobody reads half of it."""
-        for place in (directory / f"{name}{ADAPTER_SUFFIX}", directory / name):
-            if place.exists():
-                leaving = directory / f".{secrets.token_hex(8)}.part"
-                os.replace(place, leaving)
-                _delete(leaving)
+        while (place := _adapters(directory).get(name)) is not None:  # packed, and as PEFT saved it
+            leaving = directory / f".{secrets.token_hex(8)}.part"
+            os.replace(place, leaving)
+            _delete(leaving)
+
+
+def _adapters(directory: Path) -> dict[str, Path]:
+    """Name -> where it lies. What reads adapters is imported here: a gateway that loads none is to be small."""
+    from trierarch.builder.adapter_directory import adapters_in
+
+    return dict(adapters_in(directory))
 
 
 def _copy(source: Path, target: Path) -> None:

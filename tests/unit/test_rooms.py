@@ -65,6 +65,12 @@ FORBIDDEN: dict[str, set[str]] = {
     "orchestrator/sleep": {"torch", "numpy", "tritonclient", "trierarch.python_backend.executors"},
     "orchestrator/sleep/lifecycle.py": {"asyncio", "time", "os"},
     "orchestrator/sleep/room.py": {"asyncio", "time", "os"},
+    # One process that may wait for days with nothing behind it; the model has the tokenizer and the template.
+    "orchestrator/gateway": {"torch", "numpy", "transformers", "tokenizers", "jinja2", "pydantic"}
+    | {
+        f"trierarch.python_backend.{room}"
+        for room in ("text", "executors", "scheduling", "kv", "speculation", "adapters")
+    },
     "builder/manifest.py": {"torch", "numpy"},
     "builder/adapter.py": {"torch"},
     "builder/adapter_check.py": {"torch"},

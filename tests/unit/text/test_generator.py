@@ -337,7 +337,7 @@ def test_a_prompt_that_goes_on_ends_with_the_last_words() -> None:
 
 
 def test_a_chat_needs_a_template() -> None:
-    with pytest.raises(InvalidRequest, match="^messages .*no chat template"):
+    with pytest.raises(InvalidRequest, match=r"^messages .*no chat template"):
         World(template=None).submit(prompt="", chat=CHAT)
 
 
