@@ -60,6 +60,10 @@ BENCHMARKS: Final[dict[str, Benchmark]] = {
         Benchmark("lora", "what adapters cost: mixed in one batch, a thousand registered, and cold"),
         Benchmark("wake", "from Triton asleep to the first streamed token, alone and for many; memory while asleep"),
         Benchmark("ordeal", "a thousand random wakes, sleeps and kills of Triton, and what became of every request"),
+        Benchmark("gateway", "what the OpenAI API costs beside Triton's own gRPC: rates, time to first token, memory"),
+        Benchmark(
+            "overload", "four times the load that there is room for: who is answered, who refused, and what it costs"
+        ),
         Benchmark("kv_waste", "KV slots allocated but unused under a mixed load of thousands of sequences"),
     )
 }

@@ -1,7 +1,7 @@
 """Streams through one of two doors of a server, from a process of its own: OpenAI's events, or Triton's gRPC.
 
-One line of JSON in (an `Order`), one line out (a `Tally`). Both doors are read as leanly as Python allows, by the same event
-loop, so that what differs is the door.
+One line of JSON in (an `Order`), one line out (a `Tally`). Both doors are read by the same event loop, so that what differs
+is the door.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import uvloop
 
+from trierarch.benchmarks.workers.openai_door import MODEL, ask_openai
 from trierarch.orchestrator.gateway.tensors import Tensors
 from trierarch.orchestrator.gateway.triton import Triton
 
-MODEL: Final = "tensorrt_llm"
-GRPC, OPENAI = "grpc", "openai"
+GRPC: Final = "grpc"
+OPENAI: Final = "openai"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +49,7 @@ class Tally:
 
 
 async def run(order: Order, triton: Triton) -> Tally:
-    """Ask, and read every answer to its end."""
+    """Ask, and read every answer to its end. Raise RuntimeError where one was refused."""
     ask: dict[str, Callable[[list[int]], Awaitable[tuple[int, float]]]] = {
         GRPC: lambda prompt: _ask_grpc(order, prompt, triton),
         OPENAI: lambda prompt: _ask_openai(order, prompt),
@@ -77,34 +78,10 @@ async def _ask_grpc(order: Order, prompt: list[int], triton: Triton) -> tuple[in
 
 
 async def _ask_openai(order: Order, prompt: list[int]) -> tuple[int, float]:
-    """(tokens, seconds to the first text)."""
-    body = json.dumps(
-        {
-            "model": MODEL,
-            "prompt": prompt,
-            "max_tokens": order.num_tokens,
-            "temperature": 0,
-            "ignore_eos": True,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-    ).encode()
-    started = time.monotonic()
-    host, port = order.address.rsplit(":", 1)
-    reader, writer = await asyncio.open_connection(host, int(port))
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: {order.address}\r\nContent-Length: {len(body)}\r\n\r\n"
-    writer.write(head.encode() + body)
-    first, tail = 0.0, b""
-    while b"[DONE]" not in tail:
-        data = await reader.read(1 << 16)
-        if not data:
-            raise RuntimeError(f"the stream broke: {tail[-300:]!r}")
-        if not first and b'"text"' in data:
-            first = time.monotonic() - started
-        tail = tail[-600:] + data
-    writer.close()
-    usage: dict[str, Any] = json.loads(tail[tail.rindex(b'{"id"') : tail.rindex(b"}\n\n") + 1])["usage"]
-    return int(usage["completion_tokens"]), first
+    outcome = await ask_openai(order.address, prompt, order.num_tokens)
+    if outcome.num_tokens != order.num_tokens:
+        raise RuntimeError(f"the gateway gave {outcome}")
+    return outcome.num_tokens, outcome.first
 
 
 async def serve() -> None:

@@ -15,16 +15,16 @@ class Admission:
     """Counts requests that generate. For one event loop."""
 
     def __init__(self, max_open: int, max_open_per_key: int | None = None, pace: Pace | None = None) -> None:
-        """`max_open` of them wait or run at once; the model's own queue refuses before that where it is shorter."""
+        """`max_open` of them wait or run at once."""
         self._max_open, self._max_open_per_key = max_open, max_open_per_key
+        self._max_useful = max_open
         self._pace = pace or Pace()
         self._per_key: Counter[int] = Counter()
         self._idle = asyncio.Event()
         self._idle.set()
         self.num_open = 0
         self.is_draining = False
-        self.num_running_at_most = 0
-        """Sequences that the model runs at once, where it has said so: those beyond them wait."""
+        self._num_running_at_most = 0  # requests; those beyond them wait
 
     @contextmanager
     def admit(self, key: int = 0) -> Iterator[None]:
@@ -35,7 +35,7 @@ class Admission:
         """
         if self.is_draining:
             raise ApiError(503, "the server is stopping", code="draining", retry_after=self.retry_after())
-        if self.num_open >= self._max_open:
+        if self.num_open >= min(self._max_open, self._max_useful):
             raise ApiError(
                 503, f"{self.num_open} requests are open: at most", code="overloaded", retry_after=self.retry_after()
             )
@@ -60,9 +60,14 @@ class Admission:
             if not self.num_open:
                 self._idle.set()
 
+    def fit(self, max_running: int, max_waiting: int) -> None:
+        """The model runs and queues so many: what it would refuse need not be brought to it."""
+        self._num_running_at_most = max_running
+        self._max_useful = max_running + max_waiting
+
     def retry_after(self) -> float:
         """Seconds until a place is free, at the measured pace: so long do those take that wait, and one more."""
-        num_waiting = max(0, self.num_open - self.num_running_at_most)
+        num_waiting = max(0, self.num_open - self._num_running_at_most)
         return self._pace.seconds_until(num_waiting + 1)
 
     def drain(self) -> None:

@@ -24,6 +24,7 @@ class Description:
     name: str
     max_seq_len: int
     max_batch_size: int
+    max_queue_size: int
     has_chat_template: bool
     adapters: frozenset[str]
 
@@ -35,6 +36,7 @@ class Description:
             name=told["name"],
             max_seq_len=told["max_seq_len"],
             max_batch_size=told["max_batch_size"],
+            max_queue_size=told["max_queue_size"],
             has_chat_template=told["has_chat_template"],
             adapters=frozenset(told["adapters"]),
         )

@@ -126,7 +126,8 @@ class Gateway:
     async def _generate(self, call: Call, generation: Generation, reply: Reply) -> None:
         started = time.monotonic()
         adapter = await self._catalogue.adapter_of(generation.model)
-        self.admission.num_running_at_most = (await self._catalogue.description()).max_batch_size
+        description = await self._catalogue.description()
+        self.admission.fit(description.max_batch_size, description.max_queue_size)
         requests = []
         for number, tensors in enumerate(generation.prompts):
             if adapter:
