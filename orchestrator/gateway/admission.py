@@ -51,7 +51,6 @@ class Admission:
         self._idle.clear()
         try:
             yield
-            self._pace.finish()
         finally:
             self.num_open -= 1
             self._per_key[key] -= 1
@@ -64,6 +63,10 @@ class Admission:
         """The model runs and queues so many: what it would refuse need not be brought to it."""
         self._num_running_at_most = max_running
         self._max_useful = max_running + max_waiting
+
+    def finish(self) -> None:
+        """A request was answered to its end."""
+        self._pace.finish()
 
     def retry_after(self) -> float:
         """Seconds until a place is free, at the measured pace: so long do those take that wait, and one more."""

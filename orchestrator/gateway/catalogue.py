@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Mapping
@@ -14,7 +15,9 @@ from trierarch.orchestrator.gateway.triton import Triton
 from trierarch.orchestrator.gateway.upstream import Upstream
 
 FRESH_SECONDS: Final = 1.0
-"""How long what the model said of itself is believed."""
+"""How long what the model said of itself is believed by who looks for something new."""
+KNOWN_SECONDS: Final = 30.0
+"""The same for a name that is known: should it be gone, the model says so itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,22 +54,24 @@ class Catalogue:
         self._model, self._served_names = model, served_names
         self._known: Description | None = None
         self._known_at = 0.0
+        self._asking = asyncio.Lock()  # one asks for all
         self.created = int(time.time())
         """Seconds of Unix time: since when they are served."""
 
-    async def description(self) -> Description:
-        """What the model says of itself now, or a second ago at most; of one that sleeps, what it said last.
+    async def description(self, max_age: float = KNOWN_SECONDS) -> Description:
+        """What the model said of itself `max_age` seconds ago at most; of one that sleeps, what it said last.
 
         Raises:
             Unavailable, RelayedError: it cannot be asked.
         """
-        is_fresh = time.monotonic() - self._known_at < FRESH_SECONDS
-        if self._known is not None and (is_fresh or self._upstream.awake is None):
+        async with self._asking:
+            is_fresh = time.monotonic() - self._known_at < max_age
+            if self._known is not None and (is_fresh or self._upstream.awake is None):
+                return self._known
+            async with self._upstream.lease() as endpoints:
+                self._known = await self._ask(endpoints.grpc)
+            self._known_at = time.monotonic()
             return self._known
-        async with self._upstream.lease() as endpoints:
-            self._known = await self._ask(endpoints.grpc)
-        self._known_at = time.monotonic()
-        return self._known
 
     async def _ask(self, address: str) -> Description:
         tensors = Tensors()
@@ -88,16 +93,17 @@ class Catalogue:
             ApiError: nothing of that name is served.
             Unavailable, RelayedError: the model cannot be asked.
         """
-        description = await self.description()
-        if model in self.names(description) or model == self._model:
-            return ""
-        if model not in description.adapters:
-            raise unknown_model(model)
-        return model
+        for max_age in (KNOWN_SECONDS, FRESH_SECONDS):
+            description = await self.description(max_age)
+            if model in self.names(description) or model == self._model:
+                return ""
+            if model in description.adapters:
+                return model
+        raise unknown_model(model)
 
     async def entries(self) -> list[dict[str, Any]]:
         """All models, for JSON: the base model under each of its names, then adapters by name."""
-        description = await self.description()
+        description = await self.description(FRESH_SECONDS)
         names = self.names(description)
         entries = [self._entry(name, None, description) for name in names]
         adapters = sorted(description.adapters.difference(names))

@@ -20,7 +20,6 @@ _KINDS: Final = {
     422: "invalid_request_error",
     429: "rate_limit_error",
     500: "server_error",
-    501: "not_implemented_error",
     502: "server_error",
     503: "overloaded_error",
     504: "timeout_error",

@@ -139,6 +139,7 @@ class Gateway:
             pieces_of(self._triton, endpoints.grpc, requests) as pieces,
         ):
             usage = await answer(call.exchange, generation, reply, self._timed(started, pieces))
+        self.admission.finish()
         self._metrics.prompt_tokens.inc(usage.prompt_tokens)
         self._metrics.completion_tokens.inc(usage.completion_tokens)
 
@@ -155,9 +156,9 @@ class Gateway:
 
     async def _embed(self, call: Call) -> None:
         raise ApiError(
-            501,
+            400,
             "this server's engine generates text and makes no embeddings; ask a server of an embedding model",
-            code="not_implemented",
+            code="unsupported",
         )
 
     async def _tokenize(self, call: Call) -> None:

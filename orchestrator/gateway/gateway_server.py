@@ -38,6 +38,7 @@ class GatewayServer:
         """Nothing listens yet."""
         self._config, self._upstream = config, upstream
         self._socket: socket.socket | None = None
+        self._port = config.port
         self._thread = threading.Thread(target=self._run, name="trierarch-gateway", daemon=True)
         self._started = threading.Event()
         self._failure: BaseException | None = None

@@ -228,8 +228,11 @@ class RequestParser:
 
     def _logit_bias(self, inputs: Inputs) -> dict[int, float]:
         bias = inputs.numbers("embedding_bias")
+        listed = _listed_bias(inputs)
         if bias is None:
-            return _listed_bias(inputs)
+            return listed
+        if listed:
+            raise InvalidRequest("logit_bias_ids", "given with embedding_bias", "send one of them")
         if bias.size != self.vocab_size:
             raise InvalidRequest("embedding_bias", bias.size, f"must have one value a token: {self.vocab_size}")
         return {int(token): float(bias[token]) for token in np.flatnonzero(bias)}

@@ -79,6 +79,7 @@ class FakeTriton:
         """What came, but for what asks what is served."""
         self.num_cancelled = 0
         self.num_sent = 0
+        self.num_described = 0
         self.description: dict[str, Any] = dict(DESCRIPTION)
 
     async def stream_infer(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
@@ -86,6 +87,7 @@ class FakeTriton:
         async for request in requests:
             asked = _read(request)
             if asked.one("describe"):
+                self.num_described += 1
                 yield _response(Said({"description": json.dumps(self.description)}), True)
                 return
             self.asked.append(asked)
@@ -201,7 +203,7 @@ def front(**config: Any) -> Iterator[Front]:
         async def opened() -> AsyncIterator[FixedUpstream]:
             yield upstream
 
-        with GatewayServer(GatewayConfig(port=0, **config), opened) as server:
+        with GatewayServer(GatewayConfig(**{"port": 0} | config), opened) as server:
             yield Front(server, triton, upstream)
 
 

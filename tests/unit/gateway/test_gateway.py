@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,6 +14,7 @@ import pytest
 
 from support.eventually import eventually
 from support.fake_triton import Asked, Front, Said, front, last
+from trierarch.builder.errors import ConfigError, ResourceError
 from trierarch.orchestrator.gateway.upstream import Unavailable
 
 CHAT = {"model": "demo", "messages": [{"role": "user", "content": "Hi"}]}
@@ -391,7 +393,7 @@ def test_a_new_adapter_is_found_and_names_can_be_the_operators(gateway: Front) -
 
 def test_what_is_not_served_says_so(gateway: Front) -> None:
     embedded = post(gateway, "/v1/embeddings", {"model": "demo", "input": "x"})
-    assert embedded.status_code == 501
+    assert embedded.status_code == 400
     assert "no embeddings" in embedded.json()["error"]["message"]
     for path in ("/v1/load_lora_adapter", "/v1/unload_lora_adapter"):
         assert post(gateway, path, {"lora_name": "french", "lora_path": "/etc"}).status_code == 404
@@ -424,3 +426,23 @@ def test_metrics_tell_what_happened(gateway: Front) -> None:
     assert "trierarch_gateway_completion_tokens_total 2.0" in page
     assert "trierarch_gateway_open_requests 0.0" in page
     assert "trierarch_gateway_ready 1.0" in page
+
+
+def test_a_gateway_that_cannot_be_configured_does_not_start(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--api-keys"), front(api_keys_file=tmp_path / "none"):
+        pass
+
+
+def test_an_occupied_port_is_told(gateway: Front) -> None:
+    with pytest.raises(ResourceError, match="--gateway-port"), front(port=gateway.port):
+        pass
+
+
+def test_who_is_known_is_not_asked_for_again(gateway: Front) -> None:
+    """A name that is known costs no question; one that is not costs one a second at most."""
+    chat(gateway)
+    before = gateway.triton.num_described
+    for _ in range(3):
+        assert chat(gateway).status_code == 200
+        assert chat(gateway, model="french").status_code == 200
+    assert gateway.triton.num_described == before

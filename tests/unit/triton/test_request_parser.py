@@ -432,6 +432,10 @@ def test_logit_bias_by_token_id() -> None:
         ({"input_ids": [1]}, "input_ids is 'given with messages'"),
         ({"apply_chat_template": True}, "messages is 'given with another prompt'"),
         ({"logit_bias_ids": [1]}, "logit_bias_values is 0"),
+        (
+            {"logit_bias_ids": [1], "logit_bias_values": [1.0], "embedding_bias": [0.0] * 100},
+            "logit_bias_ids is 'given",
+        ),
     ],
 )
 def test_a_bad_chat_is_named(sent: dict[str, Any], says: str) -> None:
