@@ -43,6 +43,7 @@ class Endpoint:
     def __init__(
         self,
         name: str,
+        method: str,
         work: Work,
         *,
         config: GatewayConfig,
@@ -52,8 +53,8 @@ class Endpoint:
         is_open: bool = False,
         generates: bool = False,
     ) -> None:
-        """`name`: in metrics; `is_open`: to whoever has no key; `generates`: it takes a place while it runs."""
-        self._name, self._work = name, work
+        """`name`: in metrics; `method`: GET, POST, or nothing for any; `is_open`: to whoever has no key; `generates`: it takes a place while it runs."""
+        self._name, self._method, self._work = name, method, work
         self._config, self._keys, self._admission, self._metrics = config, keys, admission, metrics
         self._is_open, self._generates = is_open, generates
 
@@ -76,9 +77,12 @@ class Endpoint:
             self._metrics.requests.labels(self._name, str(status or exchange.status or CLIENT_GONE)).inc()
 
     async def _answer(self, exchange: Exchange) -> None:
+        sent = "GET" if exchange.method == "HEAD" else exchange.method
+        if self._method and sent != self._method:
+            raise ApiError(405, f"{self._name} takes {self._method}, not {sent[:20]}", code="method_not_allowed")
         key = NOBODY if self._is_open else self._keys.check(exchange.header(b"authorization"))
         body = b""
-        if exchange.method == "POST":
+        if self._method == "POST":
             body = await exchange.read_body(self._config.max_body_bytes, self._config.read_timeout)
         call = Call(exchange, key, body)
         if not self._generates:

@@ -8,10 +8,7 @@ import time
 import uuid
 from typing import Any
 
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Route, Router
 
 from trierarch.orchestrator.gateway.adapter_shelf import AdapterShelf
 from trierarch.orchestrator.gateway.admission import Admission
@@ -47,11 +44,10 @@ class Gateway:
         self._keys = ApiKeys.read(config.api_keys_file, config.api_keys_variable)
         self.admission = Admission(config.max_open, config.max_open_per_key)
         self._metrics = GatewayMetrics(lambda: self.admission.num_open, lambda: self.is_ready)
-        self.application = Starlette(
-            routes=list(self._routes()),
-            exception_handlers={404: _no_route, 405: _no_method},
+        # A router alone: middleware around it would stand between every event and its client.
+        self.application = Router(
+            self._routes(), redirect_slashes=False, default=self._endpoint("unknown", "", _find_nothing, is_open=True)
         )
-        self.application.router.redirect_slashes = False
 
     @property
     def is_ready(self) -> bool:
@@ -62,18 +58,21 @@ class Gateway:
         """Cut what is open."""
         await self._triton.close()
 
+    def _endpoint(self, name: str, method: str, work: Work, **options: bool) -> Endpoint:
+        return Endpoint(
+            name,
+            method,
+            work,
+            config=self._config,
+            keys=self._keys,
+            admission=self.admission,
+            metrics=self._metrics,
+            **options,
+        )
+
     def _routes(self) -> list[Route]:
         def route(path: str, method: str, work: Work, **options: bool) -> Route:
-            endpoint = Endpoint(
-                path,
-                work,
-                config=self._config,
-                keys=self._keys,
-                admission=self.admission,
-                metrics=self._metrics,
-                **options,
-            )
-            return Route(path, endpoint, methods=[method])
+            return Route(path, self._endpoint(path, method, work, **options))
 
         return [
             route("/v1/chat/completions", "POST", self._chat, generates=True),
@@ -201,13 +200,5 @@ async def _answer_json(call: Call, content: dict[str, Any]) -> None:
     await call.exchange.answer(json.dumps(content).encode())
 
 
-def _no_route(request: Request, error: Exception) -> Response:
-    return _response(ApiError(404, f"there is no {request.method} {request.url.path[:200]}", code="unknown_url"))
-
-
-def _no_method(request: Request, error: Exception) -> Response:
-    return _response(ApiError(405, f"{request.url.path[:200]} takes no {request.method}", code="method_not_allowed"))
-
-
-def _response(error: ApiError) -> Response:
-    return Response(error.body(), error.status, media_type="application/json")
+async def _find_nothing(call: Call) -> None:
+    raise ApiError(404, "nothing is served at this address; /v1 is where the API begins", code="unknown_url")
