@@ -224,10 +224,11 @@ class TextGenerator:
     def _fitting(self, sampling: SamplingParams, num_prompt_tokens: int) -> int:
         """The most tokens that fit behind a prompt, of those that are asked for; where none do, the executor says so."""
         stats = self._executor.stats()
-        # The last token drawn is never computed, and takes no slot.
-        num_slots = stats.max_blocks * stats.tokens_per_block + 1
-        room = min(self._max_seq_len, num_slots) - num_prompt_tokens
-        return max(1, sampling.min_tokens, min(sampling.max_tokens, room))
+        room = self._max_seq_len
+        if stats.max_blocks:  # not every executor knows its cache before its first step
+            # The last token drawn is never computed, and takes no slot.
+            room = min(room, stats.max_blocks * stats.tokens_per_block + 1)
+        return max(1, sampling.min_tokens, min(sampling.max_tokens, room - num_prompt_tokens))
 
     def _run(self) -> None:
         while (item := self._deltas.get()) is not None:
