@@ -86,9 +86,7 @@ def serve_sleeping(config: SleepConfig, announce: Announce) -> bool:
         return asyncio.run(_serve(config, servers, announce))
 
 
-async def _serve(
-    config: SleepConfig, servers: dict[str, tuple[SleepableTriton, int]], announce: Announce
-) -> bool:
+async def _serve(config: SleepConfig, servers: dict[str, tuple[SleepableTriton, int]], announce: Announce) -> bool:
     budget = config.memory_budget
     if budget is None and len(servers) > 1:
         budget = psutil.virtual_memory().available
