@@ -58,7 +58,7 @@ class SleepingServer:
         Raises:
             RuntimeError: it did not start.
         """
-        ports = [f"--{service}-port=0" for service in ("http", "grpc", "metrics")]
+        ports = [f"--{service}-port=0" for service in ("http", "grpc", "metrics", "gateway")]
         command = [str(COMMAND), "serve", str(engine), *ports, f"--idle-timeout={idle_timeout}s", "--json", *options]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None

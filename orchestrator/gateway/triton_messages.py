@@ -18,14 +18,14 @@ _NAME: Final = f"{_PACKAGE}.service_pb2"
 
 
 def _load() -> ModuleType:
-    """The generated module under its own name, so that whoever imports the client too has the same messages."""
+    """The generated module alone. Whoever imports the client's finds the same message classes: protobuf has one of each."""
     if _NAME in sys.modules:
         return sys.modules[_NAME]
     path = Path(str(model_config_pb2.__file__)).with_name("service_pb2.py")
     spec = spec_from_file_location(_NAME, path)
     assert spec is not None
     assert spec.loader is not None
-    module = sys.modules[_NAME] = module_from_spec(spec)
+    module = module_from_spec(spec)  # under no name: a name without its package is found, and then leads nowhere
     # It imports its neighbour through the package, which is not to be imported: for as long as that takes, an empty one
     # stands there.
     is_package_there = _PACKAGE in sys.modules

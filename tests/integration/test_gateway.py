@@ -244,11 +244,12 @@ def test_what_the_models_own_queue_refuses_is_503_with_a_time(demo_engine: Path,
         # Past the gateway, which brings no more to a model than that can take.
         direct = TritonClient(triton.endpoints.grpc)
         long = Prompt(text=str(LONG["prompt"]), max_tokens=2000)
-        with direct.stream(long) as runs, direct.stream(long):
-            next(iter(runs))
-            wait_for_active(triton.endpoints.metrics, 2)
-            with pytest.raises(openai.InternalServerError, match="queue") as refused:
-                ai.completions.create(**LONG)
+        with direct.stream(long) as runs:
+            next(iter(runs))  # no more in the queue
+            with direct.stream(long):
+                wait_for_active(triton.endpoints.metrics, 2)
+                with pytest.raises(openai.InternalServerError, match="queue") as refused:
+                    ai.completions.create(**LONG)
         assert refused.value.status_code == 503
         assert int(refused.value.response.headers["retry-after"]) >= 1
         triton.stop()
@@ -412,3 +413,23 @@ def test_a_line_to_paste_answers(demo_engine: Path) -> None:
         finally:
             process.kill()
     assert asked.stdout.endswith("data: [DONE]\n\n")
+
+
+def test_a_chat_wakes_a_triton_that_sleeps_and_looking_does_not(demo_engine: Path) -> None:
+    with serve(demo_engine, "--idle-timeout", "1s") as process:
+        url = process.endpoints["openai"]
+
+        def is_asleep() -> bool:
+            return not process.stubs()
+
+        with openai_client(url) as ai:
+            first = ai.completions.create(prompt="1 2 3", max_tokens=4, **GREEDY)
+            eventually(is_asleep, "asleep")
+            assert httpx.get(f"{url}/ready", trust_env=False).status_code == 200
+            assert "trierarch_gateway_ready 1.0" in httpx.get(f"{url}/metrics", trust_env=False).text
+            assert len(ai.models.list().data) == 1  # what it was when it was last awake
+            assert is_asleep()
+            again = ai.completions.create(prompt="1 2 3", max_tokens=4, **GREEDY)
+            assert again.choices[0].text == first.choices[0].text
+        process.process.send_signal(signal.SIGTERM)
+        assert process.wait() == 0

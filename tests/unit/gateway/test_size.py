@@ -30,8 +30,9 @@ def test_clients_that_come_later_have_the_same_messages() -> None:
     """The library's own package may be imported behind ours, in the same process."""
     program = (
         "from trierarch.orchestrator.gateway.triton_messages import service_pb2;"
+        "import tritonclient.grpc.service_pb2 as theirs;"
+        "assert theirs.ModelInferRequest is service_pb2.ModelInferRequest;"
         "import tritonclient.grpc as client;"
-        "assert client.service_pb2 is service_pb2;"
         "client.InferenceServerClient('127.0.0.1:1').close()"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=100)
