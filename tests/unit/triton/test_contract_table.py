@@ -16,7 +16,7 @@ from trierarch.python_backend.triton.refusals import HINTS, REFUSALS
 from trierarch.python_backend.triton.request_parser import Envelope, RequestParser
 
 PLACE = Path(__file__).parents[3] / "docs" / "contract.md"
-ELSEWHERE = {"stop", "num_draft_tokens"}
+ELSEWHERE = {"stop", "num_draft_tokens", "describe"}
 """Read by the models before the parser has its turn."""
 
 
