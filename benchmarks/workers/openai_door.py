@@ -44,7 +44,11 @@ async def ask_openai(address: str, prompt: list[int], num_tokens: int) -> Outcom
     host, port = address.rsplit(":", 1)
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
-        head = f"POST /v1/completions HTTP/1.1\r\nHost: {address}\r\nContent-Length: {len(body)}\r\n\r\n"
+        # Closed at its end, so that a stream which breaks ends too: there is no [DONE] in it.
+        head = (
+            f"POST /v1/completions HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        )
         writer.write(head.encode() + body)
         return await _read(reader, started)
     finally:

@@ -24,7 +24,7 @@ def read(path: Path) -> Any:
 def repository(tmp_path: Path) -> Path:
     path = tmp_path / "repository"
     path.mkdir()
-    write_configs(path, ComposeOptions(adapter_models=(Role.ADAPTER,)))
+    write_configs(path, ComposeOptions(adapter_models=(Role.ADAPTER,), llmapi=Role.LLMAPI))
     return path
 
 
@@ -33,7 +33,7 @@ def test_a_model_gets_its_contract(repository: Path, tmp_path: Path, role: Role)
     assert complete_repository(repository, tmp_path / "completed")
     config = read(tmp_path / "completed" / role)
     contract = CONTRACTS[role]
-    assert config.max_batch_size == MAX_BATCH_SIZE
+    assert config.max_batch_size == (MAX_BATCH_SIZE if contract.is_batched else 0)
     assert [(one.name, one.optional) for one in config.input] == [(one.name, one.optional) for one in contract.inputs]
     assert [one.name for one in config.output] == [one.name for one in contract.outputs]
     assert config.model_transaction_policy.decoupled == contract.may_decouple

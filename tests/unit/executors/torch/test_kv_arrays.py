@@ -12,6 +12,9 @@ from trierarch.python_backend.executors.torch.weights import TORCH_DTYPES
 
 CPU = torch.device("cpu")
 
+OURS = [one for one in KvType if one is not KvType.FP8]
+"""FP8 is TensorRT-LLM's alone: the builder refuses it for our engines."""
+
 
 def test_no_memory_is_a_resource_error() -> None:
     kv_cache = KvCache(dtype=KvType.FLOAT32, block_size=4, bytes_per_token=1)
@@ -21,7 +24,7 @@ def test_no_memory_is_a_resource_error() -> None:
         cpu_kv_arrays.KvArrays(2**48, tiny_architecture(), kv_cache)
 
 
-@pytest.mark.parametrize("dtype", KvType)
+@pytest.mark.parametrize("dtype", OURS)
 def test_the_arrays_take_the_bytes_that_the_manifest_counts(dtype: KvType) -> None:
     architecture = tiny_architecture()
     arrays = KvArrays(6, architecture, KvCache(dtype=dtype, block_size=4, bytes_per_token=1), CPU)
@@ -37,7 +40,7 @@ def test_the_kernels_arrays_take_those_bytes_without_padding(dtype: KvType) -> N
     assert num_bytes == 6 * 4 * architecture.kv_bytes_per_token(dtype)
 
 
-@pytest.mark.parametrize("dtype", KvType)
+@pytest.mark.parametrize("dtype", OURS)
 def test_gathers_what_was_written_and_zeros_elsewhere(dtype: KvType) -> None:
     num_heads, block_size, head_dim = 2, 4, 8
     arrays = KvArrays(6, tiny_architecture(), KvCache(dtype=dtype, block_size=4, bytes_per_token=1), CPU)
