@@ -95,6 +95,8 @@ class Sleeper:
             self._end_at_once("its open requests were cut")
 
     async def _admission(self, patience: float | None) -> _Lease:
+        if self._vigil is not None:
+            self._vigil.heed()  # or who comes back from a dead server would be sent to it again
         arrived = _now()
         try:
             request = self.lifecycle.arrive(arrived, patience)

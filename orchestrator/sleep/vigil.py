@@ -37,6 +37,12 @@ class Vigil:
         """Whether one has ended, be it that the loop has not heard of it yet."""
         return not self._pids or bool(self._poll.poll(0))
 
+    def heed(self) -> None:
+        """Tell now of one that has ended, where the loop would tell of it in its next round only."""
+        for descriptor, _ in self._poll.poll(0) if self._pids else ():
+            self._die(self._pids[descriptor])
+            return
+
     def close(self) -> None:
         """Watch no longer. Idempotent."""
         for descriptor in self._pids:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import select
 
 import httpx
 import pytest
@@ -206,6 +208,25 @@ def test_who_was_told_nothing_yet_hears_only_the_next_server() -> None:
                 await asyncio.sleep(0.005)
             assert it.front.keeper.figures["only"].num_retries == 1
             asking.cancel()
+
+    asyncio.run(story())
+
+
+def test_who_asks_next_hears_of_a_death_that_the_loop_was_not_told_of_yet() -> None:
+    async def story() -> None:
+        async with sleeping(idle_timeout=60) as it:
+            sleeper = it.front.keeper.sleepers["only"]
+            async with sleeper.lease() as before:
+                pass
+            ended = select.poll()
+            assert it.server.pid is not None
+            descriptor = os.pidfd_open(it.server.pid)
+            ended.register(descriptor, select.POLLIN)
+            it.murder()
+            ended.poll()  # the loop stands still meanwhile
+            os.close(descriptor)
+            async with sleeper.lease() as after:
+                assert after != before
 
     asyncio.run(story())
 
