@@ -22,7 +22,7 @@ demo: setup ## build an engine of a real model, serve it with a real Triton, ask
 	@$(BIN)/trierarch demo
 
 test: setup lint ## lint, format, types; unit, golden and integration tests
-	@echo "==> tests (integration tests start a real Triton and build the demo engine: a few minutes)"
+	@echo "==> tests (a quarter of an hour on two cores: many start a real Triton)"
 	@$(BIN)/pytest
 
 lint: setup ## check style, format and types

@@ -92,7 +92,7 @@ def check_fits(spec: DeploySpec, engine: EngineManifest) -> None:
             f"gpu.count is {spec.gpu.count}: engine {engine.name!r} runs on {needed}; say --gpus {needed}"
         )
     name = f"{spec.gpu.count} × {spec.gpu.product}"
-    larger = [other for other, product in PRODUCTS.items() if product.memory * needed * 1.0 >= budget.total]
+    larger = [other for other, product in PRODUCTS.items() if product.memory * needed >= budget.total]
     remedy = f"take one of {', '.join(larger)}, " if larger and spec.gpu.memory is None else ""
     _check_total(
         MemoryBudget(budget.weights, budget.kv, budget.lora, budget.reserve * needed),

@@ -70,7 +70,7 @@ def model_logits(model: Any, windows: Sequence[Sequence[int]], has_fp8_kv: bool 
 def _fp8_cache() -> Any:
     from transformers import DynamicCache
 
-    class Fp8Cache(DynamicCache):  # type: ignore[misc]
+    class Fp8Cache(DynamicCache):  # type: ignore[misc]  # no type information
         """Keys and values that come back as E4M3 leaves them."""
 
         def update(self, keys: torch.Tensor, values: torch.Tensor, *arguments: Any, **options: Any) -> Any:

@@ -53,7 +53,10 @@ class Endpoint:
         is_open: bool = False,
         generates: bool = False,
     ) -> None:
-        """`name`: in metrics; `method`: GET, POST, or nothing for any; `is_open`: to whoever has no key; `generates`: it takes a place while it runs."""
+        """`name`: in metrics; `method`: GET, POST, or nothing for any.
+
+        is_open: to whoever has no key; generates: it takes a place while it runs.
+        """
         self._name, self._method, self._work = name, method, work
         self._config, self._keys, self._admission, self._metrics = config, keys, admission, metrics
         self._is_open, self._generates = is_open, generates

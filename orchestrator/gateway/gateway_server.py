@@ -140,7 +140,7 @@ class GatewayServer:
             self._server = uvicorn.Server(
                 uvicorn.Config(
                     gateway.application,
-                    http=partial(HttpProtocol, limits),  # type: ignore[arg-type]
+                    http=partial(HttpProtocol, limits),  # type: ignore[arg-type]  # a class is asked for, and called
                     ws="none",
                     lifespan="off",
                     log_config=None,

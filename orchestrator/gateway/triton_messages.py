@@ -31,7 +31,7 @@ def _load() -> ModuleType:
     is_package_there = _PACKAGE in sys.modules
     package = sys.modules.setdefault(_PACKAGE, ModuleType(_PACKAGE))
     try:
-        package.model_config_pb2 = model_config_pb2  # type: ignore[attr-defined]
+        package.model_config_pb2 = model_config_pb2  # type: ignore[attr-defined]  # no module has it before
         spec.loader.exec_module(module)
     finally:
         if not is_package_there:

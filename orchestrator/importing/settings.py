@@ -11,7 +11,6 @@ from trierarch.orchestrator.importing.config_file import ConfigFile
 from trierarch.orchestrator.importing.entry import Entry, Fate
 from trierarch.orchestrator.sizes import format_size
 from trierarch.python_backend.beams.params import MAX_BEAM_WIDTH
-from trierarch.python_backend.triton.refusals import REFUSALS
 
 
 @dataclass(slots=True)
@@ -126,6 +125,7 @@ _NOT_NEEDED: Final[Mapping[str, str]] = {
     "cuda_graph_mode": _FIXED,
     "cuda_graph_cache_size": _FIXED,
     "recv_poll_period_ms": "there is no orchestrator process",
+    "guided_decoding_backend": "every engine takes guides",
 }
 _NONE: Final[Mapping[str, str]] = {
     "encoder_model_path": "decoders alone are served",
@@ -170,12 +170,6 @@ def _beam_width(value: str) -> tuple[Fate, str]:
     return Fate.NONE, f"a request has {MAX_BEAM_WIDTH} beams at most"
 
 
-def _guides(_: str) -> tuple[Fate, str]:
-    if "guided_decoding_guide" in REFUSALS:
-        return Fate.NONE, REFUSALS["guided_decoding_guide"].remedy
-    return Fate.NOT_NEEDED, "every engine takes guides"
-
-
 def _target_model(value: str) -> tuple[Fate, str]:
     if value == "tensorrt_llm":
         return Fate.NOT_NEEDED, "the default"
@@ -185,7 +179,6 @@ def _target_model(value: str) -> tuple[Fate, str]:
 _JUDGED: Final[Mapping[str, Callable[[str], tuple[Fate, str]]]] = {
     "max_beam_width": _beam_width,
     "decoding_mode": _decoding_mode,
-    "guided_decoding_backend": _guides,
     "tensorrt_llm_model_name": _target_model,
 }
 

@@ -24,21 +24,26 @@ _NO_PROMPT_LOGPROBS: Final = (
     f"TensorRT-LLM tells the likeliest tokens of each position of a prompt, and not the prompt's own; {_LEAVE}"
 )
 _NO_LOGITS: Final = f"logits are not passed on; ask for logprobs, or {_LEAVE}"
-_NOT_GATHERED: Final = f"this engine keeps no logits; {_REBUILD} gather_generation_logits in llm_args, or {_LEAVE}"
-_NO_GUIDES: Final = f"this engine was built without guided_decoding_backend in its llm_args; rebuild it, or {_LEAVE}"
+_NO_DRAFTS: Final = "--speculation none"
+_NOT_GATHERED: Final = f"a TensorRT engine keeps no logits here; {_REBUILD} --tensorrt-llm-flow pytorch, or {_LEAVE}"
+_NO_GUIDES: Final = (
+    f"this engine guides no output, as TensorRT engines and some that speculate; {_REBUILD} --tensorrt-llm-flow pytorch and "
+    f"{_NO_DRAFTS}, or {_LEAVE}"
+)
 _NO_SALT: Final = (
     "TensorRT-LLM keeps no prefixes apart before 1.2; rebuild the engine for 1.2 or later, or with enable_block_reuse false in "
     "kv_cache_config"
 )
 _GREEDY: Final = "send 0 for the likeliest tokens"
 
-_SAMPLER_1_0: Final = f"the sampler of this engine has none; {_REBUILD} enable_trtllm_sampler in llm_args, or {_LEAVE}"
-_SAMPLER_1_2: Final = f"the sampler of this engine has none; {_REBUILD} sampler_type TRTLLMSampler, or {_LEAVE}"
+_SAMPLER: Final = (
+    f"the sampler of this engine has none; {_REBUILD} {_NO_DRAFTS}, for another release than 1.1, or {_LEAVE}"
+)
 _NOT_BY_TORCH: Final = ("repetition_penalty", "presence_penalty", "frequency_penalty", "min_p", "seed")
 _LACKING: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
-    "1.0": (_SAMPLER_1_0, (*_NOT_BY_TORCH, "min_tokens", "logit_bias", "bad_words")),
-    "1.1": (_SAMPLER_1_0, (*_NOT_BY_TORCH, "min_tokens", "logit_bias", "bad_words")),
-    "1.2": (_SAMPLER_1_2, _NOT_BY_TORCH),
+    "1.0": (_SAMPLER, (*_NOT_BY_TORCH, "min_tokens", "logit_bias", "bad_words")),
+    "1.1": (_SAMPLER, (*_NOT_BY_TORCH, "min_tokens", "logit_bias", "bad_words")),
+    "1.2": (_SAMPLER, _NOT_BY_TORCH),
     "1.3": ("", ()),
 }
 """Release -> what its TorchSampler, the default of the PyTorch flow, has no code for, and the remedy."""
@@ -118,9 +123,7 @@ def _greedy_alone(record: TensorRTLLM) -> str | None:
         and _is_torch_sampled(record)
         and not record.llm_args.get("enable_mixed_sampler")
     ):
-        return (
-            f"this engine only takes the likeliest tokens; {_GREEDY}, or {_REBUILD} enable_trtllm_sampler in llm_args"
-        )
+        return f"this engine only takes the likeliest tokens; {_GREEDY}, or {_REBUILD} {_NO_DRAFTS}, for another release than 1.1"
     return None
 
 

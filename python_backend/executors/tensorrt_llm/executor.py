@@ -152,9 +152,8 @@ class TensorRTLLMExecutor:
         told, has_work = self._iterations, bool(requests)
         block_size = told.kv_cache("tokensPerBlock") or self._manifest.kv_cache.block_size
         max_blocks = told.kv_cache("maxNumBlocks")
-        used_blocks = has_work * told.kv_cache(
-            "usedNumBlocks"
-        )  # the last step of all was told before it gave them back
+        # The last step of all was told before it gave its blocks back.
+        used_blocks = has_work * told.kv_cache("usedNumBlocks")
         scheduled = min(has_work * told.in_flight("numScheduledRequests"), len(requests))
         adapters = None
         if self._registry is not None:
