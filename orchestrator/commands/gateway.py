@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trierarch.orchestrator.gateway.gateway_config import DEFAULT_MAX_BODY_BYTES, DEFAULT_MAX_OPEN, DEFAULT_PORT
+
 if TYPE_CHECKING:
     from trierarch.orchestrator.gateway.gateway_server import GatewayServer
 
@@ -23,7 +25,7 @@ def gateway(
     host: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0 is every one of this machine.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.")] = 9000,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.")] = DEFAULT_PORT,
     grpc: Annotated[
         str, typer.Option(metavar="HOST:PORT", rich_help_panel=TRITON, help="Its gRPC.")
     ] = "localhost:8001",
@@ -50,12 +52,13 @@ def gateway(
     ] = None,
     max_open: Annotated[
         int, typer.Option(rich_help_panel=BOUNDS, min=1, help="Requests that wait or run at once.")
-    ] = 512,
+    ] = DEFAULT_MAX_OPEN,
     max_open_per_key: Annotated[
         int | None, typer.Option(rich_help_panel=BOUNDS, min=1, help="The same of each key.")
     ] = None,
-    max_body_bytes: Annotated[int, typer.Option(rich_help_panel=BOUNDS, min=1, help="Bytes of a request's body.")] = 8
-    << 20,
+    max_body_bytes: Annotated[
+        int, typer.Option(rich_help_panel=BOUNDS, min=1, help="Bytes of a request's body.")
+    ] = DEFAULT_MAX_BODY_BYTES,
     drain_timeout: Annotated[
         int,
         typer.Option(

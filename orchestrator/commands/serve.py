@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trierarch.orchestrator.gateway.gateway_config import DEFAULT_PORT
+
 if TYPE_CHECKING:
     from trierarch.orchestrator.announcement import Announced
     from trierarch.orchestrator.gateway.gateway_config import GatewayConfig
@@ -77,7 +79,7 @@ def serve(
     ] = True,
     gateway_port: Annotated[
         int, typer.Option(rich_help_panel=GATEWAY, help="Port of the OpenAI API; 0 picks a free one.")
-    ] = 9000,
+    ] = DEFAULT_PORT,
     api_keys: Annotated[
         Path | None,
         typer.Option(
@@ -194,12 +196,7 @@ def _gateway(server: TritonServer, config: GatewayConfig | None) -> AbstractCont
     from trierarch.orchestrator.gateway.gateway_server import GatewayServer
     from trierarch.orchestrator.gateway.upstream import AlwaysOn, Endpoints
 
-    def host_port(url: str) -> str:
-        return url.removeprefix("http://").removesuffix("/metrics")
-
-    at = server.endpoints
-    endpoints = Endpoints(grpc=at.grpc, http=host_port(at.http), metrics=host_port(at.metrics))
-    return GatewayServer(config, lambda: AlwaysOn(endpoints))
+    return GatewayServer(config, lambda: AlwaysOn(Endpoints.of(server.endpoints)))
 
 
 def _announce(server: Announced, url: str | None, as_json: bool) -> None:

@@ -8,12 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from trierarch.orchestrator.gateway.piece import Piece
-from trierarch.orchestrator.gateway.reply import TotalUsage, WholeAnswer, chat_logprobs, event
+from trierarch.orchestrator.gateway.reply import TextChunks, TotalUsage, WholeAnswer, chat_logprobs, event
 from trierarch.orchestrator.gateway.tool_calls import CallDelta, Delta, Text, ToolCallParser
 from trierarch.orchestrator.gateway.tools import Calling, Tools
-
-_MARK = "\0"
-"""Stands for what changes in a chunk that is built ahead."""
 
 
 class ChatReply:
@@ -28,7 +25,7 @@ class ChatReply:
         self._has_logprobs = has_logprobs
         self._include_usage = include_usage
         self._answers: dict[int, _Answer] = {}  # index -> what is told of it so far
-        self._frames: dict[int, tuple[bytes, bytes]] = {}  # index -> what stands around the text of a chunk
+        self._texts = TextChunks(lambda index, text: self._chunk(index, {"content": text}, None))
 
     def events(self, prompt: int, piece: Piece) -> bytes:
         """See Reply."""
@@ -40,7 +37,7 @@ class ChatReply:
         else:
             opening = b""
         if answer.parser is None and self._tools.calling is not Calling.ONE and not piece.logprobs:
-            told = self._text(index, piece.text) if piece.text else b""  # the most of them
+            told = self._texts.of(index, piece.text) if piece.text else b""  # the most of them
         else:
             told = self._told(answer, piece)
         if piece.finish_reason is None:
@@ -73,13 +70,6 @@ class ChatReply:
             )
         envelope = self._envelope(choices) | {"object": "chat.completion", "usage": usage.content()}
         return json.dumps(envelope).encode()
-
-    def _text(self, index: int, text: str) -> bytes:
-        frame = self._frames.get(index)
-        if frame is None:
-            before, after = self._chunk(index, {"content": _MARK}, None).split(json.dumps(_MARK).encode())
-            frame = self._frames[index] = (before, after)
-        return frame[0] + json.dumps(text).encode() + frame[1]
 
     def _told(self, answer: _Answer, piece: Piece) -> bytes:
         deltas = [*answer.read(piece.text)]

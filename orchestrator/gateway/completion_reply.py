@@ -7,10 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from trierarch.orchestrator.gateway.piece import Piece, TokenLogprob
-from trierarch.orchestrator.gateway.reply import TotalUsage, WholeAnswer, completion_logprobs, event
-
-_MARK = "\0"
-"""Stands for what changes in a chunk that is built ahead."""
+from trierarch.orchestrator.gateway.reply import TextChunks, TotalUsage, WholeAnswer, completion_logprobs, event
 
 
 class CompletionReply:
@@ -34,7 +31,7 @@ class CompletionReply:
         self._include_usage = include_usage
         self._lengths: dict[int, int] = {}  # choice -> characters that are told of it
         self._prompt_logprobs: dict[int, Sequence[TokenLogprob | None]] = {}  # prompt -> what is told of its tokens
-        self._frames: dict[int, tuple[bytes, bytes]] = {}  # choice -> what stands around the text of a chunk
+        self._texts = TextChunks(lambda choice, text: self._chunk(choice, text, None))
 
     def events(self, prompt: int, piece: Piece) -> bytes:
         """See Reply."""
@@ -44,7 +41,7 @@ class CompletionReply:
         length = length or 0
         self._lengths[choice] = length + len(text)
         if not piece.logprobs:
-            told = self._text(choice, text) if text else b""  # the most of them
+            told = self._texts.of(choice, text) if text else b""  # the most of them
         else:
             of_prompt = () if length else self._of_prompt(prompt, piece.prompt_logprobs)
             logprobs = self._logprobs(of_prompt, piece.logprobs, self._echoed[prompt], length)
@@ -91,13 +88,6 @@ class CompletionReply:
         rest = sum(len(item.text) for item in of_prompt if item is not None)
         first = [echoed[: max(0, len(echoed) - rest)]]
         return completion_logprobs([*of_prompt, *of_answer], first, offset)
-
-    def _text(self, choice: int, text: str) -> bytes:
-        frame = self._frames.get(choice)
-        if frame is None:
-            before, after = self._chunk(choice, _MARK, None).split(json.dumps(_MARK).encode())
-            frame = self._frames[choice] = (before, after)
-        return frame[0] + json.dumps(text).encode() + frame[1]
 
     def _chunk(
         self, choice: int, text: str, finish_reason: str | None, logprobs: dict[str, Any] | None = None

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from trierarch.builder.errors import ConfigError
+
+DEFAULT_PORT: Final = 9000
+DEFAULT_MAX_OPEN: Final = 512
+DEFAULT_MAX_BODY_BYTES: Final = 8 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,7 +18,7 @@ class GatewayConfig:
     """How the gateway is run. Raise ConfigError for a value out of range."""
 
     host: str = "127.0.0.1"
-    port: int = 9000
+    port: int = DEFAULT_PORT
     """0 picks a free one."""
     model: str = "tensorrt_llm"
     """Triton's model that is asked."""
@@ -21,11 +26,11 @@ class GatewayConfig:
     """What clients call it; none is the engine's own name."""
     api_keys_file: Path | None = None
     api_keys_variable: str | None = None
-    max_body_bytes: int = 8 << 20
+    max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
     max_header_bytes: int = 32 << 10
     """Of all headers of a request, its first line included."""
     max_connections: int = 2048
-    max_open: int = 512
+    max_open: int = DEFAULT_MAX_OPEN
     """Requests that wait or run at once; the model's own queue may be shorter."""
     max_open_per_key: int | None = None
     read_timeout: float = 30.0

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from trierarch.orchestrator.gateway.piece import Piece, TokenLogprob, Usage
 
 DONE: Final = b"data: [DONE]\n\n"
+_MARK: Final = "\0"
+"""Stands for what changes in a chunk that is built ahead."""
 
 
 class Reply(Protocol):
@@ -70,6 +72,23 @@ class TotalUsage:
             "total_tokens": self.prompt_tokens + self.completion_tokens,
             "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
         }
+
+
+class TextChunks:
+    """Chunks that differ in their text alone, which most of them do: what stands around it is built once for each choice."""
+
+    def __init__(self, chunk: Callable[[int, str], bytes]) -> None:
+        """`chunk` builds the whole one of a choice and a text."""
+        self._chunk = chunk
+        self._frames: dict[int, tuple[bytes, bytes]] = {}
+
+    def of(self, choice: int, text: str) -> bytes:
+        """`chunk(choice, text)`, sooner."""
+        frame = self._frames.get(choice)
+        if frame is None:
+            before, after = self._chunk(choice, _MARK).split(json.dumps(_MARK).encode())
+            frame = self._frames[choice] = (before, after)
+        return frame[0] + json.dumps(text).encode() + frame[1]
 
 
 def event(content: object) -> bytes:

@@ -8,9 +8,13 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import TYPE_CHECKING, Final, Protocol, Self
+from urllib.parse import urlsplit
 
 from trierarch.orchestrator.gateway.vital_signs import VitalSigns
+
+if TYPE_CHECKING:
+    from trierarch.orchestrator import server_config
 
 LOOK_SECONDS: Final = 1.0
 
@@ -22,6 +26,11 @@ class Endpoints:
     grpc: str
     http: str
     metrics: str
+
+    @classmethod
+    def of(cls, urls: server_config.Endpoints) -> Self:
+        """Of a server that we run, which is known by URLs."""
+        return cls(grpc=urls.grpc, http=urlsplit(urls.http).netloc, metrics=urlsplit(urls.metrics).netloc)
 
 
 class Upstream(Protocol):

@@ -18,6 +18,10 @@ NUM_REMEMBERED: Final = 1000
 """Waits that the median is taken of."""
 
 
+def _nothing(seconds: float) -> None:
+    """Nobody shows it."""
+
+
 class Figures:
     """Counts of one server. It is told what happens; whoever reads may do so at any time."""
 
@@ -25,9 +29,9 @@ class Figures:
         """Count from now on; `clock` gives seconds."""
         self.lifecycle = lifecycle
         self.num_wakes = self.num_failures = self.num_deaths = self.num_held = self.num_refused = self.num_retries = 0
-        self.wake_times: list[float] = []
-        """Observations that no page has shown yet."""
-        self.hold_times: list[float] = []
+        self.observe_wake: Callable[[float], object] = _nothing
+        self.observe_hold: Callable[[float], object] = _nothing
+        """Told of each, in seconds; a Page that shows them listens."""
         self._recent_holds: deque[float] = deque(maxlen=NUM_REMEMBERED)
         self._clock = clock
         self._begun = clock()
@@ -45,7 +49,7 @@ class Figures:
     def woke(self, seconds: float) -> None:
         """It is ready, so long after it was started."""
         self.num_wakes += 1
-        self.wake_times.append(seconds)
+        self.observe_wake(seconds)
 
     def failed(self) -> None:
         """It did not start."""
@@ -58,7 +62,7 @@ class Figures:
     def held(self, seconds: float) -> None:
         """A request had waited so long when it was admitted, refused or given up."""
         self.num_held += 1
-        self.hold_times.append(seconds)
+        self.observe_hold(seconds)
         self._recent_holds.append(seconds)
 
     def refused(self) -> None:
@@ -115,15 +119,11 @@ class Page:
     def add(self, engine: str, figures: Figures) -> None:
         """Show them with this label."""
         self._figures[engine] = figures
+        figures.observe_wake = self._wakes.labels(engine).observe
+        figures.observe_hold = self._holds.labels(engine).observe
 
     def render(self) -> bytes:
         """The page as it is now."""
-        for engine, figures in self._figures.items():
-            for histogram, values in ((self._wakes, figures.wake_times), (self._holds, figures.hold_times)):
-                child = histogram.labels(engine)
-                for value in values:
-                    child.observe(value)
-                values.clear()
         return generate_latest(self._registry)
 
     def collect(self) -> Iterable[Metric]:

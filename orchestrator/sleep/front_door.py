@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from urllib.parse import urlsplit
 
 from trierarch.orchestrator.gateway.upstream import Endpoints, Unavailable
 from trierarch.orchestrator.server_config import Endpoints as Urls
@@ -18,9 +17,7 @@ class FrontDoor:
     def __init__(self, resident: Resident, urls: Urls) -> None:
         """urls: of the front, where `resident` is meant by whoever names nobody."""
         self._resident = resident
-        self._endpoints = Endpoints(
-            grpc=urls.grpc, http=urlsplit(urls.http).netloc, metrics=urlsplit(urls.metrics).netloc
-        )
+        self._endpoints = Endpoints.of(urls)
 
     @asynccontextmanager
     async def lease(self) -> AsyncIterator[Endpoints]:

@@ -6,7 +6,6 @@ import contextlib
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from urllib.parse import urlsplit
 
 import psutil
 
@@ -56,10 +55,7 @@ class SleepableTriton:
     @property
     def endpoints(self) -> Endpoints:
         """See Sleepable."""
-        endpoints = self.server.endpoints
-        return Endpoints(
-            grpc=endpoints.grpc, http=urlsplit(endpoints.http).netloc, metrics=urlsplit(endpoints.metrics).netloc
-        )
+        return Endpoints.of(self.server.endpoints)
 
     def num_resident_bytes(self) -> int:
         """See Sleepable. What its processes share counts for each of them."""
