@@ -22,14 +22,11 @@ from trierarch.builder.errors import ConfigError
 from trierarch.builder.evaluation_text import EvaluationText, read_evaluation_text
 from trierarch.builder.kv_budget import plan_kv_cache
 from trierarch.builder.manifest import (
-    CHAT_TEMPLATE_NAME,
-    TOKENIZER_NAME,
     BuiltWith,
     DrafterKind,
     EngineManifest,
     KvCache,
     Limits,
-    Lora,
     Requires,
     Speculation,
     Target,
@@ -72,13 +69,13 @@ def build(config: BuildConfig, progress: Progress | None = None, measure: Evalua
     decoder = read_decoder(checkpoint.config, config.max_seq_len)
     tokenizer = checkpoint.tokenizer(decoder.architecture.vocab_size)
     model = _model(config, checkpoint, decoder, tokenizer)
-    limits = _limits(config, decoder)
+    limits = config.limits(decoder.max_seq_len)
     speculation = plan_speculation(config, drafters, limits)
     text = _evaluation_text(config, tokenizer, decoder)
     draft_model = _draft_model(config, drafters, Drafted(checkpoint, decoder, tokenizer, model), progress)
     kv_cache = plan_kv_cache(config, model, beside=draft_model)
     blueprint = _blueprint(config, model, limits, kv_cache, speculation, progress)
-    blueprint = replace(blueprint, small_files={**blueprint.small_files, **_tokenizer_files(tokenizer)})
+    blueprint = replace(blueprint, small_files={**blueprint.small_files, **tokenizer.files()})
     blueprint = _with_adapters(blueprint, config)
     if draft_model is not None:
         kv_cache = plan_kv_cache(config, draft_model, beside=model)
@@ -131,24 +128,14 @@ def _draft_model(
 
 def _with_adapters(blueprint: Blueprint, config: BuildConfig) -> Blueprint:
     """The same engine, taking adapters, and with those that it brings along."""
-    if config.max_adapters == 0:
+    if config.lora is None:
         if config.adapters:
             raise ConfigError(
                 f"max_adapters is 0, and there are {len(config.adapters)} adapters for the engine; leave one of them out"
             )
         return blueprint
-    lora = Lora(max_rank=config.max_lora_rank, max_adapters=config.max_adapters, host_bytes=config.adapter_host_bytes)
-    manifest = blueprint.manifest.model_copy(update={"lora": lora})
+    manifest = blueprint.manifest.model_copy(update={"lora": config.lora})
     return replace(blueprint, manifest=manifest, adapters=plan_adapters(config.adapters, manifest))
-
-
-def _limits(config: BuildConfig, decoder: Decoder) -> Limits:
-    return Limits(
-        max_batch_size=config.max_batch_size,
-        max_seq_len=decoder.max_seq_len,
-        max_num_tokens=config.max_num_tokens,
-        max_queue_size=config.max_queue_size,
-    )
 
 
 def _blueprint(
@@ -181,13 +168,6 @@ def _blueprint(
         files={},
     )
     return Blueprint(manifest, model.weights, {} if kernels is None else {kernels.name: kernels.content})
-
-
-def _tokenizer_files(tokenizer: TokenizerFiles) -> dict[str, bytes]:
-    files = {TOKENIZER_NAME: tokenizer.tokenizer_json}
-    if tokenizer.chat_template is not None:
-        files[CHAT_TEMPLATE_NAME] = tokenizer.chat_template.encode()
-    return files
 
 
 def _unquantized(blueprint: Blueprint, checkpoint: Checkpoint, decoder: Decoder) -> Blueprint:

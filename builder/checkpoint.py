@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from trierarch.builder.manifest import Tokens
+from trierarch.builder.manifest import CHAT_TEMPLATE_NAME, TOKENIZER_NAME, Tokens
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +25,13 @@ class TokenizerFiles:
     """In the format of Hugging Face's `tokenizers`."""
     chat_template: str | None
     tokens: Tokens
+
+    def files(self) -> dict[str, bytes]:
+        """Name in an engine -> content: what the text layer reads."""
+        files = {TOKENIZER_NAME: self.tokenizer_json}
+        if self.chat_template is not None:
+            files[CHAT_TEMPLATE_NAME] = self.chat_template.encode()
+        return files
 
 
 class Checkpoint(Protocol):

@@ -98,6 +98,22 @@ class BuildConfig(Frozen):
     gpu_memory: PositiveInt | None = None
     """Bytes of each of them; None checks nothing."""
 
+    def limits(self, max_seq_len: int) -> Limits:
+        """Of an engine whose sequences have at most `max_seq_len` tokens."""
+        return Limits(
+            max_batch_size=self.max_batch_size,
+            max_seq_len=max_seq_len,
+            max_num_tokens=self.max_num_tokens,
+            max_queue_size=self.max_queue_size,
+        )
+
+    @property
+    def lora(self) -> Lora | None:
+        """None builds an engine that takes no adapters."""
+        if self.max_adapters == 0:
+            return None
+        return Lora(max_rank=self.max_lora_rank, max_adapters=self.max_adapters, host_bytes=self.adapter_host_bytes)
+
     @property
     def measures_accuracy(self) -> bool:
         """Whether there is a cost of quantization to measure, and that is wanted."""

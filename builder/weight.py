@@ -13,7 +13,7 @@ from trierarch.builder.checkpoint import Checkpoint
 from trierarch.builder.manifest import GROUP_SIZE, DType
 from trierarch.builder.quantize import quantize
 
-_TORCH_DTYPES: Final = {
+TORCH_DTYPES: Final = {
     DType.FLOAT32: torch.float32,
     DType.BFLOAT16: torch.bfloat16,
     DType.FLOAT16: torch.float16,
@@ -110,7 +110,7 @@ class Weight:
         loaded = [self.value] if self.value is not None else (checkpoint.load(one.name) for one in self.sources)
         for tensor in loaded:
             shifted = tensor.float() + self.offset if self.offset else tensor
-            yield self._fitted(shifted.to(_TORCH_DTYPES[self.dtype])).contiguous()
+            yield self._fitted(shifted.to(TORCH_DTYPES[self.dtype])).contiguous()
 
     def _fitted(self, rows: torch.Tensor) -> torch.Tensor:
         if self.num_rows is None:

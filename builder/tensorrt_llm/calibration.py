@@ -22,6 +22,7 @@ from trierarch.builder.manifest import DType, WeightType
 from trierarch.builder.progress import Progress
 from trierarch.builder.tensorrt_llm.mapping import Mapping as Split
 from trierarch.builder.tensorrt_llm.quantization import Format
+from trierarch.builder.weight import TORCH_DTYPES
 
 Windows = Sequence[Sequence[int]]
 
@@ -32,7 +33,6 @@ _PRESETS: Final[Mapping[WeightType, str]] = {
     WeightType.NVFP4: "NVFP4_DEFAULT_CFG",
 }
 """Format -> modelopt's name for its settings."""
-_DTYPES: Final = {DType.BFLOAT16: torch.bfloat16, DType.FLOAT16: torch.float16, DType.FLOAT32: torch.float32}
 _EXTRA: Final = "install it with: pip install 'trierarch[modelopt]'"
 
 
@@ -52,7 +52,7 @@ def load_model(folder: Path, dtype: DType) -> Any:
     with _silence():
         try:
             model = AutoModelForCausalLM.from_pretrained(
-                str(folder), dtype=_DTYPES[dtype], local_files_only=True, trust_remote_code=False
+                str(folder), dtype=TORCH_DTYPES[dtype], local_files_only=True, trust_remote_code=False
             )
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise CheckpointError(f"transformers cannot read the model ({error}); take another checkpoint") from error
@@ -105,7 +105,7 @@ def export_ranks(
         from modelopt.torch.export.model_config_export import torch_to_tensorrt_llm_checkpoint
 
         exported = torch_to_tensorrt_llm_checkpoint(
-            model, decoder_type, _DTYPES[dtype], split.tensor_parallel_size, split.pipeline_parallel_size
+            model, decoder_type, TORCH_DTYPES[dtype], split.tensor_parallel_size, split.pipeline_parallel_size
         )
     while True:
         with _silence():

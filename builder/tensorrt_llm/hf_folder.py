@@ -10,20 +10,12 @@ from tokenizers import Tokenizer
 
 from trierarch.builder.checkpoint import Checkpoint, TokenizerFiles
 from trierarch.builder.decoder import Decoder
-from trierarch.builder.manifest import CHAT_TEMPLATE_NAME, TOKENIZER_NAME, DType, Tokens
+from trierarch.builder.manifest import DType, Tokens
 from trierarch.builder.tensorrt_llm.package import Package
 from trierarch.builder.weight import Source, Weight
 from trierarch.builder.weights_file import CheckpointWeights
 
 WEIGHTS_NAME: Final = "model.safetensors"
-
-
-def tokenizer_files(tokenizer: TokenizerFiles) -> dict[str, bytes]:
-    """What our text layer reads; also beside the model, where Hugging Face's looks for it."""
-    files = {TOKENIZER_NAME: tokenizer.tokenizer_json}
-    if tokenizer.chat_template is not None:
-        files[CHAT_TEMPLATE_NAME] = tokenizer.chat_template.encode()
-    return files
 
 
 def hf_package(checkpoint: Checkpoint, decoder: Decoder, tokenizer: TokenizerFiles, dtype: DType, kind: str) -> Package:
@@ -39,7 +31,7 @@ def describing_files(checkpoint: Checkpoint, tokenizer: TokenizerFiles, dtype: D
         "config.json": _json(_config(checkpoint.config, dtype, kind)),
         "generation_config.json": _json(_generation(tokenizer.tokens)),
         "tokenizer_config.json": _json(_tokenizer(tokenizer)),
-        **tokenizer_files(tokenizer),
+        **tokenizer.files(),
     }
 
 

@@ -31,7 +31,7 @@ from trierarch.builder.tensorrt_llm.checkpoint import CONFIG_NAME, config_bytes,
 from trierarch.builder.tensorrt_llm.compile import CHECKPOINT_FOLDER
 from trierarch.builder.tensorrt_llm.defaults import with_defaults
 from trierarch.builder.tensorrt_llm.families import ENGINE_FAMILIES, MODEL_TYPES, check_family
-from trierarch.builder.tensorrt_llm.hf_folder import hf_package, tokenizer_files
+from trierarch.builder.tensorrt_llm.hf_folder import hf_package
 from trierarch.builder.tensorrt_llm.package import Package
 from trierarch.builder.tensorrt_llm.pretrained_config import pretrained_config
 from trierarch.builder.tensorrt_llm.quantization import (
@@ -165,7 +165,7 @@ def _plan(spec: Spec, source: Source, quantization: Format | None) -> Plan:
         source=source,
         quantization=quantization,
         manifest=manifest,
-        package=Package(small_files=tokenizer_files(source.tokenizer)),
+        package=Package(small_files=source.tokenizer.files()),
         pretrained=_pretrained(spec, source),
         reference=None,
         text=None,
@@ -174,22 +174,25 @@ def _plan(spec: Spec, source: Source, quantization: Format | None) -> Plan:
         _check_calibration(spec, source, quantization)
     if draft.is_calibrated or spec.config.measures_accuracy:
         text = _text(spec, source)
-        hf = hf_package(checkpoint, source.decoder, source.tokenizer, spec.dtype, MODEL_TYPES[source.family])
-        draft = replace(draft, reference=hf, text=text)
+        draft = replace(draft, reference=_hf_package(spec, source), text=text)
     return replace(draft, package=draft.package | _model_files(draft).within(model))
 
 
 def _model_files(plan: Plan) -> Package:
     """The model itself, as far as modelopt does not write it."""
     spec, source = plan.spec, plan.source
-    hf = hf_package(source.checkpoint, source.decoder, source.tokenizer, spec.dtype, MODEL_TYPES[source.family])
     if plan.pretrained is not None:
         if plan.is_calibrated:
             return Package()
         family = ENGINE_FAMILIES[source.family]
         ranks = plan_ranks(source.decoder, source.checkpoint, spec.dtype, family, spec.split)
         return Package(ranks, {CONFIG_NAME: config_bytes(plan.pretrained)})
+    hf = plan.reference or _hf_package(spec, source)
     return Package(small_files=hf.small_files) if plan.is_calibrated else hf
+
+
+def _hf_package(spec: Spec, source: Source) -> Package:
+    return hf_package(source.checkpoint, source.decoder, source.tokenizer, spec.dtype, MODEL_TYPES[source.family])
 
 
 def _pretrained(spec: Spec, source: Source) -> dict[str, Any] | None:

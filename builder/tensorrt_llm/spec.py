@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from trierarch.builder.adapter import LAYER_PIECES, piece_shape
 from trierarch.builder.checkpoint import Checkpoint, TokenizerFiles
 from trierarch.builder.config import BuildConfig
 from trierarch.builder.decoder import Decoder
@@ -15,7 +16,7 @@ from trierarch.builder.tensorrt_llm.quantization import Format
 from trierarch.builder.tensorrt_llm.releases import Release
 
 LORA_MODULES: Final = ("attn_q", "attn_k", "attn_v", "attn_dense", "mlp_h_to_4h", "mlp_gate", "mlp_4h_to_h")
-"""TensorRT-LLM's names of q, k, v, o, gate, up and down."""
+"""TensorRT-LLM's names of LAYER_PIECES, in their order."""
 _ATTENTION_MODULES: Final = 4
 
 
@@ -78,14 +79,9 @@ class Spec:
         """Of an adapter of the highest rank on everything that may be adapted; 0 where none is taken."""
         if self.lora is None:
             return 0
-        architecture = self.architecture
-        hidden, inner = architecture.hidden_size, architecture.intermediate_size
-        queries = architecture.num_heads * architecture.head_dim
-        keys = architecture.num_kv_heads * architecture.head_dim
-        # In and out of each of LORA_MODULES.
-        sides = [hidden + queries, hidden + keys, hidden + keys, queries + hidden, *[hidden + inner] * 3]
-        elements = self.lora.max_rank * architecture.num_layers * sum(sides[: len(self.lora_modules)])
-        return elements * self.dtype.num_bytes
+        pieces = LAYER_PIECES[: len(self.lora_modules)]
+        sides = sum(sum(piece_shape(self.architecture, piece)) for piece in pieces)
+        return self.lora.max_rank * self.architecture.num_layers * sides * self.dtype.num_bytes
 
     def lora_module_layers(self, num_adapters: int) -> int:
         """Rows of rank 1 that so many of the largest adapters have: what PeftCacheConfig counts in."""
@@ -111,12 +107,6 @@ def make_spec(
     decoder, architecture = source.decoder, source.decoder.architecture
     dtype = config.dtype or _stored_dtype(source.checkpoint)
     split = Mapping(config.tensor_parallel_size, config.pipeline_parallel_size)
-    limits = Limits(
-        max_batch_size=config.max_batch_size,
-        max_seq_len=decoder.max_seq_len,
-        max_num_tokens=config.max_num_tokens,
-        max_queue_size=config.max_queue_size,
-    )
     kv_dtype = KvType(dtype) if kv is None else KvType.FP8
     if config.kv_cache_dtype not in (None, kv_dtype):
         raise ConfigError(
@@ -134,11 +124,6 @@ def make_spec(
         enable_prefix_caching=config.enable_prefix_caching,
     )
     _check_block(kv_cache)
-    lora = None
-    if config.max_adapters:
-        lora = Lora(
-            max_rank=config.max_lora_rank, max_adapters=config.max_adapters, host_bytes=config.adapter_host_bytes
-        )
     return Spec(
         config=config,
         asked=asked,
@@ -146,12 +131,12 @@ def make_spec(
         flow=flow,
         architecture=architecture,
         dtype=dtype,
-        limits=limits,
+        limits=config.limits(decoder.max_seq_len),
         kv_cache=kv_cache,
         split=split,
         quant_algo=None if quantization is None else quantization.algo,
         kv_algo=kv,
-        lora=lora,
+        lora=config.lora,
         drafter=drafter,
         max_draft_len=0 if drafter is None else config.max_draft_tokens or 0,
     )

@@ -11,7 +11,6 @@ then renamed, and what does not fit the engine byte for byte is left alone.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -28,7 +27,6 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from trierarch.builder.manifest import MANIFEST_NAME
 from trierarch.python_backend.kv.manager import KVCacheManager
 from trierarch.python_backend.kv.prefix_cache import KEY_BYTES
 
@@ -62,10 +60,13 @@ class _Unusable(Exception):
 class PrefixFile:
     """One engine's file, in a directory of the operator's."""
 
-    def __init__(self, directory: Path, engine: Path, max_bytes: int) -> None:
-        """Nothing is read or written yet. `max_bytes`: of blocks that are saved, the most recently used ones."""
+    def __init__(self, directory: Path, engine_digest: str, max_bytes: int) -> None:
+        """Nothing is read or written yet. `max_bytes`: of blocks that are saved, the most recently used ones.
+
+        engine_digest: see EngineManifest.digest.
+        """
         self._path = directory / NAME
-        self._engine = hashlib.sha256((engine / MANIFEST_NAME).read_bytes()).hexdigest()
+        self._engine = engine_digest
         self._max_bytes = max_bytes
 
     def save(self, kv: KVCacheManager, arrays: Arrays) -> int:

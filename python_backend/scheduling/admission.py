@@ -29,16 +29,7 @@ def check_request(
         if not takes_guides:
             raise InvalidRequest("guide", request.sampling.guide.kind.value, NO_GUIDES)
         check_guide(request.sampling.guide)
-    num_prompt_tokens, max_tokens = len(request.prompt_token_ids), request.sampling.max_tokens
-    # The last token drawn is never computed.
-    num_slots = num_prompt_tokens + max_tokens - 1
-    if kv.num_blocks_for(num_slots) > kv.num_blocks:
-        raise InvalidRequest(
-            "max_tokens",
-            max_tokens,
-            f"with {num_prompt_tokens} prompt tokens it needs {num_slots} KV slots and the cache has "
-            f"{kv.num_blocks * kv.block_size}; ask for fewer tokens or give the KV cache more memory",
-        )
+    check_slots(len(request.prompt_token_ids), request.sampling.max_tokens, kv.num_blocks * kv.block_size)
 
 
 def check_limits(request: Request, max_seq_len: int, takes_adapters: bool) -> None:
@@ -55,6 +46,13 @@ def check_limits(request: Request, max_seq_len: int, takes_adapters: bool) -> No
             f"must be below the engine's max_seq_len ({max_seq_len}) to leave room for an answer; "
             "shorten the prompt or build the engine with a larger max_seq_len",
         )
+    check_length(num_prompt_tokens, max_tokens, max_seq_len)
+    if not -MAX_PRIORITY <= request.priority <= MAX_PRIORITY:
+        raise InvalidRequest("priority", request.priority, f"must be between {-MAX_PRIORITY} and {MAX_PRIORITY}")
+
+
+def check_length(num_prompt_tokens: int, max_tokens: int, max_seq_len: int) -> None:
+    """Raise InvalidRequest unless an answer fits behind its prompt; there must be room for some."""
     if num_prompt_tokens + max_tokens > max_seq_len:
         raise InvalidRequest(
             "max_tokens",
@@ -62,8 +60,18 @@ def check_limits(request: Request, max_seq_len: int, takes_adapters: bool) -> No
             f"must be at most {max_seq_len - num_prompt_tokens} after {num_prompt_tokens} prompt tokens, "
             f"since the engine's max_seq_len is {max_seq_len}",
         )
-    if not -MAX_PRIORITY <= request.priority <= MAX_PRIORITY:
-        raise InvalidRequest("priority", request.priority, f"must be between {-MAX_PRIORITY} and {MAX_PRIORITY}")
+
+
+def check_slots(num_prompt_tokens: int, max_tokens: int, num_slots: int) -> None:
+    """Raise InvalidRequest unless the KV cache, of `num_slots` tokens, holds a sequence to its end."""
+    needed = num_prompt_tokens + max_tokens - 1  # the last token drawn is never computed
+    if needed > num_slots:
+        raise InvalidRequest(
+            "max_tokens",
+            max_tokens,
+            f"with {num_prompt_tokens} prompt tokens it needs {needed} KV slots and the cache has "
+            f"{num_slots}; ask for fewer tokens or give the KV cache more memory",
+        )
 
 
 def queue_is_full(max_queue_size: int) -> str:

@@ -61,6 +61,7 @@ class TextGenerator:
         self._live: set[_LiveRequest | LiveBeams] = set()  # those that have sent something; the output thread's own
         self._changed = threading.Condition()
         self._searches: dict[str, LiveBeams] = {}
+        self._known_slots = 0
         self._is_draining = False
         self._thread = threading.Thread(target=self._run, name="trierarch-text", daemon=True)
         self._thread.start()
@@ -149,9 +150,7 @@ class TextGenerator:
     ) -> None:
         new_stream()  # refuses bad stop strings before anything runs
         asked.sampling.check_vocabulary(self._vocab_size)  # its steps name neither words nor end tokens
-        stats = self._executor.stats()
-        num_slots = stats.max_blocks * stats.tokens_per_block
-        check_room(len(asked.prompt_token_ids), asked.sampling.max_tokens, self._max_seq_len, num_slots)
+        check_room(len(asked.prompt_token_ids), asked.sampling.max_tokens, self._max_seq_len, self._num_slots())
         own = asked.sampling.end_ids
         search = BeamSearch(
             params,
@@ -221,13 +220,18 @@ class TextGenerator:
             sampling = replace(sampling, logit_bias=logit_bias)
         return sampling
 
+    def _num_slots(self) -> int:
+        """Tokens that the KV cache holds; 0 where the executor does not know, as one may not before its first step."""
+        if not self._known_slots:  # statistics are work, and this never changes
+            stats = self._executor.stats()
+            self._known_slots = stats.max_blocks * stats.tokens_per_block
+        return self._known_slots
+
     def _fitting(self, sampling: SamplingParams, num_prompt_tokens: int) -> int:
         """The most tokens that fit behind a prompt, of those that are asked for; where none do, the executor says so."""
-        stats = self._executor.stats()
         room = self._max_seq_len
-        if stats.max_blocks:  # not every executor knows its cache before its first step
-            # The last token drawn is never computed, and takes no slot.
-            room = min(room, stats.max_blocks * stats.tokens_per_block + 1)
+        if num_slots := self._num_slots():
+            room = min(room, num_slots + 1)  # the last token drawn is never computed, and takes no slot
         return max(1, sampling.min_tokens, min(sampling.max_tokens, room - num_prompt_tokens))
 
     def _run(self) -> None:

@@ -57,7 +57,9 @@ class TensorrtLlm:
         self._registered = open_directories(context.engine, manifest, directories)
         if self._uploads is not None:
             directories += (self._uploads.directory,)
-        self._executor = open_executor(context.engine, adapter_directories=directories, prefixes=_prefixes(context))
+        self._executor = open_executor(
+            context.engine, adapter_directories=directories, prefixes=_prefixes(context, manifest)
+        )
         self._generator = TextGenerator(self._executor, tokenizer, template, manifest)
         self._manifest = manifest
         self._has_chat_template = template is not None
@@ -150,12 +152,12 @@ class TensorrtLlm:
         incoming.channel.send(to_arrays(piece, frozenset({"output_ids", "text_output"})), is_final=True)
 
 
-def _prefixes(context: ModelContext) -> PrefixFile | None:
+def _prefixes(context: ModelContext, manifest: EngineManifest) -> PrefixFile | None:
     """Where cached prefixes are kept, if anywhere."""
     directory = context.parameters.prefix_cache_directory
     if directory is None:
         return None
-    return PrefixFile(context.in_repository(directory), context.engine, context.parameters.prefix_cache_bytes)
+    return PrefixFile(context.in_repository(directory), manifest.digest, context.parameters.prefix_cache_bytes)
 
 
 def _open_uploads(

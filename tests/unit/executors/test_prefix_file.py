@@ -14,7 +14,7 @@ import pytest
 from support.random_engine import random_weights, tiny_architecture, tiny_manifest, with_kernels, write_engine
 from support.scheduling import make_request
 from trierarch.builder.compile import find_compiler
-from trierarch.builder.manifest import MANIFEST_NAME, DType, KvType, Rope
+from trierarch.builder.manifest import MANIFEST_NAME, DType, EngineManifest, KvType, Rope
 from trierarch.python_backend.executors.factory import open_executor
 from trierarch.python_backend.executors.prefix_file import NAME, PrefixFile
 from trierarch.python_backend.kv.manager import KVCacheManager
@@ -45,7 +45,8 @@ def generate(
     engine: Path, directory: Path | None, salts: tuple[str, ...] = ("",), max_bytes: int = PLENTY
 ) -> list[tuple[list[int], int]]:
     """(tokens, cached tokens) of PROMPT for each salt, one behind the other, by a process of its own so to speak."""
-    executor = open_executor(engine, prefixes=None if directory is None else PrefixFile(directory, engine, max_bytes))
+    digest = EngineManifest.load(engine).digest
+    executor = open_executor(engine, prefixes=None if directory is None else PrefixFile(directory, digest, max_bytes))
     answers = []
     for number, salt in enumerate(salts):
         deltas: queue.SimpleQueue[TokenDelta] = queue.SimpleQueue()
@@ -165,8 +166,7 @@ def test_a_directory_that_cannot_be_written_costs_the_cache_and_nothing_else(
 
 def test_restored_blocks_are_evicted_in_the_order_they_would_have_been(tmp_path: Path) -> None:
     """Blocks by hand: adapters' chains apart, contents kept, bookkeeping whole."""
-    (tmp_path / MANIFEST_NAME).write_text("{}")
-    file = PrefixFile(tmp_path, tmp_path, PLENTY)
+    file = PrefixFile(tmp_path, "engine", PLENTY)
     array = np.zeros((2, 2, 8, 3), dtype=np.float32)
     kv = KVCacheManager(8, 4)
     keys = [chain_key(root_key(adapter, ""), (1, 2, 3, 4)) for adapter in ("", "french", "german")]
