@@ -18,23 +18,33 @@ COMMAND: Final = Path(sys.executable).with_name("trierarch")
 STOP_SECONDS: Final = 20.0
 
 
+def start_server(engine: Path, *options: str) -> tuple[subprocess.Popen[str], dict[str, str]]:
+    """`trierarch serve` on free ports, with `engine` loaded: the process, and where it listens.
+
+    Raises:
+        ResourceError: it ended.
+    """
+    ports = [f"--{service}-port=0" for service in ("http", "grpc", "metrics", "gateway")]
+    process = subprocess.Popen(
+        [str(COMMAND), "serve", str(engine), *ports, "--json", *options],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    announcement = process.stdout.readline()
+    if not announcement:
+        raise ResourceError(f"trierarch serve ended with status {process.wait()}")
+    endpoints: dict[str, str] = json.loads(announcement)
+    return process, endpoints
+
+
 class Served:
     """One server of one engine, on free ports."""
 
     def __init__(self, engine: Path) -> None:
         """Start it, and wait until it has loaded `engine`. Raise ResourceError where it does not."""
-        ports = [f"--{service}-port=0" for service in ("http", "grpc", "metrics", "gateway")]
-        self._process = subprocess.Popen(
-            [str(COMMAND), "serve", str(engine), *ports, "--drain-timeout=5", "--log-level=warning", "--json"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._process.stdout is not None
-        announcement = self._process.stdout.readline()
-        if not announcement:
-            raise ResourceError(f"trierarch serve ended with status {self._process.wait()}")
-        told = json.loads(announcement)
+        self._process, told = start_server(engine, "--drain-timeout=5", "--log-level=warning")
         self.addresses: dict[str, str] = {door: told[door].removeprefix("http://") for door in ("grpc", "openai")}
         """Door -> host:port."""
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
@@ -18,10 +16,10 @@ from urllib.parse import urlsplit
 import psutil
 
 from trierarch.benchmarks.process_tree import descend
+from trierarch.benchmarks.served import start_server
 from trierarch.orchestrator.metrics import Metrics
 from trierarch.orchestrator.sleep.http_exchange import BrokenOff, Head, exchange
 
-COMMAND: Final = Path(sys.executable).with_name("trierarch")
 TARGET: Final = b"/v2/models/tensorrt_llm/generate_stream"
 HEADERS: Final = ((b"host", b"localhost"), (b"content-type", b"application/json"))
 STOP_SECONDS: Final = 60.0
@@ -56,16 +54,9 @@ class SleepingServer:
         """Serve `engine`, ready when this returns.
 
         Raises:
-            RuntimeError: it did not start.
+            ResourceError: it did not start.
         """
-        ports = [f"--{service}-port=0" for service in ("http", "grpc", "metrics", "gateway")]
-        command = [str(COMMAND), "serve", str(engine), *ports, f"--idle-timeout={idle_timeout}s", "--json", *options]
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        announcement = self.process.stdout.readline()
-        if not announcement:
-            raise RuntimeError(f"trierarch serve ended with status {self.process.wait()}")
-        self.endpoints: dict[str, str] = json.loads(announcement)
+        self.process, self.endpoints = start_server(engine, f"--idle-timeout={idle_timeout}s", *options)
 
     async def ask(self, text: str, max_tokens: int, **inputs: object) -> Heard:
         """Stream an answer to the end."""

@@ -15,7 +15,7 @@ from trierarch.builder.accuracy import measure_accuracy
 from trierarch.builder.blueprint import Blueprint
 from trierarch.builder.errors import ConfigError
 from trierarch.builder.evaluation_text import EvaluationText
-from trierarch.builder.manifest import Accuracy, EngineManifest, KvType, WeightType
+from trierarch.builder.manifest import Accuracy, DType, EngineManifest, KvType, WeightType
 from trierarch.builder.progress import Progress
 
 
@@ -67,13 +67,22 @@ class AccuracyGate:
         return manifest.model_copy(update={"accuracy": accuracy})
 
     def _judge(self, accuracy: Accuracy, manifest: EngineManifest) -> None:
-        if not math.isfinite(accuracy.reference_perplexity):
-            raise ConfigError(
-                f"dtype is {manifest.dtype.value!r}: the unquantised model has no finite perplexity on {accuracy.text}, so "
-                "there is nothing to compare with; build with --dtype float32, or skip this with --no-accuracy-check"
-            )
+        refuse_without_reference(accuracy, manifest.dtype, "build with --dtype float32")
         what, milder = _quantized(manifest)
         refuse_if_worse(accuracy, self.max_perplexity_increase, f"{what} raise", milder)
+
+
+def refuse_without_reference(accuracy: Accuracy, dtype: DType, remedy: str) -> None:
+    """Refuse what was compared with a model that is broken already.
+
+    Raises:
+        ConfigError: the unquantised model has no finite perplexity.
+    """
+    if not math.isfinite(accuracy.reference_perplexity):
+        raise ConfigError(
+            f"dtype is {dtype.value!r}: the unquantised model has no finite perplexity on {accuracy.text}, so there is "
+            f"nothing to compare with; {remedy}, or skip this with --no-accuracy-check"
+        )
 
 
 def refuse_if_worse(accuracy: Accuracy, limit: float, what: str, milder: str) -> None:

@@ -6,14 +6,13 @@ Not by TensorRT-LLM, which needs its GPU. Where nvidia-modelopt quantised the mo
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
 from trierarch.builder.accuracy import measure_accuracy
-from trierarch.builder.accuracy_gate import refuse_if_worse
+from trierarch.builder.accuracy_gate import refuse_if_worse, refuse_without_reference
 from trierarch.builder.errors import ConfigError
 from trierarch.builder.evaluation_text import MIN_TOKENS, EvaluationText
 from trierarch.builder.manifest import Accuracy
@@ -46,11 +45,7 @@ def measure(spec: Spec, text: EvaluationText, reference: Any, quantized: Any, pr
     accuracy = measure_accuracy(
         text, model_logits(reference, text.windows), model_logits(quantized, text.windows, has_fp8_kv), progress
     )
-    if not math.isfinite(accuracy.reference_perplexity):
-        raise ConfigError(
-            f"dtype is {spec.dtype.value!r}: the unquantised model has no finite perplexity on {accuracy.text}, so there is "
-            "nothing to compare with; choose another --dtype, or skip this with --no-accuracy-check"
-        )
+    refuse_without_reference(accuracy, spec.dtype, "choose another --dtype")
     what = " with ".join(one for one in (spec.quant_algo, has_fp8_kv and "FP8 keys and values") if one)
     refuse_if_worse(accuracy, spec.config.max_perplexity_increase, f"{what} raises", "choose another --quantization, ")
     return accuracy

@@ -105,7 +105,7 @@ def compile_engine(engine: Path, progress: Progress | None = None, here: Install
     progress.stage(f"compile ({_PROGRAM})", None)
     staging = engine / f".{COMPILED_FOLDER}.{secrets.token_hex(4)}"
     try:
-        _run(build_command(engine, record, staging))
+        _run(build_command(engine.absolute(), record, staging.absolute()), staging.absolute())
         files |= _compiled_files(staging, record)
         replace(staging, engine / COMPILED_FOLDER)
     finally:
@@ -174,31 +174,20 @@ def _compiled_files(folder: Path, record: TensorRTLLM) -> dict[str, FileDigest]:
     return synced_files(folder, COMPILED_FOLDER)
 
 
-def _run(command: list[str]) -> None:
+def _run(command: list[str], output: Path) -> None:
+    """Run it in `output`, which is made: its timing cache goes where it is run, and is nobody's."""
     program, *flags = command
     found = shutil.which(program)
     if found is None and importlib.util.find_spec("tensorrt_llm") is None:
         raise ResourceError(f"{program} is not on PATH; install TensorRT-LLM as its documentation says")
     whole = [found, *flags] if found is not None else [sys.executable, "-m", _MODULE, *flags]
-    # Its timing cache goes where it is run, and is nobody's.
-    directory = Path(flags[flags.index("--output_dir") + 1])
-    directory.mkdir()
-    done = subprocess.run(
-        [os.path.abspath(whole[0]), *_absolute(whole[1:])], cwd=directory, capture_output=True, text=True, check=False
-    )
+    whole[0] = os.path.abspath(whole[0])
+    output.mkdir()
+    done = subprocess.run(whole, cwd=output, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
         raise ResourceError(
             f"{program} failed with status {done.returncode} ({lines[-1].strip() if lines else 'it said nothing'}); "
             f"run it by hand to see more: {shown(command)}"
         )
-    (directory / "model.cache").unlink(missing_ok=True)
-
-
-def _absolute(arguments: list[str]) -> list[str]:
-    """Paths after --checkpoint_dir and --output_dir, since the command runs elsewhere."""
-    resolved = list(arguments)
-    for flag in ("--checkpoint_dir", "--output_dir"):
-        place = resolved.index(flag) + 1
-        resolved[place] = os.path.abspath(resolved[place])
-    return resolved
+    (output / "model.cache").unlink(missing_ok=True)
