@@ -3,6 +3,7 @@
     magic, length of the header (4 bytes, little end first), header in JSON
     chain keys, 16 bytes each, the block that would be evicted first at the front
     each array's blocks, in the keys' order, as the array's own layout has them without the others
+    CRC-32 of keys and blocks, likewise
 
 What adapter and which tenant's salt a block belongs to is in its key (kv/prefix_cache.py), so a file may hold those of all of
 them. It holds what clients said, in another form: nobody but its owner may read it. It is written under another name and
@@ -38,6 +39,7 @@ Arrays = Sequence[npt.NDArray[Any]]
 MAGIC: Final = b"trierarch prefixes 1\n"
 NAME: Final = "prefixes.kv"
 BLOCK_AXIS: Final = 2
+_NUMBER: Final = struct.Struct("<I")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +51,6 @@ class _Header:
     shapes: list[list[int]]
     """Of each array, with `num_blocks` blocks."""
     dtypes: list[str]
-    crc32: int
-    """Of keys and blocks."""
 
 
 class _Unusable(Exception):
@@ -104,24 +104,23 @@ class PrefixFile:
 
     def _write(self, block_size: int, keys: list[bytes], block_ids: list[int], arrays: Arrays) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        crc32 = 0
-        for piece in _pieces(keys, block_ids, arrays):
-            crc32 = zlib.crc32(piece, crc32)
         header = _Header(
             engine=self._engine,
             block_size=block_size,
             num_blocks=len(keys),
             shapes=[_shape(array, len(keys)) for array in arrays],
             dtypes=[array.dtype.str for array in arrays],
-            crc32=crc32,
         )
         encoded = json.dumps(asdict(header)).encode()
         staging = self._path.with_suffix(f".{os.getpid()}.part")
         try:
             with open(os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(MAGIC + struct.pack("<I", len(encoded)) + encoded)
+                file.write(MAGIC + _NUMBER.pack(len(encoded)) + encoded)
+                crc32 = 0
                 for piece in _pieces(keys, block_ids, arrays):
+                    crc32 = zlib.crc32(piece, crc32)
                     file.write(piece)
+                file.write(_NUMBER.pack(crc32))
             staging.replace(self._path)
         finally:
             staging.unlink(missing_ok=True)
@@ -137,10 +136,11 @@ class PrefixFile:
         if not is_alike or header.block_size != kv.block_size:
             raise _Unusable("its blocks have another form")
         sizes = [math.prod(shape) * array.itemsize for shape, array in zip(header.shapes, arrays, strict=True)]
-        if len(content) != start + num_saved * KEY_BYTES + sum(sizes):
+        end = start + num_saved * KEY_BYTES + sum(sizes)
+        if len(content) != end + _NUMBER.size:
             raise _Unusable("it was cut short, or goes on behind its end")
-        with memoryview(content) as view, view[start:] as saved:
-            if zlib.crc32(saved) != header.crc32:
+        with memoryview(content) as view, view[start:end] as saved:
+            if zlib.crc32(saved) != _NUMBER.unpack_from(content, end)[0]:
                 raise _Unusable("its content was changed")
             keys = [bytes(saved[index * KEY_BYTES : (index + 1) * KEY_BYTES]) for index in range(num_saved)]
             num_kept = min(num_saved, kv.num_free_blocks)
@@ -169,8 +169,8 @@ def _shape(array: npt.NDArray[Any], num_blocks: int) -> list[int]:
 
 def _header(content: mmap.mmap) -> tuple[_Header, int]:
     """The header, and where it ends."""
-    start = len(MAGIC) + 4
+    start = len(MAGIC) + _NUMBER.size
     if content[: len(MAGIC)] != MAGIC:
         raise _Unusable("it is no file of prefixes")
-    (length,) = struct.unpack("<I", content[len(MAGIC) : start])
+    (length,) = _NUMBER.unpack_from(content, len(MAGIC))
     return _Header(**json.loads(content[start : start + length])), start + length
