@@ -1,0 +1,10 @@
+"""The gateway imports nothing heavy, so it states the backend's limits itself; they must be the same."""
+
+from __future__ import annotations
+
+from trierarch.orchestrator.gateway import sampling
+from trierarch.python_backend import request
+
+
+def test_limits_are_the_backends() -> None:
+    assert (sampling.MAX_LOGPROBS, sampling.MAX_N) == (request.MAX_LOGPROBS, request.MAX_N)
