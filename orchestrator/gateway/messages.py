@@ -8,8 +8,9 @@ from typing import Any, Final
 from trierarch.orchestrator.gateway.errors import ApiError, invalid
 from trierarch.orchestrator.gateway.fields import Fields
 from trierarch.orchestrator.gateway.tools import Tools
-from trierarch.python_backend.text.chat import MAX_MESSAGES
 
+MAX_MESSAGES: Final = 4096
+"""Of one chat; the backend's."""
 MAX_PARTS: Final = 1024
 _ROLES: Final = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 """OpenAI's role -> the template's."""
