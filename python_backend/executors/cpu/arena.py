@@ -9,6 +9,8 @@ from typing import Final
 from trierarch.builder.errors import ResourceError
 
 _ALIGNMENT: Final = 64
+_LIBC: Final = ctypes.CDLL(None)  # its calls let go of Python's lock, those of ctypes.memset and mmap do not
+_LIBC.memset.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t)
 
 
 class Arena:
@@ -34,6 +36,10 @@ class Arena:
         """Address of the first byte."""
         self.num_bytes: Final = num_bytes
         self._used = 0
+
+    def populate(self) -> None:
+        """Get every page now, without Python's lock. What was written is lost."""
+        _LIBC.memset(self.begin, 0, self.num_bytes)
 
     def take(self, num_bytes: int) -> int:
         """Address of the next `num_bytes`, on a cache line."""

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import mmap
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from support.eventually import eventually
 from support.packed_adapters import load_packed, random_packed, taking_adapters
 from support.plain_cpu_adapter import PlainCpuAdapter
 from support.random_engine import tiny_architecture, tiny_manifest
@@ -42,6 +46,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "whole": {"rank": 2, "pieces": ("gate",), "whole": ("lm_head", "embed")},
     "outer": {"rank": 7, "pieces": ("lm_head", "embed")},
 }
+T = TypeVar("T")
 ADAPTERS = st.tuples(st.sampled_from(sorted(KINDS)), st.integers(0, 3))
 
 
@@ -173,6 +178,34 @@ def test_few_are_kept(pool: ArenaPool) -> None:
         pool.give_back(arena)
     taken = [pool.take(100) for _ in range(5)]
     assert sum(arena in arenas for arena in taken) == 2
+
+
+def test_the_next_finds_an_arena_whose_pages_are_there() -> None:
+    pool, num_bytes = ArenaPool(AtOnce()), 1 << 20
+    assert resident_pages(pool.take(num_bytes)) == 0
+    assert resident_pages(pool.take(num_bytes)) == num_bytes // mmap.PAGESIZE
+
+
+def test_a_thread_of_the_pools_own_makes_the_next_ready(pool: ArenaPool) -> None:
+    pool.take(1 << 20)
+    eventually(lambda: resident_pages(pool.take(1 << 20)) > 0, "an arena with pages")
+
+
+class AtOnce(Executor):
+    """Runs what it is given within the call."""
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        future: Future[T] = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
+
+
+def resident_pages(arena: Arena) -> int:
+    """How many of its pages the kernel has given it."""
+    states = (ctypes.c_ubyte * -(-arena.num_bytes // mmap.PAGESIZE))()
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.mincore(ctypes.c_void_p(arena.begin), ctypes.c_size_t(arena.num_bytes), states) == 0
+    return sum(state & 1 for state in states)
 
 
 def test_an_adapter_gives_its_arena_back_when_nobody_has_it(library: ctypes.CDLL) -> None:
