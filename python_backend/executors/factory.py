@@ -29,6 +29,7 @@ from trierarch.python_backend.scheduling.config import SchedulerConfig
 from trierarch.python_backend.scheduling.scheduler import Scheduler
 from trierarch.python_backend.speculation.allotment import Allotment
 from trierarch.python_backend.speculation.drafter import Drafter, ModelDrafter
+from trierarch.python_backend.speculation.live_text import LiveTexts
 from trierarch.python_backend.speculation.prompt_lookup import PromptLookupDrafter
 from trierarch.python_backend.speculation.speculator import Speculator
 from trierarch.python_backend.speculation.suffix import SuffixDrafter
@@ -177,10 +178,11 @@ def open_directories(
 def _text_drafters(speculation: Speculation | None) -> list[Drafter]:
     kinds = () if speculation is None else speculation.drafters
     drafters: list[Drafter] = []
+    texts = LiveTexts()
     if speculation is not None and DrafterKind.SUFFIX in kinds:
-        drafters.append(SuffixDrafter(speculation.history_bytes))
+        drafters.append(SuffixDrafter(speculation.history_bytes, texts))
     if DrafterKind.PROMPT_LOOKUP in kinds:
-        drafters.append(PromptLookupDrafter())
+        drafters.append(PromptLookupDrafter(texts))
     return drafters
 
 

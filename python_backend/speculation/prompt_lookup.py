@@ -8,9 +8,9 @@ from collections.abc import Sequence as Rows
 from trierarch.builder.manifest import DrafterKind
 from trierarch.python_backend.speculation.drafter import NO_DRAFT, Ask, Draft
 from trierarch.python_backend.speculation.evidence import evidence_of
-from trierarch.python_backend.speculation.live_text import GUESSED_PER_MATCHED, LiveText
+from trierarch.python_backend.speculation.live_text import GUESSED_PER_MATCHED, LiveTexts
 from trierarch.python_backend.speculation.suffix_index import Match
-from trierarch.python_backend.speculation.tenants import Tenant, token_ids_of
+from trierarch.python_backend.speculation.tenants import token_ids_of
 
 
 class PromptLookupDrafter:
@@ -21,23 +21,18 @@ class PromptLookupDrafter:
 
     kind = DrafterKind.PROMPT_LOOKUP
 
-    def __init__(self) -> None:
-        """Knows no sequence yet."""
-        self._texts: dict[int, LiveText] = {}
-        # Each sequence is looked up in itself only, so one name does for all.
-        self._anybody = Tenant("", "", 0)
+    def __init__(self, texts: LiveTexts | None = None) -> None:
+        """texts: shared with other drafters; None has its own."""
+        self._texts = LiveTexts() if texts is None else texts
+        self._texts.join()
 
     def propose(self, asks: Rows[Ask]) -> list[Draft]:
         """One draft for each ask."""
         return [self._propose(ask) for ask in asks]
 
     def _propose(self, ask: Ask) -> Draft:
-        text = self._texts.get(ask.sequence.sequence_id)
-        if text is None:
-            text = self._texts[ask.sequence.sequence_id] = LiveText(ask.sequence, self._anybody)
-        else:
-            text.catch_up()
-        match = text.find(text.tail())
+        text = self._texts.of(ask.sequence)
+        match = text.match()
         if not match.length:
             return NO_DRAFT
         limit = min(ask.max_tokens, GUESSED_PER_MATCHED * match.length)
@@ -47,8 +42,8 @@ class PromptLookupDrafter:
     def forget(self, sequence_ids: Iterable[int]) -> None:
         """Drop what is kept of these."""
         for sequence_id in sequence_ids:
-            self._texts.pop(sequence_id, None)
+            self._texts.forget(sequence_id)
 
     def close(self) -> None:
         """Free what it holds."""
-        self._texts.clear()
+        self._texts.close()

@@ -21,6 +21,7 @@ from trierarch.python_backend.speculation.probing import Probing
 from trierarch.python_backend.speculation.stats import SpeculationStats
 from trierarch.python_backend.speculation.step_cost import StepCost
 from trierarch.python_backend.speculation.tally import Tally
+from trierarch.python_backend.speculation.turns import Turns
 
 _PROBE_TOKENS: Final = 2
 """What a model guesses for each sequence when it is only tried."""
@@ -60,7 +61,7 @@ class _Round:
 class Speculator:
     """Asks drafters, decides by measured acceptance and measured time how far to follow them, and learns the outcome.
 
-    Guesses from text cost next to nothing. They are made in every step and learnt from even where they are not
+    Guesses from text cost little. They are made as often as that does not show, and learnt from even where they are not
     verified, so that no sequence is given up for good. Guesses of models are made where they pay, and now and then to
     see whether they would.
     """
@@ -90,6 +91,7 @@ class Speculator:
         self._acceptance = Acceptance()
         self._cost = StepCost()
         self._pace = Pace()
+        self._turns = Turns()
         self._round = _Round()
         self._tally = Tally(self._limit)
 
@@ -105,12 +107,12 @@ class Speculator:
             return {}
         num_drawing = sum(item.samples for item in plan.scheduled)
         asks = [ask for ask in asks if not self._takes_the_callers(ask)]
-        self._guess_from_text(asks)
         num_sequences, num_tokens = len(plan.scheduled), plan.num_tokens
 
         def seconds(num_drafts: int) -> float:
             return self._cost.seconds(num_sequences, num_tokens + num_drafts)
 
+        self._guess_from_text(self._turns.choose(asks, seconds(0)))
         for model, probing in self._models:
             self._guess_by(model, probing, asks, seconds, num_drawing)
         best = list(self._round.best.values())
@@ -168,10 +170,12 @@ class Speculator:
         return bool(tokens)
 
     def _guess_from_text(self, asks: Rows[Ask]) -> None:
+        started = self._clock()
         for drafter in self._texts:
             allowed = [ask for ask in asks if _allows(ask.sequence.request.speculation, drafter.kind)]
             for ask, draft in zip(allowed, drafter.propose(allowed), strict=True):
                 self._add(ask, drafter.kind, draft)
+        self._turns.took(len(asks), self._clock() - started)
 
     def _guess_by(
         self,
@@ -236,12 +240,15 @@ class Speculator:
             if item.samples and drawn is not None and drawn.token_ids:
                 num_drafts, num_accepted = len(item.draft_token_ids), len(drawn.token_ids) - 1
                 self._tally.count_sequence(num_drafts, num_accepted)
+                if num_accepted:
+                    self._turns.was_right(item.sequence.sequence_id)
                 if num_drafts:
                     self._tally.count_draft(self._round.best[item.sequence.sequence_id].kind, num_drafts, num_accepted)
 
     def _forget(self, sequence_ids: Collection[int]) -> None:
         if sequence_ids:
             self._acceptance.forget(sequence_ids)
+            self._turns.forget(sequence_ids)
             for drafter in self._drafters:
                 drafter.forget(sequence_ids)
 

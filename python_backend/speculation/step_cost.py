@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections import defaultdict
+from bisect import bisect_left, insort
+from collections import defaultdict, deque
 from typing import Final
 
-_WEIGHT: Final = 0.1
-"""Of the newest measurement in an average."""
+_KEPT: Final = 15
+"""Latest measurements of a size, whose median counts: some steps are disturbed, and one of those must not stand for all."""
+_STALE: Final = 256
+"""A size that so many steps were not of is forgotten. What seemed too dear is not tried, so nobody else would correct it."""
 _SLOPE: Final = 0.05
 """Until it is known better, each further token costs this share of a step of one token."""
-_MOST: Final = 4.0
-"""A step that takes this many times what was expected was disturbed, and counts as if it had taken just that."""
+_PRESUMED_TOKENS: Final = 4
+"""Tokens that the presumed slope counts for beside what was measured: noise over a short span makes any slope."""
 _LEAST: Final = 0.1
 """A step of fewer tokens than were ever measured takes this share of the smallest measured one at least."""
-_FIRST_STEPS: Final = 3
-"""Measurements of a size that are averaged evenly: the very first may be far off."""
 
 
 class StepCost:
     """A table of measured seconds. What it lacks is filled in from the sizes around it.
 
     Sequences count by themselves, since each has a context to read, and tokens on top of that. Sizes that lie close
-    together share an entry. For a number of sequences, times between two measured numbers of tokens are interpolated;
-    beyond them, and for numbers of sequences not yet seen, the slope is taken from the curve of all measurements.
+    together share an entry, the median of its latest measurements. For a number of sequences, times between two measured
+    numbers of tokens are interpolated; beyond them, and for numbers of sequences not yet seen, the slope is taken from the
+    curve of all measurements.
     """
 
     def __init__(self) -> None:
@@ -32,10 +33,7 @@ class StepCost:
 
     def observe(self, num_sequences: int, num_tokens: int, seconds: float) -> None:
         """A step of `num_tokens` tokens, drafts included, took so long."""
-        expected = self.seconds(num_sequences, num_tokens)
-        if expected > 0.0:
-            seconds = min(seconds, _MOST * expected)
-        self._curves[_bucket(num_sequences)].add(num_tokens, seconds)
+        self._curves[_bucket(num_sequences)].add(num_tokens, seconds, self._all)
         self._all.add(num_tokens, seconds)
 
     def seconds(self, num_sequences: int, num_tokens: int) -> float:
@@ -47,23 +45,35 @@ class StepCost:
 
 
 class _Curve:
-    """Averages by bucket of tokens."""
+    """Medians by bucket of tokens."""
 
     def __init__(self) -> None:
         self._tokens: list[int] = []  # buckets that were measured, ascending
         self._seconds: dict[int, float] = {}
-        self._counts: dict[int, int] = {}
+        self._latest: dict[int, deque[float]] = {}
+        self._measured: dict[int, int] = {}  # bucket -> when, in steps
+        self._num_steps = 0
 
-    def add(self, num_tokens: int, seconds: float) -> None:
+    def add(self, num_tokens: int, seconds: float, fallback: _Curve | None = None) -> None:
+        """One more measurement. Of a size that was not measured before, what was expected counts for one."""
         bucket = _bucket(num_tokens)
-        count = self._counts.get(bucket, 0)
-        if count == 0:
-            self._tokens.insert(bisect_left(self._tokens, bucket), bucket)
-            self._seconds[bucket] = seconds
-        else:
-            weight = max(_WEIGHT, 1 / (count + 1)) if count < _FIRST_STEPS else _WEIGHT
-            self._seconds[bucket] += weight * (seconds - self._seconds[bucket])
-        self._counts[bucket] = count + 1
+        self._num_steps += 1
+        latest = self._latest.get(bucket)
+        if latest is None:
+            expected = self.at(bucket, fallback)
+            latest = self._latest[bucket] = deque([expected] if expected > 0.0 else (), _KEPT)
+            insort(self._tokens, bucket)
+        latest.append(seconds)
+        self._seconds[bucket] = sorted(latest)[(len(latest) - 1) // 2]
+        self._measured[bucket] = self._num_steps
+        if self._num_steps % _STALE == 0:
+            self._forget()
+
+    def _forget(self) -> None:
+        stale = [bucket for bucket, step in self._measured.items() if self._num_steps - step >= _STALE]
+        for bucket in stale:
+            self._tokens.remove(bucket)
+            del self._seconds[bucket], self._latest[bucket], self._measured[bucket]
 
     def at(self, num_tokens: int, fallback: _Curve | None = None) -> float:
         """Interpolated seconds; beyond what was measured, the nearest plus `fallback`'s difference (or a guess)."""
@@ -86,11 +96,10 @@ class _Curve:
         """Seconds that `num_tokens` take beyond those of a `measured` number."""
         if fallback is not None and fallback.spans(measured, num_tokens):
             return fallback.at(num_tokens) - fallback.at(measured)
-        slope = _SLOPE * self._seconds[self._tokens[0]]
-        if len(self._tokens) > 1:
-            first, last = self._tokens[0], self._tokens[-1]
-            slope = max(0.0, (self._seconds[last] - self._seconds[first]) / (last - first))
-        return slope * (num_tokens - measured)
+        first, last = self._tokens[0], self._tokens[-1]
+        presumed = _SLOPE * self._seconds[first] / (1.0 + _SLOPE * (first - 1))
+        rise = self._seconds[last] - self._seconds[first] + _PRESUMED_TOKENS * presumed
+        return max(0.0, rise / (last - first + _PRESUMED_TOKENS)) * (num_tokens - measured)
 
     def spans(self, *sizes: int) -> bool:
         """Whether all `sizes` lie within what was measured."""

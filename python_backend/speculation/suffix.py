@@ -16,9 +16,9 @@ from trierarch.python_backend.sequence import Sequence, SequenceStatus
 from trierarch.python_backend.speculation.drafter import NO_DRAFT, Ask, Draft
 from trierarch.python_backend.speculation.evidence import evidence_of
 from trierarch.python_backend.speculation.history import History
-from trierarch.python_backend.speculation.live_text import GUESSED_PER_MATCHED, LiveText
+from trierarch.python_backend.speculation.live_text import GUESSED_PER_MATCHED, LiveTexts
 from trierarch.python_backend.speculation.suffix_index import MAX_DEPTH, NO_MATCH
-from trierarch.python_backend.speculation.tenants import Tenants, token_ids_of
+from trierarch.python_backend.speculation.tenants import token_ids_of
 
 LEAST_PROBABILITY: Final = 0.3
 """A draft ends before its estimated probability falls below this."""
@@ -29,21 +29,22 @@ class SuffixDrafter:
 
     kind = DrafterKind.SUFFIX
 
-    def __init__(self, history_bytes: int) -> None:
-        """Keeps at most `history_bytes` of finished sequences; 0 keeps none."""
-        self._tenants = Tenants()
-        self._texts: dict[int, LiveText] = {}
-        self.history = History(history_bytes, self._tenants)
+    def __init__(self, history_bytes: int, texts: LiveTexts | None = None) -> None:
+        """Keeps at most `history_bytes` of finished sequences; 0 keeps none. texts: shared with others; None has its own."""
+        self._texts = LiveTexts() if texts is None else texts
+        self._texts.join()
+        self._asked = set[int]()  # of live sequences: who named other drafters is not remembered by this one
+        self.history = History(history_bytes, self._texts.tenants)
 
     def propose(self, asks: Rows[Ask]) -> list[Draft]:
         """One draft for each ask."""
         return [self._propose(ask) for ask in asks]
 
     def _propose(self, ask: Ask) -> Draft:
-        text = self._text(ask.sequence)
-        tail = text.tail()
-        own = text.find(tail)
-        earlier = self.history.index.find(tail, beyond=own.length) if own.length < MAX_DEPTH else NO_MATCH
+        text = self._texts.of(ask.sequence)
+        self._asked.add(ask.sequence.sequence_id)
+        own = text.match()
+        earlier = self.history.index.find(text.tail(), beyond=own.length) if own.length < MAX_DEPTH else NO_MATCH
         is_own = not earlier.length
         source, match = (text, own) if is_own else (self.history.index, earlier)
         if not match.length:
@@ -54,34 +55,23 @@ class SuffixDrafter:
             return NO_DRAFT
         return Draft(token_ids_of(stored), evidence_of(match.length, is_own=is_own, share=share))
 
-    def _text(self, sequence: Sequence) -> LiveText:
-        text = self._texts.get(sequence.sequence_id)
-        if text is None:
-            tenant = self._tenants.hold(sequence.request.adapter_digest, sequence.request.cache_salt)
-            text = self._texts[sequence.sequence_id] = LiveText(sequence, tenant)
-        else:
-            text.catch_up()
-        return text
-
     def forget(self, sequence_ids: Iterable[int]) -> None:
         """Drop what is kept of these. Of those that came to an end of their own the answer goes into the history."""
         for sequence_id in sequence_ids:
-            text = self._texts.pop(sequence_id, None)
-            if text is None:
-                continue
-            if _is_whole(text.sequence):
+            text = self._texts.get(sequence_id) if sequence_id in self._asked else None
+            self._asked.discard(sequence_id)
+            if text is not None and _is_whole(text.sequence):
                 text.catch_up()
                 # With the end of the prompt, so that the same question finds the answer's first tokens.
                 start = 1 + max(0, text.sequence.num_prompt_tokens - MAX_DEPTH)
                 self.history.add(text.tenant, text.index.tokens[start:])
-            self._tenants.release(text.tenant)
+            self._texts.forget(sequence_id)  # not before: the history holds the tenant by then
 
     def close(self) -> None:
         """Free what it holds."""
-        for text in self._texts.values():
-            self._tenants.release(text.tenant)
-        self._texts.clear()
-        self.history = History(0, self._tenants)
+        self._texts.close()
+        self._asked.clear()
+        self.history = History(0, self._texts.tenants)
 
 
 def _is_whole(sequence: Sequence) -> bool:

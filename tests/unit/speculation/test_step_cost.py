@@ -49,6 +49,37 @@ def test_one_disturbed_step_counts_for_little() -> None:
     assert cost.seconds(1, 1) < 0.014
 
 
+def test_a_size_whose_first_step_was_disturbed_is_not_taken_for_dear() -> None:
+    """It would not be tried again, and nobody would ever know."""
+    cost = measured((2, 2, 0.010), (2, 4, 0.011))
+    cost.observe(2, 10, 0.080)
+    assert cost.seconds(2, 10) < 0.020
+
+
+def test_a_size_that_is_dear_is_known_to_be_after_a_second_step() -> None:
+    cost = measured((2, 2, 0.010), (2, 4, 0.011))
+    cost.observe(2, 10, 0.080)
+    cost.observe(2, 10, 0.080)
+    assert cost.seconds(2, 10) == pytest.approx(0.080)
+
+
+def test_what_was_long_not_measured_is_forgotten() -> None:
+    cost = measured((2, 2, 0.010), (2, 4, 0.011), (2, 10, 0.080), times=3)
+    for _ in range(1000):
+        cost.observe(2, 2, 0.010)
+        cost.observe(2, 4, 0.011)
+    assert cost.seconds(2, 10) < 0.020
+
+
+@given(noise=st.lists(st.floats(0.97, 1.03), min_size=30, max_size=30))
+def test_a_slope_over_a_short_span_is_not_believed_at_once(noise: list[float]) -> None:
+    cost = StepCost()
+    for factor in noise:
+        cost.observe(8, 8, 0.0115 * factor)
+    cost.observe(8, 9, 0.0118 * 1.03)
+    assert 0.012 < cost.seconds(8, 40) < 0.040
+
+
 def test_a_lasting_change_is_followed() -> None:
     cost = measured((1, 1, 0.010))
     for _ in range(60):
