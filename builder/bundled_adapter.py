@@ -10,9 +10,10 @@ from pathlib import Path
 from trierarch.builder.adapter import ADAPTER_SUFFIX
 from trierarch.builder.adapter_source import AdapterSource, read_adapter
 from trierarch.builder.errors import AdapterError
-from trierarch.builder.manifest import ADAPTERS_NAME, WEIGHTS_NAME, EngineManifest, FileDigest
+from trierarch.builder.manifest import ADAPTERS_NAME, WEIGHTS_NAME, EngineManifest, FileDigest, Target
 from trierarch.builder.packed_adapter import read_manifest, write_packed
 from trierarch.builder.peft import WEIGHTS_FILE_NAME
+from trierarch.builder.tensorrt_llm.compatibility import check_servable
 from trierarch.builder.verify import digest_file
 
 
@@ -44,19 +45,25 @@ def plan_adapters(sources: Mapping[str, Path], manifest: EngineManifest) -> tupl
     """Name -> source, in the order of names; each is looked at before any weight is written.
 
     Raises:
-        AdapterError: one cannot be opened, or is for another model.
+        AdapterError: one cannot be opened, is for another model, or has what the target does not serve.
     """
     return tuple(_plan(name, source, manifest) for name, source in sorted(sources.items()))
 
 
 def _plan(name: str, source: Path, manifest: EngineManifest) -> BundledAdapter:
-    unwritten = manifest.model_copy(update={"files": {WEIGHTS_NAME: FileDigest(num_bytes=0, sha256="0" * 64)}})
+    is_torch = manifest.target is Target.TORCH
+    unwritten = {WEIGHTS_NAME: FileDigest(num_bytes=0, sha256="0" * 64)} if is_torch else {}
     with _about(name):
-        if not source.is_dir():
-            read_manifest(source)
-            return BundledAdapter(name, source, source.stat().st_size)
-        with AdapterSource.open(source, source, unwritten):
-            return BundledAdapter(name, source, (source / WEIGHTS_FILE_NAME).stat().st_size)
+        if source.is_dir():
+            with AdapterSource.open(source, source, manifest.model_copy(update={"files": unwritten})) as opened:
+                found = opened.manifest
+            num_bytes = (source / WEIGHTS_FILE_NAME).stat().st_size
+        else:
+            found = read_manifest(source)
+            num_bytes = source.stat().st_size
+        if not is_torch:
+            check_servable(found)
+    return BundledAdapter(name, source, num_bytes)
 
 
 @contextmanager

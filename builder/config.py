@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -28,6 +29,15 @@ DEFAULT_MAX_SEQ_LEN: Final = 8192
 
 DEFAULT_DRAFTERS: Final = (DrafterKind.PROMPT_LOOKUP, DrafterKind.SUFFIX)
 """Guessing never changes an answer, these need no weights, and the executor learns how far a guess is worth it."""
+
+
+class TokenSampler(StrEnum):
+    """Who draws tokens in the PyTorch flow of TensorRT-LLM; TensorRT engines have one of their own."""
+
+    TRTLLM = "trtllm"
+    """TRTLLMSampler, in C++: penalties, seeds and min_p in every release that has it, 1.0 to 1.2. It takes no guesses."""
+    TORCH = "torch"
+    """TorchSampler."""
 
 
 def _default(model: type[Frozen], field: str) -> Any:
@@ -97,6 +107,12 @@ class BuildConfig(Frozen):
     """Of the GPUs that will run the engine, such as sm_90; None takes this machine's, and checks nothing where it has none."""
     gpu_memory: PositiveInt | None = None
     """Bytes of each of them; None checks nothing."""
+    tensorrt_llm_sampler: TokenSampler | None = None
+    """None takes the one that knows more of sampling."""
+    gather_logits: bool = False
+    """Keep logits, so that requests may ask for them, and for log-probs that only they tell."""
+    kv_event_buffer: Annotated[int, Field(ge=0)] = 0
+    """Events of the KV cache that TensorRT-LLM holds until they are read; 0 tells of none."""
 
     def limits(self, max_seq_len: int) -> Limits:
         """Of an engine whose sequences have at most `max_seq_len` tokens."""

@@ -15,6 +15,9 @@ TENSORRT_LLM_FIELDS: Final = (
     "pipeline_parallel_size",
     "gpu_architecture",
     "gpu_memory",
+    "tensorrt_llm_sampler",
+    "gather_logits",
+    "kv_event_buffer",
 )
 _TORCH_WEIGHTS: Final = (WeightType.INT8, WeightType.INT4, WeightType.SOURCE)
 

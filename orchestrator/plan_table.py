@@ -44,6 +44,8 @@ def _summary(plan: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "quantised", ", ".join(f"{name} {value}" for name, value in plan["quantization"].items())
     if plan["draft"] is not None:
         yield "draft", plan["draft"]
+    if plan["adapters"]:
+        yield "adapters", ", ".join(plan["adapters"])
     yield "files", ", ".join(plan["files"])
 
 

@@ -175,8 +175,55 @@ class SpeculationParams:
             raise InvalidRequest("max_draft_tokens", 0, f"contradicts {name}; leave one of them out")
 
 
+@dataclass(frozen=True, slots=True)
+class RetainedRange:
+    """Prompt tokens whose cached blocks are to be kept before others'."""
+
+    start: int
+    end: int | None
+    """Behind the last of them; None is the prompt's end."""
+    priority: int
+    duration_ms: int | None = None
+    """For how long, from when nobody holds them; None is for good."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """Which of a request's cached blocks are to be evicted late: a hint, which no answer depends on.
+
+    Priorities go from 0, evicted first, to MAX_RETENTION_PRIORITY. As TensorRT-LLM's KvCacheRetentionConfig.
+    """
+
+    ranges: tuple[RetainedRange, ...] = ()
+    """Rising, none over another."""
+    decode_priority: int | None = None
+    """Of output tokens; None is the executor's own."""
+    decode_duration_ms: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raise InvalidRequest for a value out of range."""
+        end: int | None = 0
+        for each in self.ranges:
+            if end is None or each.start < end:
+                raise InvalidRequest(
+                    "retention.start", each.start, "must not be negative, nor below the end of the range before it"
+                )
+            end = each.end
+            if end is not None and end <= each.start:
+                raise InvalidRequest("retention.end", end, f"must be above the range's start, {each.start}")
+            _retained("retention.priority", each.priority, "retention.duration_ms", each.duration_ms)
+        if self.decode_priority is not None or self.decode_duration_ms is not None:
+            _retained(
+                "retention.decode_priority",
+                self.decode_priority or 0,
+                "retention.decode_duration_ms",
+                self.decode_duration_ms,
+            )
+
+
 MAX_LOGPROBS = 20
 MAX_N = 64
+MAX_RETENTION_PRIORITY = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,6 +240,7 @@ class Request:
     priority: int = 0
     """Higher runs first among waiting requests; waiting long enough overtakes any priority."""
     speculation: SpeculationParams = field(default_factory=SpeculationParams)
+    retention: Retention | None = None
     arrival_time: float
     deadline: float | None = None
     is_continuation: bool = False
@@ -261,6 +309,13 @@ def check_token_ids(name: str, tokens: Iterable[int], vocab_size: int) -> None:
     for token in tokens:
         if not 0 <= token < vocab_size:
             raise InvalidRequest(name, token, f"token ids of this engine lie between 0 and {vocab_size - 1}")
+
+
+def _retained(name: str, priority: int, duration_name: str, duration_ms: int | None) -> None:
+    if not 0 <= priority <= MAX_RETENTION_PRIORITY:
+        raise InvalidRequest(name, priority, f"must be between 0 and {MAX_RETENTION_PRIORITY}")
+    if duration_ms is not None:
+        _at_least(duration_name, duration_ms, 1)
 
 
 def _at_least(name: str, value: int, low: int) -> None:

@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from trierarch.builder.config import TokenSampler
 from trierarch.builder.errors import ConfigError
 from trierarch.builder.manifest import Flow, Lora
 from trierarch.builder.tensorrt_llm.releases import RELEASES
+from trierarch.builder.tensorrt_llm.sampler import SAMPLER_TYPES
 from trierarch.builder.tensorrt_llm.spec import Spec
 from trierarch.builder.tensorrt_llm.speculation import DRAFTS_EXTERNALLY, runs_on_host, speculative_config
 
@@ -39,6 +41,8 @@ BUILDER_FIELDS: Final = frozenset(
         "pipeline_parallel_size",
         "gpu_architecture",
         "gpu_memory",
+        "tensorrt_llm_sampler",
+        "adapters",
     }
 )
 """Of BuildConfig: what the builder does itself."""
@@ -47,7 +51,6 @@ EXECUTOR_FIELDS: Final = frozenset({"max_queue_size"})
 REFUSED_FIELDS: Final[Mapping[str, str]] = {
     "speculation_history_bytes": "TensorRT-LLM keeps no earlier answers by tenant",
     "draft_quantization": "drafts for TensorRT-LLM are not quantised",
-    "adapters": "an engine for TensorRT-LLM brings no adapters along; serve them from a directory",
 }
 """Field -> why nothing of TensorRT-LLM does what it asks for."""
 
@@ -101,6 +104,10 @@ _LLM: Final = (
         lambda spec: spec.kv_cache.memory_fraction,
     ),
     Argument("kv_cache_bytes", "kv_cache_config.max_tokens", lambda spec: spec.kv_tokens),
+    Argument(
+        "kv_event_buffer", "kv_cache_config.event_buffer_max_size", lambda spec: spec.config.kv_event_buffer or None
+    ),
+    Argument("gather_logits", "gather_generation_logits", lambda spec: spec.config.gather_logits or None),
 )
 PYTORCH_LLM: Final = (
     *_LLM,
@@ -116,9 +123,15 @@ PYTORCH_LLM: Final = (
     Argument("speculation", "speculative_config", _speculative),
     Argument("max_draft_tokens", "speculative_config", _speculative),
     Argument("speculation", "disable_overlap_scheduler", lambda spec: runs_on_host(spec.drafter) or None),
-    # The sampler in C++, which knows penalties and seeds; 1.3 has one sampler alone. It takes no guesses.
-    Argument(None, "enable_trtllm_sampler", lambda spec: spec.drafter is None or None, until="1.0"),
-    Argument(None, "sampler_type", lambda spec: None if spec.drafter else "TRTLLMSampler", since="1.2", until="1.2"),
+    Argument(None, "enable_trtllm_sampler", lambda spec: spec.sampler is TokenSampler.TRTLLM or None, until="1.0"),
+    # Beside a drafter it is left to TensorRT-LLM, which may have one of that drafter's own.
+    Argument(
+        None,
+        "sampler_type",
+        lambda spec: None if spec.drafter else SAMPLER_TYPES[spec.sampler],
+        since="1.1",
+        until="1.2",
+    ),
     # Guesses and grammars are not followed together by every release.
     Argument(None, "guided_decoding_backend", lambda spec: None if spec.drafter else "xgrammar"),
     Argument("max_adapters", "enable_lora", _if_lora(lambda spec, lora: True)),
@@ -151,6 +164,7 @@ ENGINE_BUILD: Final = (
     Argument("enable_prefix_caching", "plugin_config.use_paged_context_fmha", lambda spec: True),
     Argument("dtype", "plugin_config.gemm_plugin", lambda spec: None if spec.quant_algo else "auto"),
     Argument("block_size", "plugin_config.tokens_per_block", lambda spec: spec.kv_cache.block_size),
+    Argument("gather_logits", "gather_context_logits", lambda spec: spec.config.gather_logits or None),
     Argument(
         "speculation", "speculative_decoding_mode", lambda spec: None if spec.drafter is None else DRAFTS_EXTERNALLY
     ),

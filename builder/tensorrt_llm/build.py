@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from trierarch.builder.blueprint import DRAFT_FOLDER, write_manifest
+from trierarch.builder.bundled_adapter import BundledAdapter, plan_adapters
 from trierarch.builder.config import BuildConfig
 from trierarch.builder.errors import ConfigError
 from trierarch.builder.manifest import MANIFEST_NAME, Accuracy, EngineManifest, FileDigest, Flow
@@ -40,6 +41,7 @@ def build(config: BuildConfig, progress: Progress | None = None) -> EngineManife
     The same input gives the same bytes with the same versions; a compiled engine is as TensorRT makes it.
 
     Raises:
+        AdapterError: an adapter cannot be read, does not fit the checkpoint, or is none that TensorRT-LLM serves.
         CheckpointError: the checkpoint cannot be read, or TensorRT-LLM does not compute what it does.
         ConfigError: an option is out of range or not TensorRT-LLM's, something else is at `output`, or quantization costs
             more than `config` allows.
@@ -47,11 +49,14 @@ def build(config: BuildConfig, progress: Progress | None = None) -> EngineManife
     """
     progress = progress or NoProgress()
     plan, draft = _decide(config, progress)
+    adapters = plan_adapters(config.adapters, plan.manifest)
     num_bytes = plan.num_bytes + (0 if draft is None else draft.package.num_bytes)
+    num_bytes += sum(adapter.num_bytes for adapter in adapters)
     with staged_directory(config.output, num_bytes, config.overwrite) as staging:
         files, accuracy = _write(plan, staging, progress)
         if draft is not None:
             files |= _write_draft(draft, staging, progress)
+        files |= _write_adapters(adapters, plan.manifest, staging, progress)
         manifest = plan.manifest.model_copy(update={"files": dict(sorted(files.items())), "accuracy": accuracy})
         write_manifest(staging, manifest)
         record = manifest.tensorrt_llm
@@ -69,6 +74,7 @@ def describe(config: BuildConfig, progress: Progress | None = None) -> dict[str,
         as `build`, but for what only writing shows.
     """
     plan, draft = _decide(config, progress or NoProgress())
+    adapters = plan_adapters(config.adapters, plan.manifest)
     record = plan.manifest.tensorrt_llm
     assert record is not None
     found = {
@@ -83,6 +89,7 @@ def describe(config: BuildConfig, progress: Progress | None = None) -> dict[str,
         "build_config": record.build_config,
         "command": None,
         "draft": None if draft is None else draft.manifest.name,
+        "adapters": [adapter.name for adapter in adapters],
     }
     if record.flow is Flow.ENGINE:
         found["command"] = shown(build_command(config.output, record))
@@ -105,6 +112,18 @@ def _write_draft(draft: Draft, staging: Path, progress: Progress) -> dict[str, F
     write_manifest(folder, draft.manifest.model_copy(update={"files": dict(sorted(files.items()))}))
     nested = {f"{DRAFT_FOLDER}/{name}": file for name, file in files.items()}
     return {**nested, f"{DRAFT_FOLDER}/{MANIFEST_NAME}": digest_file(folder / MANIFEST_NAME)}
+
+
+def _write_adapters(
+    adapters: tuple[BundledAdapter, ...], manifest: EngineManifest, staging: Path, progress: Progress
+) -> dict[str, FileDigest]:
+    files: dict[str, FileDigest] = {}
+    if adapters:
+        progress.stage("adapters", len(adapters), "adapters")
+    for adapter in adapters:
+        files |= adapter.write(staging, manifest)
+        progress.advance(1)
+    return files
 
 
 def _write(plan: Plan, staging: Path, progress: Progress) -> tuple[dict[str, FileDigest], Accuracy | None]:

@@ -2,7 +2,8 @@
 
 A compiled engine runs with the TensorRT-LLM and the TensorRT that wrote it, on the GPU architecture that it was compiled
 for, and with nothing else: the library finds out while it loads the weights, and says so in words of its own. A
-checkpoint of the PyTorch flow runs with every patch of the release whose arguments the record has.
+checkpoint of the PyTorch flow runs with every patch of the release whose arguments the record has. And what of an adapter it
+would leave out.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from trierarch.builder.errors import EngineError
+from trierarch.builder.adapter import LAYER_PIECES, AdapterManifest
+from trierarch.builder.errors import AdapterError, EngineError
 from trierarch.builder.machine import cuda_architectures
 from trierarch.builder.manifest import CompiledBy, Flow, TensorRTLLM
 from trierarch.builder.tensorrt_llm.releases import installed_version, minor, version_of
@@ -62,6 +64,20 @@ def check_compatible(name: str, record: TensorRTLLM, here: Installed) -> None:
     if record.compiled_by is not None:
         _check_compiled(name, record.compiled_by, here)
     _check_quantization(name, record, here)
+
+
+def check_servable(manifest: AdapterManifest) -> None:
+    """Raise AdapterError for an adapter of which the library would leave a part out, or compute it otherwise."""
+    if manifest.is_dora:
+        raise AdapterError(
+            "it is a DoRA, whose gains TensorRT-LLM works out otherwise; train a LoRA, or serve it with --target torch"
+        )
+    others = [piece for piece in manifest.pieces if piece not in LAYER_PIECES]
+    if others:
+        raise AdapterError(
+            f"it adapts {' and '.join(others)}, and TensorRT-LLM adapts the layers alone; train it without, or serve it with "
+            "--target torch"
+        )
 
 
 def architecture_number(architecture: str) -> int:

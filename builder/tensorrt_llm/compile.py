@@ -46,6 +46,8 @@ _NESTED: Final = ("plugin_config", "lora_config")
 """Fields of BuildConfig whose own fields are flags."""
 _LOWERED: Final = ("kv_cache_type", "speculative_decoding_mode")
 """Enumerations, which the command line spells in lower case."""
+_SWITCHES: Final = ("gather_context_logits",)
+"""Flags without a value."""
 
 
 def build_flags(build_config: Mapping[str, Any]) -> Iterator[str]:
@@ -53,6 +55,10 @@ def build_flags(build_config: Mapping[str, Any]) -> Iterator[str]:
     for name, value in build_config.items():
         if name in _NESTED:
             yield from build_flags(value)
+            continue
+        if name in _SWITCHES:
+            if value:
+                yield f"--{name}"
             continue
         yield f"--{name}"
         if isinstance(value, bool):

@@ -15,13 +15,15 @@ def kv_bytes_per_token(spec: Spec) -> int:
 
 
 def check_memory(spec: Spec, weight_bytes: int) -> None:
-    """Compare `gpu_memory` with what is certain to be there: weights, adapters, and keys and values.
+    """Whether the budgets hold what the limits promise, and `gpu_memory` what is certain to be there.
 
-    `weight_bytes` are those of the GPU that has most. What TensorRT-LLM needs for activations comes on top.
+    That is weights, adapters, and keys and values. `weight_bytes` are those of the GPU that has most. What TensorRT-LLM needs for activations comes on top.
 
     Raises:
         ConfigError: it does not fit; the numbers are named.
     """
+    _check_sequence(spec)
+    _check_adapter(spec)
     memory = spec.config.gpu_memory
     if memory is None:
         return
@@ -37,4 +39,22 @@ def check_memory(spec: Spec, weight_bytes: int) -> None:
             f"gpu_memory is {memory}: weights take {weight_bytes} of it{adapters}, and keys and values of {what} "
             f"({tokens} tokens) {wanted}, for which {max(0, room)} are left; take more GPUs (--tensor-parallel-size), smaller "
             "weights (--quantization), a smaller --max-seq-len or --kv-cache-bytes, or fewer --max-adapters"
+        )
+
+
+def _check_sequence(spec: Spec) -> None:
+    """TensorRT-LLM starts nothing that might not end in the blocks there are: such a request would wait for ever."""
+    longest = spec.limits.max_seq_len
+    if spec.kv_tokens is not None and spec.kv_tokens < longest:
+        raise ConfigError(
+            f"kv_cache_bytes hold {spec.kv_tokens} tokens of {spec.kv_cache.bytes_per_token} bytes, and one sequence has up to "
+            f"{longest}, max_seq_len; take {longest * spec.kv_cache.bytes_per_token}, or a smaller --max-seq-len"
+        )
+
+
+def _check_adapter(spec: Spec) -> None:
+    if spec.lora is not None and "adapter_host_bytes" in spec.asked and spec.lora.host_bytes < spec.adapter_bytes:
+        raise ConfigError(
+            f"adapter_host_bytes is {spec.lora.host_bytes}: one adapter of max_lora_rank {spec.lora.max_rank} takes "
+            f"{spec.adapter_bytes}; take at least as much, or a smaller --max-lora-rank"
         )

@@ -29,6 +29,7 @@ from trierarch.builder.speculation import choose_drafters, plan_speculation
 from trierarch.builder.tensorrt_llm.arguments import build_config, check_fields, llm_args
 from trierarch.builder.tensorrt_llm.checkpoint import CONFIG_NAME, config_bytes, plan_ranks
 from trierarch.builder.tensorrt_llm.compile import CHECKPOINT_FOLDER
+from trierarch.builder.tensorrt_llm.contradictions import check_together
 from trierarch.builder.tensorrt_llm.defaults import with_defaults
 from trierarch.builder.tensorrt_llm.families import ENGINE_FAMILIES, MODEL_TYPES, check_family
 from trierarch.builder.tensorrt_llm.hf_folder import hf_package
@@ -114,6 +115,7 @@ def make_plan(config: BuildConfig, progress: Progress, field: str = "model") -> 
     config = with_defaults(config)
     quantization, kv = choose_format(config, flow), kv_algo(config)
     drafter = the_drafter(choose_drafters(config), release, flow)
+    check_together(config, drafter)
     check_hardware((None if quantization is None else quantization.algo, kv), _gpu_architecture(config))
 
     checkpoint = open_checkpoint(config.model, progress, field)

@@ -7,13 +7,14 @@ from typing import Final
 
 from trierarch.builder.adapter import LAYER_PIECES, piece_shape
 from trierarch.builder.checkpoint import Checkpoint, TokenizerFiles
-from trierarch.builder.config import BuildConfig
+from trierarch.builder.config import BuildConfig, TokenSampler
 from trierarch.builder.decoder import Decoder
 from trierarch.builder.errors import ConfigError
 from trierarch.builder.manifest import Architecture, DrafterKind, DType, Flow, KvCache, KvType, Limits, Lora
 from trierarch.builder.tensorrt_llm.mapping import Mapping
 from trierarch.builder.tensorrt_llm.quantization import Format
 from trierarch.builder.tensorrt_llm.releases import Release
+from trierarch.builder.tensorrt_llm.sampler import choose_sampler
 
 LORA_MODULES: Final = ("attn_q", "attn_k", "attn_v", "attn_dense", "mlp_h_to_4h", "mlp_gate", "mlp_4h_to_h")
 """TensorRT-LLM's names of LAYER_PIECES, in their order."""
@@ -54,6 +55,7 @@ class Spec:
     lora: Lora | None
     drafter: DrafterKind | None
     max_draft_len: int
+    sampler: TokenSampler
 
     @property
     def kv_tokens(self) -> int | None:
@@ -102,7 +104,7 @@ def make_spec(
     """What `config` asks of a checkpoint; `asked` are the fields that somebody chose.
 
     Raises:
-        ConfigError: keys and values cannot be of the type or in the memory that was asked for.
+        ConfigError: keys and values cannot be of the type or in the memory that was asked for, or nobody samples so.
     """
     decoder, architecture = source.decoder, source.decoder.architecture
     dtype = config.dtype or _stored_dtype(source.checkpoint)
@@ -139,6 +141,7 @@ def make_spec(
         lora=config.lora,
         drafter=drafter,
         max_draft_len=0 if drafter is None else config.max_draft_tokens or 0,
+        sampler=choose_sampler(config.tensorrt_llm_sampler, release, flow, drafter),
     )
 
 

@@ -93,6 +93,15 @@ def build(
             rich_help_panel=LIMITS,
         ),
     ] = None,
+    prefix_caching: Annotated[
+        bool | None,
+        typer.Option(
+            "--prefix-caching/--no-prefix-caching",
+            help="Keep computed prompts for others that begin alike.",
+            show_default="on",
+            rich_help_panel=LIMITS,
+        ),
+    ] = None,
     max_perplexity_increase: Annotated[
         float | None,
         typer.Option(
@@ -244,6 +253,31 @@ def build(
             rich_help_panel=TENSORRT_LLM,
         ),
     ] = None,
+    tensorrt_llm_sampler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SAMPLER",
+            help="Who draws tokens in the pytorch flow: trtllm (up to 1.2, without speculation) or torch.",
+            show_default="trtllm where there is one",
+            rich_help_panel=TENSORRT_LLM,
+        ),
+    ] = None,
+    gather_logits: Annotated[
+        bool,
+        typer.Option(
+            "--gather-logits",
+            help="Keep logits, for requests that ask for them or for log-probs that only they tell.",
+            rich_help_panel=TENSORRT_LLM,
+        ),
+    ] = False,
+    kv_event_buffer: Annotated[
+        int | None,
+        typer.Option(
+            help="Events of the KV cache that are held until they are read and counted.",
+            show_default="0: none are told",
+            rich_help_panel=TENSORRT_LLM,
+        ),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -303,6 +337,10 @@ def build(
         pipeline_parallel_size=pipeline_parallel_size,
         gpu_architecture=gpu_architecture,
         gpu_memory=None if gpu_memory is None else parse_size(gpu_memory),
+        tensorrt_llm_sampler=tensorrt_llm_sampler,
+        gather_logits=gather_logits or None,
+        kv_event_buffer=kv_event_buffer,
+        enable_prefix_caching=prefix_caching,
     )
     if dry_run:
         _show_plan(config, json)

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from trierarch.python_backend.adapters.adapter import Adapter
 from trierarch.python_backend.adapters.stats import AdapterInfo, AdapterStats
+from trierarch.python_backend.executors.kv_event import KvEvent
 from trierarch.python_backend.request import Request, TokenDelta
 from trierarch.python_backend.scheduling.stats import SchedulerStats
 from trierarch.python_backend.speculation.stats import SpeculationStats
@@ -25,6 +26,8 @@ class ExecutorStats(SchedulerStats):
     gpu_memory_bytes: int = 0
     pinned_memory_bytes: int = 0
     """Of the host's, for copies to and from the GPU."""
+    lost_kv_events: int = 0
+    """That were dropped before they were read: `cached_blocks` is off by what they told of."""
     micro_batch_id: int = 0
     """Of the last step, where steps are several micro batches."""
     speculation: SpeculationStats | None = None
@@ -71,6 +74,13 @@ class Executor(Protocol):
 
     def stats(self) -> ExecutorStats:
         """The latest snapshot; never waits for a step."""
+        ...
+
+    def kv_events(self, since: int) -> tuple[KvEvent, ...] | None:
+        """What became of cached prefixes, from event number `since` on, in order; None where the engine tells nothing.
+
+        Old events go: one whose first has another number begins after a gap, and whoever follows them starts anew.
+        """
         ...
 
     def drain(self, timeout: float) -> bool:

@@ -128,6 +128,9 @@ class StepExecutor:
             adapters=adapters,
         )
 
+    def kv_events(self, since: int) -> None:
+        """See Executor.kv_events: the cache is counted, and its events are not kept."""
+
     def drain(self, timeout: float) -> bool:
         """See Executor.drain."""
         deadline = time.monotonic() + timeout

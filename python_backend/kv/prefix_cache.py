@@ -33,6 +33,9 @@ class PrefixCache:
     def __init__(self) -> None:
         """An empty cache."""
         self._blocks: dict[bytes, Block] = {}
+        self.num_stored = 0
+        """Blocks that were inserted, since the start; so `num_removed` of those evicted."""
+        self.num_removed = 0
 
     def __len__(self) -> int:
         return len(self._blocks)
@@ -52,12 +55,14 @@ class PrefixCache:
         if key not in self._blocks:
             self._blocks[key] = block
             block.key = key
+            self.num_stored += 1
 
     def evict(self, block: Block) -> None:
         """Forget a keyed block."""
         assert block.key is not None
         del self._blocks[block.key]
         block.key = None
+        self.num_removed += 1
 
     def holds(self, block: Block) -> bool:
         """Whether the block is found under its key."""

@@ -215,6 +215,9 @@ class Scheduler:
             reused_blocks=kv.num_reused_blocks,
             tokens_per_block=kv.block_size,
             used_slots=kv.num_used_slots(self._running),
+            cached_blocks=0 if kv.cache is None else len(kv.cache),
+            stored_blocks=0 if kv.cache is None else kv.cache.num_stored,
+            removed_blocks=0 if kv.cache is None else kv.cache.num_removed,
         )
 
     def requests(self) -> list[Request]:

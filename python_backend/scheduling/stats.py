@@ -31,3 +31,9 @@ class SchedulerStats:
     tokens_per_block: int
     used_slots: int
     """KV slots of used blocks that hold a token; 1 - used_slots / (used_blocks * tokens_per_block) is waste."""
+    cached_blocks: int = 0
+    """Blocks that hold a prefix, whoever has it."""
+    stored_blocks: int = 0
+    """Blocks that began to, since start."""
+    removed_blocks: int = 0
+    """Blocks that ceased to, to hold something else."""

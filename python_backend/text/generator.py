@@ -104,6 +104,7 @@ class TextGenerator:
             cache_salt=request.cache_salt,
             priority=request.priority,
             speculation=request.speculation,
+            retention=request.retention,
             arrival_time=arrival_time,
             deadline=arrival_time + request.timeout if request.timeout is not None else None,
         )

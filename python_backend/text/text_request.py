@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 
 from trierarch.python_backend.beams.params import BeamParams
 from trierarch.python_backend.errors import InvalidRequest, ServingError
-from trierarch.python_backend.request import FinishReason, SamplingParams, SpeculationParams, TokenLogprob, Usage
+from trierarch.python_backend.request import (
+    FinishReason,
+    Retention,
+    SamplingParams,
+    SpeculationParams,
+    TokenLogprob,
+    Usage,
+)
 from trierarch.python_backend.text.chat import Chat
 
 if TYPE_CHECKING:
@@ -52,6 +59,7 @@ class TextRequest:
     cache_salt: str = ""
     priority: int = 0
     speculation: SpeculationParams = field(default_factory=SpeculationParams)
+    retention: Retention | None = None
     timeout: float | None = None
     """Seconds from now until the request ends with TIMEOUT."""
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
+from trierarch.python_backend.triton.abilities_table import COLUMNS, abilities_rows
 from trierarch.python_backend.triton.contract import CONTRACTS, ENSEMBLE, NEVER_FILLED, Contract, Role, Tensor
 from trierarch.python_backend.triton.parameters import Parameters
-from trierarch.python_backend.triton.refusals import HINTS, REFUSALS
+from trierarch.python_backend.triton.refusals import HINTS, REFUSALS, WISHES
 
 _HEAD: Final = """# The contract, tensor by tensor
 
@@ -20,6 +21,19 @@ where a model has one.
 - *honoured*: does what TensorRT-LLM's backend does with it, or what our documentation says where it is ours.
 - *a hint*: accepted and ignored, since it changes no output here.
 - *refused*: INVALID_ARGUMENT with this reason, unless its value asks for nothing.
+
+This is what our own executors do. An engine for TensorRT-LLM takes the same tensors, and refuses by name what its release,
+flow and sampler have no code for: [the last table](#with-an-engine-for-tensorrt-llm).
+"""
+_TENSORRT_LLM: Final = """## With an engine for TensorRT-LLM
+
+Of engines that `trierarch build --target tensorrt_llm` makes without speculation, and where needed with these options. All of
+it is held to recorded names and a stand-in; TensorRT-LLM itself has run none of it.
+"""
+_NOTES: Final = """An engine that speculates tells no logits and nothing of prompts. In the PyTorch flow it guides nothing, and TorchSampler draws:
+up to 1.2 without penalties, min_p and seeds, before 1.2 also without min_tokens, biases and bad words, and greedily alone; so it
+is with `--tensorrt-llm-sampler torch`, which in 1.1 and 1.2 tells `num_log_probs` above 0 without `--gather-logits`. One that
+speculates by `mtp` or `eagle3`, in 1.3 by anybody but `prompt_lookup`, tells no log-probs either.
 """
 _ENSEMBLE: Final = "ensemble"
 
@@ -30,6 +44,7 @@ def table() -> str:
     parts = [_HEAD]
     parts += ["\n".join(_model(name, contract)) for name, contract in models.items()]
     parts.append("\n".join(_parameters()))
+    parts.append("\n".join(_tensorrt_llm()))
     return "\n".join(parts)
 
 
@@ -46,6 +61,12 @@ def _parameters() -> Iterator[str]:
     yield from _rows(("parameter", "default"), fields)
 
 
+def _tensorrt_llm() -> Iterator[str]:
+    yield _TENSORRT_LLM
+    yield from _rows(("input", *(f"{release} {flow.value}" for release, flow in COLUMNS)), abilities_rows())
+    yield _NOTES.rstrip()
+
+
 def _fields() -> Iterable[tuple[str, Any]]:
     return Parameters.model_fields.items()
 
@@ -57,6 +78,8 @@ def _shown(default: object) -> str:
 def _fate(tensor: Tensor) -> str:
     if tensor.name in HINTS:
         return f"a hint: {HINTS[tensor.name]}"
+    if tensor.name in WISHES:
+        return f"honoured by engines for TensorRT-LLM; {WISHES[tensor.name]}"
     refusal = REFUSALS.get(tensor.name)
     if refusal is None:
         return "honoured" if tensor.optional else "honoured, required"

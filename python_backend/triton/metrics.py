@@ -35,6 +35,17 @@ class GaugeFamily:
 
 
 @dataclass(frozen=True, slots=True)
+class CounterFamily:
+    """Counters of one name, told apart by one label."""
+
+    name: str
+    description: str
+    label: str
+    values: Mapping[str, Callable[[ExecutorStats], int]]
+    """Value of the label -> what has been counted since the start."""
+
+
+@dataclass(frozen=True, slots=True)
 class HistogramFamily:
     """A histogram over finished sequences."""
 
@@ -86,6 +97,12 @@ GAUGES: Final = (
         },
     ),
     GaugeFamily(
+        "trierarch_prefix_cache_blocks",
+        "KV blocks that hold a prefix",
+        "state",
+        {"cached": lambda stats: stats.cached_blocks},
+    ),
+    GaugeFamily(
         "nv_trt_llm_inflight_batcher_metrics",
         "TRT LLM inflight_batcher-specific metrics",
         "inflight_batcher_specific_metric",
@@ -107,6 +124,21 @@ GAUGES: Final = (
         "KV slots of allocated blocks: holding a token, or waste",
         "slot_type",
         {"used": lambda stats: stats.used_slots, "waste": _waste_slots},
+    ),
+)
+
+COUNTERS: Final = (
+    CounterFamily(
+        "trierarch_prefix_cache_blocks_total",
+        "KV blocks that came to be kept for prefixes, and that gave way to others",
+        "change",
+        {"stored": lambda stats: stats.stored_blocks, "removed": lambda stats: stats.removed_blocks},
+    ),
+    CounterFamily(
+        "trierarch_kv_events_total",
+        "Events of the KV cache that nobody read in time",
+        "event",
+        {"lost": lambda stats: stats.lost_kv_events},
     ),
 )
 
@@ -166,6 +198,12 @@ class EngineMetrics:
             for value, read in family.values.items()
         ]
         self._shown: list[float | None] = [None] * len(self._gauges)
+        self._counters = [
+            (registry.counter(family.name, family.description, {**labels, family.label: value}), read)
+            for family in COUNTERS
+            for value, read in family.values.items()
+        ]
+        self._counted = [0] * len(self._counters)
         self._histograms = [
             (registry.histogram(family.name, family.description, {**labels, **family.labels}, family.buckets), family)
             for family in HISTOGRAMS
@@ -185,6 +223,10 @@ class EngineMetrics:
             if value != self._shown[index]:
                 gauge.set(value)
                 self._shown[index] = value
+        for index, (counter, count) in enumerate(self._counters):
+            if (total := count(stats)) > self._counted[index]:
+                counter.increment(total - self._counted[index])
+                self._counted[index] = total
         if stats.speculation is not None:
             self._speculation.publish(stats.speculation)
         if stats.adapters is not None and self._adapters is not None:

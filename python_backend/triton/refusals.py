@@ -1,7 +1,7 @@
 """Tensors of the contract that this backend cannot honour.
 
 Those that ask for another output are refused with a reason, unless their value asks for nothing. Those that only hint at
-speed, or at another kind of model, change no output: they are accepted and ignored. docs/contract.md lists both.
+speed, or at another kind of model, change no output: they are accepted and ignored. docs/contract.md lists them.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from trierarch.python_backend.errors import InvalidRequest
+from trierarch.python_backend.triton import retention_inputs
 from trierarch.python_backend.triton.inputs import Inputs
 
 
@@ -57,7 +58,6 @@ REFUSALS: Final[dict[str, Refusal]] = {
 _NO_DECAY: Final = "is about a top_p that decays, which none does"
 _NO_ENCODER: Final = "is about models with an encoder"
 _NO_TABLE: Final = "is about prompt embeddings, of which there are none"
-_EVICTION: Final = "hints which cached blocks to keep; here the least recently used go first"
 _LOOKAHEAD: Final = "tunes lookahead decoding; here drafts adapt by themselves, and max_draft_tokens bounds them"
 
 HINTS: Final[dict[str, str]] = {
@@ -68,12 +68,13 @@ HINTS: Final[dict[str, str]] = {
     **dict.fromkeys(("encoder_output_lengths", "DECODER_QUERY"), _NO_ENCODER),
     **dict.fromkeys(("prompt_table_extra_ids", "prompt_table_extra_id", "PROMPT_TABLE_EXTRA_ID"), _NO_TABLE),
     "mrope_position_deltas": _NO_TABLE,
-    **dict.fromkeys(("retention_token_range_starts", "retention_token_range_ends"), _EVICTION),
-    **dict.fromkeys(("retention_token_range_priorities", "retention_token_range_durations_ms"), _EVICTION),
-    **dict.fromkeys(("retention_decode_priority", "retention_decode_duration_ms"), _EVICTION),
     **dict.fromkeys(("lookahead_window_size", "lookahead_ngram_size", "lookahead_verification_set_size"), _LOOKAHEAD),
 }
 """Tensors that are accepted and ignored, and why that changes no output."""
+WISHES: Final[dict[str, str]] = dict.fromkeys(
+    retention_inputs.NAMES.values(), "others evict what was used least recently"
+)
+"""Tensors that TensorRT-LLM is told of, and what other engines do, where they change no output either."""
 
 
 def refuse_unsupported(inputs: Inputs) -> None:

@@ -32,6 +32,8 @@ from trierarch.python_backend.triton.inputs import Array, Inputs, batch_size, ei
 from trierarch.python_backend.triton.refusals import refuse_unsupported
 from trierarch.python_backend.triton.reply import ReplyOptions
 from trierarch.python_backend.triton.responses import PERF_METRICS
+from trierarch.python_backend.triton.retention_inputs import NAMES as RETENTION_NAMES
+from trierarch.python_backend.triton.retention_inputs import read_retention
 from trierarch.python_backend.triton.speculation_inputs import read_speculation
 
 Value = TypeVar("Value")
@@ -51,6 +53,7 @@ TEXT_NAMES: Final = {
     "adapter": BY_NAME,
     "draft_token_ids": "draft_input_ids",
     "guide": guide_inputs.TEXT,
+    **RETENTION_NAMES,
 }
 """Our name of a field -> the text tensor it came from, where they differ."""
 TOKEN_NAMES: Final = {
@@ -170,6 +173,7 @@ class RequestParser:
             cache_salt=inputs.text("cache_salt") or "",
             priority=inputs.integer("priority") or 0,
             speculation=self._speculation(inputs, sampling.max_tokens),
+            retention=read_retention(inputs),
             timeout=envelope.timeout,
         )
 

@@ -22,22 +22,36 @@ from trierarch.builder.verify import digest_file
 
 VOCAB = 97
 GPU = "sm_90"
+FLOWS = [
+    ("1.0", Flow.ENGINE),
+    ("1.0", Flow.PYTORCH),
+    ("1.2", Flow.ENGINE),
+    ("1.2", Flow.PYTORCH),
+    ("1.3", Flow.PYTORCH),
+]
+"""Every flow of every release that is recorded."""
 
 
 def record_of(release: str, flow: Flow = Flow.PYTORCH, **llm_args: Any) -> TensorRTLLM:
-    """The record of an engine that can do all that the release can."""
-    defaults: dict[str, Any] = {"guided_decoding_backend": "xgrammar"}
+    """The record of an engine that can do all that the release can, but for what it must give up cached prefixes for."""
+    defaults: dict[str, Any] = {"guided_decoding_backend": "xgrammar", "gather_generation_logits": True}
+    build_config = None
     if flow is Flow.ENGINE:
-        defaults["gather_generation_logits"] = True
+        build_config = {"gather_context_logits": True}
     elif release == "1.0":
         defaults["enable_trtllm_sampler"] = True
-    elif release == "1.2":
+    elif release in ("1.1", "1.2"):
         defaults["sampler_type"] = "TRTLLMSampler"
     compiled_by = None
     if flow is Flow.ENGINE:
         compiled_by = CompiledBy(tensorrt_llm=VERSIONS[release], tensorrt=TENSORRT, cuda="13.0", gpu_architecture=GPU)
     return TensorRTLLM(
-        version=release, flow=flow, model="model", llm_args={**defaults, **llm_args}, compiled_by=compiled_by
+        version=release,
+        flow=flow,
+        model="model",
+        llm_args={**defaults, **llm_args},
+        compiled_by=compiled_by,
+        build_config=build_config,
     )
 
 
@@ -64,7 +78,7 @@ def write_engine(engine: Path, manifest: EngineManifest, **settings: Any) -> Pat
     record = manifest.tensorrt_llm
     assert record is not None
     contents: dict[str, Any] = {
-        "config.json": {},
+        "config.json": {"build_config": record.build_config or {}},
         "stand_in.json": {"vocab_size": manifest.architecture.vocab_size, **settings},
     }
     if record.flow is Flow.ENGINE:

@@ -40,6 +40,10 @@ def main(flags: list[str]) -> None:
     for rank in range(config["mapping"]["world_size"]):
         tensors = (checkpoint / f"rank{rank}.safetensors").read_bytes()
         (output / f"rank{rank}.engine").write_bytes(b"plan" + tensors[:100])
-    built = {"version": INSTALLED_VERSION, "pretrained_config": config, "build_config": {}}
+    built = {
+        "version": INSTALLED_VERSION,
+        "pretrained_config": config,
+        "build_config": {"gather_context_logits": "--gather_context_logits" in flags},
+    }
     (output / "config.json").write_text(json.dumps(built))
     Path("model.cache").write_bytes(b"timings")

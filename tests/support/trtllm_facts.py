@@ -56,6 +56,10 @@ def _classes(release: str) -> dict[str, Any]:
     }
 
 
+BETWEEN: Mapping[str, frozenset[str]] = {"1.1": frozenset({"sampler_type"})}
+"""Release that is not recorded -> what its release notes name, and the one before it has not."""
+
+
 def recorded(release: str) -> tuple[str, ...]:
     """Releases that are recorded for one of ours; 1.1 is held to both its neighbours."""
     return ("1.0", "1.2") if release == "1.1" else (release,)
@@ -135,7 +139,8 @@ def command_mistakes(release: str, flags: list[str]) -> Iterator[str]:
             yield f"{release}: trtllm-build has no {flag}"
             continue
         one = recorded_flags[flag]
-        if len(given) != 1 and one.get("nargs") != "+":
-            yield f"{flag} takes one value, not {given}"
+        num_values = 0 if one.get("action") == "store_true" else 1
+        if len(given) != num_values and one.get("nargs") != "+":
+            yield f"{flag} takes {num_values} values, not {given}"
         if one.get("choices") and not set(given) <= set(one["choices"]):
             yield f"{flag} takes {one['choices']}, not {given}"

@@ -8,8 +8,8 @@ from typing import Final
 import numpy as np
 
 from trierarch.python_backend.executors.cpu.logit_edits import edit_logits
-from trierarch.python_backend.executors.cpu.logprobs import token_logprobs
 from trierarch.python_backend.executors.cpu.truncation import Candidates, candidates, quantize
+from trierarch.python_backend.executors.sampling.logprobs import token_logprobs
 from trierarch.python_backend.executors.sampling.peaks import peaks
 from trierarch.python_backend.executors.sampling.sampler import Sampler, temperature_of
 from trierarch.python_backend.executors.sampling.token_history import Floats

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from trierarch.python_backend.executors.cpu.largest import floor_of_largest
+from trierarch.python_backend.executors.sampling.largest import floor_of_largest
 from trierarch.python_backend.executors.sampling.sampler import QUANTA
 from trierarch.python_backend.executors.sampling.token_history import Floats, Ids
 from trierarch.python_backend.request import SamplingParams

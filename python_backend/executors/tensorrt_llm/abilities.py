@@ -20,12 +20,23 @@ from trierarch.python_backend.request import SamplingParams
 _REBUILD: Final = "rebuild the engine with"
 _LEAVE: Final = "leave it out"
 
-_NO_PROMPT_LOGPROBS: Final = (
-    f"TensorRT-LLM tells the likeliest tokens of each position of a prompt, and not the prompt's own; {_LEAVE}"
-)
-_NO_LOGITS: Final = f"logits are not passed on; ask for logprobs, or {_LEAVE}"
 _NO_DRAFTS: Final = "--speculation none"
-_NOT_GATHERED: Final = f"a TensorRT engine keeps no logits here; {_REBUILD} --tensorrt-llm-flow pytorch, or {_LEAVE}"
+_NOT_GATHERED: Final = f"this engine keeps no logits; {_REBUILD} --gather-logits, or {_LEAVE}"
+_NOT_BESIDE_DRAFTS: Final = f"TensorRT-LLM tells none where tokens are guessed; {_REBUILD} {_NO_DRAFTS}, or {_LEAVE}"
+_NO_PROMPT_LOGITS: Final = (
+    f"the PyTorch flow tells no logits of prompts before 1.1; {_REBUILD} --tensorrt-llm-flow engine and --gather-logits, or "
+    f"{_LEAVE}"
+)
+_NOT_BY_ITS_SAMPLER: Final = (
+    f"this engine's sampler keeps no logits of prompts; {_REBUILD} --tensorrt-llm-sampler trtllm, or {_LEAVE}"
+)
+_REUSED: Final = (
+    f"TensorRT-LLM computes no logits of blocks that it reuses, and before 1.2 no request can do without; {_REBUILD} "
+    f"--no-prefix-caching, or {_LEAVE}"
+)
+_DRAWN_ALONE: Final = (
+    f"this engine's sampler tells the log-prob of the drawn token alone; send 0, or {_REBUILD} --gather-logits"
+)
 _NO_GUIDES: Final = (
     f"this engine guides no output, as TensorRT engines and some that speculate; {_REBUILD} --tensorrt-llm-flow pytorch and "
     f"{_NO_DRAFTS}, or {_LEAVE}"
@@ -37,7 +48,7 @@ _NO_SALT: Final = (
 _GREEDY: Final = "send 0 for the likeliest tokens"
 
 _SAMPLER: Final = (
-    f"the sampler of this engine has none; {_REBUILD} {_NO_DRAFTS}, for another release than 1.1, or {_LEAVE}"
+    f"the sampler of this engine has none; {_REBUILD} {_NO_DRAFTS} and --tensorrt-llm-sampler trtllm, or {_LEAVE}"
 )
 _NOT_BY_TORCH: Final = ("repetition_penalty", "presence_penalty", "frequency_penalty", "min_p", "seed")
 _LACKING: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
@@ -48,12 +59,15 @@ _LACKING: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
 }
 """Release -> what its TorchSampler, the default of the PyTorch flow, has no code for, and the remedy."""
 
+_TELLS_LIKELIEST: Final = ("1.1", "1.2", "1.3")
+"""Releases whose TorchSampler tells the log-probs of the likeliest tokens; TRTLLMSampler never does."""
+
 _GREEDY_DRAFTING: Final[Mapping[str, frozenset[str]]] = {
     **dict.fromkeys(("1.0", "1.1", "1.2"), frozenset({"mtp", "eagle", "eagle3"})),
     "1.3": frozenset({"mtp", "eagle", "eagle3", "drafttarget", "pard", "dflash", "dspark", "sa"}),
 }
 """Release -> ways to speculate in which target and drafter are one model, which then draws the likeliest tokens alone
-unless `allow_advanced_sampling`, which 1.3 has."""
+unless `allow_advanced_sampling`, which 1.3 has. It tells no log-probs: up to 1.2 it ends the engine that is asked for some."""
 
 _NEUTRAL: Final = SamplingParams(max_tokens=1)
 _ONLY_SAMPLED: Final = frozenset({"seed", "min_p"})
@@ -70,6 +84,12 @@ class Abilities:
     """Why tokens are not sampled, and what to do."""
     cache_salt: str | None = None
     """Why prefixes cannot be kept apart, and what to do."""
+    likeliest: str | None = None
+    """Why log-probs of other tokens than the drawn one are not told, and what to do."""
+    gathers_logits: bool = False
+    """Whether it keeps what tokens are drawn from."""
+    salts_prompts: bool = False
+    """Whether a request that is told logits of its prompt needs a salt of its own, so that all of it is computed."""
 
     def check(self, sampling: SamplingParams) -> None:
         """Raise InvalidRequest for the first field that asks for what the engine does not do."""
@@ -80,30 +100,73 @@ class Abilities:
             if value == getattr(_NEUTRAL, field) or (field in _ONLY_SAMPLED and sampling.is_greedy):
                 continue
             raise InvalidRequest(field, value, remedy)
+        if self.likeliest is not None and sampling.logprobs:
+            raise InvalidRequest("logprobs", sampling.logprobs, self.likeliest)
 
 
 def abilities_of(record: TensorRTLLM) -> Abilities:
     """What the engine of a record can do."""
     arguments = record.llm_args
-    refused = {
-        "prompt_logprobs": _NO_PROMPT_LOGPROBS,
-        "return_context_logits": _NO_LOGITS,
-        "return_generation_logits": _NO_LOGITS,
-    }
+    gathers = bool(arguments.get("gather_generation_logits"))
+    refused = _untold(record, gathers)
     if arguments.get("guided_decoding_backend") is None:
         refused["guide"] = _NO_GUIDES
-    if record.flow is Flow.ENGINE and not arguments.get("gather_generation_logits"):
-        refused["logprobs"] = _NOT_GATHERED
     if _is_torch_sampled(record):
         remedy, fields = _LACKING[record.version]
         refused |= dict.fromkeys(fields, remedy)
-    kv_cache = arguments.get("kv_cache_config")
-    shares_prefixes = not isinstance(kv_cache, dict) or kv_cache.get("enable_block_reuse", True)
+    takes_salt, shares = RELEASES[record.version].takes_cache_salt, _shares_prefixes(record)
     return Abilities(
         refused=refused,
         greedy_alone=_greedy_alone(record),
-        cache_salt=None if RELEASES[record.version].takes_cache_salt or not shares_prefixes else _NO_SALT,
+        cache_salt=None if takes_salt or not shares else _NO_SALT,
+        likeliest=None if gathers or _tells_likeliest(record) else _DRAWN_ALONE,
+        gathers_logits=gathers,
+        salts_prompts=shares,
     )
+
+
+def _untold(record: TensorRTLLM, gathers: bool) -> dict[str, str]:
+    """What is not told of logits, and what would only be told by them."""
+    refused: dict[str, str] = {}
+    if reason := _no_prompt_logits(record):
+        refused |= dict.fromkeys(("prompt_logprobs", "return_context_logits"), reason)
+    if decoding_type(record) is not None:
+        refused["return_generation_logits"] = _NOT_BESIDE_DRAFTS
+    elif not gathers:
+        refused["return_generation_logits"] = _NOT_GATHERED
+    if record.flow is Flow.ENGINE and not gathers:
+        refused["logprobs"] = _NOT_GATHERED
+    if (
+        record.flow is Flow.PYTORCH
+        and decoding_type(record) in _GREEDY_DRAFTING[record.version]
+        and not _is_two(record)
+    ):
+        refused["logprobs"] = _NOT_BESIDE_DRAFTS
+    return refused
+
+
+def _no_prompt_logits(record: TensorRTLLM) -> str | None:
+    """Why none are told of a prompt; None where they are, whole."""
+    if decoding_type(record) is not None:
+        return _NOT_BESIDE_DRAFTS
+    if record.flow is Flow.ENGINE:
+        if not (record.build_config or {}).get("gather_context_logits"):
+            return _NOT_GATHERED
+    elif record.version == "1.0":
+        return _NO_PROMPT_LOGITS
+    elif record.version == "1.1" and _is_torch_sampled(record):
+        return _NOT_BY_ITS_SAMPLER
+    is_whole = RELEASES[record.version].takes_cache_salt or not _shares_prefixes(record)
+    return None if is_whole else _REUSED
+
+
+def _shares_prefixes(record: TensorRTLLM) -> bool:
+    kv_cache = record.llm_args.get("kv_cache_config")
+    return not isinstance(kv_cache, dict) or bool(kv_cache.get("enable_block_reuse", True))
+
+
+def _tells_likeliest(record: TensorRTLLM) -> bool:
+    return _is_torch_sampled(record) and record.version in _TELLS_LIKELIEST
 
 
 def _is_torch_sampled(record: TensorRTLLM) -> bool:
@@ -123,15 +186,22 @@ def _greedy_alone(record: TensorRTLLM) -> str | None:
         and _is_torch_sampled(record)
         and not record.llm_args.get("enable_mixed_sampler")
     ):
-        return f"this engine only takes the likeliest tokens; {_GREEDY}, or {_REBUILD} {_NO_DRAFTS}, for another release than 1.1"
+        return (
+            f"this engine only takes the likeliest tokens; {_GREEDY}, or {_REBUILD} {_NO_DRAFTS} and --tensorrt-llm-sampler "
+            "trtllm"
+        )
     return None
 
 
 def _is_apart(record: TensorRTLLM) -> bool:
     """Whether a drafter that could be one with its target samples all the same."""
     config = record.llm_args.get("speculative_config")
+    return _is_two(record) or (isinstance(config, dict) and bool(config.get("allow_advanced_sampling")))
+
+
+def _is_two(record: TensorRTLLM) -> bool:
+    """Whether a drafter that could be one model with its target is another, or there is none."""
+    config = record.llm_args.get("speculative_config")
     if not isinstance(config, dict):
-        return True
-    if config.get("allow_advanced_sampling"):
         return True
     return config.get("eagle3_one_model") is False or config.get("mtp_eagle_one_model") is False

@@ -7,7 +7,7 @@ from trierarch.python_backend.errors import InvalidRequest
 from trierarch.python_backend.executors.tensorrt_llm.abilities import Abilities
 from trierarch.python_backend.executors.tensorrt_llm.sampling import check_words
 from trierarch.python_backend.request import Request, check_token_ids
-from trierarch.python_backend.scheduling.admission import check_limits
+from trierarch.python_backend.scheduling.admission import check_limits, check_slots
 
 
 class Admission:
@@ -30,7 +30,15 @@ class Admission:
         check_token_ids("draft_token_ids", request.speculation.draft_token_ids, vocab_size)
         sampling.check_vocabulary(vocab_size)
         check_limits(request, manifest.limits.max_seq_len, manifest.lora is not None)
+        self._check_slots(request)
         self._abilities.check(sampling)
         check_words(sampling, manifest.tokens.eos)
         if request.cache_salt and self._abilities.cache_salt is not None:
             raise InvalidRequest("cache_salt", request.cache_salt, self._abilities.cache_salt)
+
+    def _check_slots(self, request: Request) -> None:
+        """The library would let it wait for ever. How many there are is known where the engine was given bytes."""
+        kv_cache = self._manifest.kv_cache
+        if kv_cache.num_bytes is not None:
+            num_slots = kv_cache.num_bytes // kv_cache.bytes_per_token
+            check_slots(len(request.prompt_token_ids), request.sampling.max_tokens, num_slots)

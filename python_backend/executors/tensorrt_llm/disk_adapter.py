@@ -21,10 +21,10 @@ from typing import Final
 
 import numpy as np
 
-from trierarch.builder.adapter import LAYER_PIECES, AdapterManifest, AdapterTensors, piece_shape
-from trierarch.builder.errors import AdapterError
+from trierarch.builder.adapter import LAYER_PIECES, AdapterTensors, piece_shape
 from trierarch.builder.manifest import Architecture
 from trierarch.builder.safetensors_file import write_safetensors
+from trierarch.builder.tensorrt_llm.compatibility import check_servable
 from trierarch.builder.tensors import Array
 
 CONFIG_NAME: Final = "adapter_config.json"
@@ -94,20 +94,6 @@ class DiskAdapters:
         """Remove the folder. Idempotent."""
         shutil.rmtree(self._folder, ignore_errors=True)
         self._lock.close()
-
-
-def check_servable(manifest: AdapterManifest) -> None:
-    """Raise AdapterError for an adapter of which the library would leave a part out, or compute it otherwise."""
-    if manifest.is_dora:
-        raise AdapterError(
-            "it is a DoRA, whose gains TensorRT-LLM works out otherwise; train a LoRA, or serve it with --target torch"
-        )
-    others = [piece for piece in manifest.pieces if piece not in LAYER_PIECES]
-    if others:
-        raise AdapterError(
-            f"it adapts {' and '.join(others)}, and TensorRT-LLM adapts the layers alone; train it without, or serve it with "
-            "--target torch"
-        )
 
 
 def _write(tensors: AdapterTensors, architecture: Architecture, path: Path) -> int:

@@ -11,13 +11,13 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any, Final
 
 from trierarch.python_backend.errors import DeadlineExceeded, ExecutorFailed, InvalidRequest, ServingError
+from trierarch.python_backend.executors.tensorrt_llm.drain import Drain
 from trierarch.python_backend.executors.tensorrt_llm.failures import Failure, judge
-from trierarch.python_backend.executors.tensorrt_llm.iteration_stats import IterationStats
 from trierarch.python_backend.executors.tensorrt_llm.llm import LLM
 from trierarch.python_backend.executors.tensorrt_llm.sender import Sender
 from trierarch.python_backend.executors.tensorrt_llm.stream import Stream
@@ -39,17 +39,20 @@ class EngineLoop:
         self,
         open_llm: Callable[[], LLM],
         sender: Sender,
-        stats: IterationStats,
+        drains: Callable[[LLM], Iterable[Drain]],
         on_death: Callable[[str], None],
     ) -> None:
         """Open the LLM and serve. `on_death` is told why on the loop's thread, once; it has to end the streams.
+
+        drains: what of the LLM is read beside the answers.
 
         Raises:
             EngineError, ResourceError: what `open_llm` raises.
         """
         self._open_llm = open_llm
         self._sender = sender
-        self._stats = stats
+        self._make_drains = drains
+        self._drains: tuple[Drain, ...] = ()
         self._on_death = on_death
         self._tasks: dict[Stream, asyncio.Task[None]] = {}
         self._is_dead = False
@@ -76,7 +79,8 @@ class EngineLoop:
         """Serve a sequence; one that is over before it could begin is left alone."""
         task = self._loop.create_task(self._serve(stream))
         self._tasks[stream] = task
-        self._has_begun.set()
+        for drain in self._drains:
+            drain.wake()
         task.add_done_callback(lambda _: self._tasks.pop(stream))
 
     def cut(self, stream: Stream, reason: FinishReason, error: ServingError) -> None:
@@ -104,15 +108,16 @@ class EngineLoop:
 
     async def _main(self) -> None:
         loop = asyncio.get_running_loop()
-        self._stopping, self._has_begun = asyncio.Event(), asyncio.Event()
+        self._stopping = asyncio.Event()
         try:
             llm = self._llm = self._open_llm()
+            self._drains = tuple(self._make_drains(llm))
         except Exception as error:  # noqa: BLE001 - whoever opens the executor hears of it
             self._opened.set_exception(error)
             return
         self._opened.set_result(loop)
-        reading = self._stats.read(llm, self._has_begun, lambda: bool(self._tasks))
-        helpers = [loop.create_task(reading), loop.create_task(self._watch(llm))]
+        reading = [loop.create_task(drain.run(lambda: bool(self._tasks))) for drain in self._drains]
+        helpers = [*reading, loop.create_task(self._watch(llm))]
         await self._stopping.wait()
         for task in (*helpers, *self._tasks.values()):
             task.cancel()

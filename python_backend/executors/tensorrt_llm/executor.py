@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
 from trierarch.builder.errors import AdapterError
 from trierarch.builder.manifest import EngineManifest
+from trierarch.builder.tensorrt_llm.compatibility import check_servable
 from trierarch.python_backend.adapters.adapter import Adapter
 from trierarch.python_backend.adapters.loader import AdapterLoader
 from trierarch.python_backend.adapters.registry import AdapterRegistry
@@ -34,18 +35,22 @@ from trierarch.python_backend.errors import (
     UnusableAdapter,
 )
 from trierarch.python_backend.executors.executor import ExecutorStats, Sink
+from trierarch.python_backend.executors.kv_event import KvEvent
+from trierarch.python_backend.executors.logits_budget import LogitsBudget
 from trierarch.python_backend.executors.machine import resident_bytes
 from trierarch.python_backend.executors.tensorrt_llm.abilities import Abilities
 from trierarch.python_backend.executors.tensorrt_llm.adapter_line import AdapterLine
 from trierarch.python_backend.executors.tensorrt_llm.admission import Admission
-from trierarch.python_backend.executors.tensorrt_llm.disk_adapter import DiskAdapters, check_servable
+from trierarch.python_backend.executors.tensorrt_llm.disk_adapter import DiskAdapters
+from trierarch.python_backend.executors.tensorrt_llm.drain import Drain
 from trierarch.python_backend.executors.tensorrt_llm.engine_loop import EngineLoop
 from trierarch.python_backend.executors.tensorrt_llm.iteration_stats import IterationStats
+from trierarch.python_backend.executors.tensorrt_llm.kv_events import KvEvents
 from trierarch.python_backend.executors.tensorrt_llm.library import Library
 from trierarch.python_backend.executors.tensorrt_llm.llm import LLM
 from trierarch.python_backend.executors.tensorrt_llm.sampling import end_ids_of
 from trierarch.python_backend.executors.tensorrt_llm.sender import Sender
-from trierarch.python_backend.executors.tensorrt_llm.stream import Stream
+from trierarch.python_backend.executors.tensorrt_llm.stream import Shape, Stream
 from trierarch.python_backend.request import FinishReason, Request
 from trierarch.python_backend.scheduling.admission import NO_ADAPTERS, queue_is_full
 
@@ -85,6 +90,13 @@ class TensorRTLLMExecutor:
         self._registry = None if adapters is None else adapters[0]
         self._disk = None if adapters is None else adapters[1]
         self._iterations = IterationStats(manifest.speculation.drafters[0] if manifest.speculation else None)
+        self._events = KvEvents() if tells_events(manifest) else None
+        self._shape = Shape(
+            block_size=manifest.kv_cache.block_size,
+            vocab_size=manifest.architecture.vocab_size,
+            gathers_logits=abilities.gathers_logits,
+        )
+        self._logits_budget = LogitsBudget(manifest.architecture.vocab_size)
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._live: dict[str, _Live] = {}
@@ -93,7 +105,8 @@ class TensorRTLLMExecutor:
         self._is_closing = False
         self._death: str | None = None
         line = None if self._registry is None else AdapterLine(self._registry.pool, _PATIENCE_SECONDS)
-        self._loop = EngineLoop(open_llm, Sender(library, manifest, line), self._iterations, self._die)
+        sender = Sender(library, manifest, line, abilities.salts_prompts)
+        self._loop = EngineLoop(open_llm, sender, self._drains, self._die)
         self._loader: AdapterLoader | None = None
         if self._registry is not None and line is not None:
             advance = line.advance
@@ -108,12 +121,13 @@ class TensorRTLLMExecutor:
         """See Executor.submit."""
         self._admission.check(request)
         end_ids = end_ids_of(request.sampling, self._manifest.tokens.eos)
-        block_size = self._manifest.kv_cache.block_size
         streams = [
-            Stream(request, index, end_ids, sink, block_size, self._forget) for index in range(request.sampling.n)
+            Stream(request, index, end_ids, sink, self._shape, self._forget) for index in range(request.sampling.n)
         ]
         with self._changed:
             self._check_open(request)
+            self._logits_budget.check(request)
+            self._logits_budget.hold(request)
             self._live[request.request_id] = _Live(request, dict(enumerate(streams)))
             self._num_sequences += len(streams)
         for stream in streams:
@@ -178,7 +192,12 @@ class TensorRTLLMExecutor:
             micro_batch_id=told.in_flight("microBatchId"),
             speculation=told.speculation(),
             adapters=adapters,
+            **({} if self._events is None else self._events.counts()),
         )
+
+    def kv_events(self, since: int) -> tuple[KvEvent, ...] | None:
+        """See Executor.kv_events."""
+        return None if self._events is None else self._events.since(since)
 
     def drain(self, timeout: float) -> bool:
         """See Executor.drain."""
@@ -202,6 +221,11 @@ class TensorRTLLMExecutor:
             self._loader.close()
         if self._disk is not None:
             self._disk.close()
+
+    def _drains(self, llm: LLM) -> Iterator[Drain]:
+        yield Drain("the statistics", llm.get_stats_async, self._iterations.take)
+        if self._events is not None:
+            yield Drain("the events of the KV cache", llm.get_kv_cache_events_async, self._events.take)
 
     def _check_open(self, request: Request) -> None:
         """Raise unless one more request is taken; under the lock."""
@@ -234,6 +258,7 @@ class TensorRTLLMExecutor:
             self._num_sequences -= 1
             if not live.streams:
                 del self._live[stream.request.request_id]
+                self._logits_budget.release(stream.request.request_id)
                 self._changed.notify_all()
 
     def _die(self, reason: str) -> None:
@@ -251,3 +276,10 @@ class TensorRTLLMExecutor:
         return (
             f"the engine has failed ({self._death}) and serves nothing until the model is loaded anew; retry elsewhere"
         )
+
+
+def tells_events(manifest: EngineManifest) -> bool:
+    """Whether an engine was built so that the library tells of what it caches."""
+    record = manifest.tensorrt_llm
+    kv_cache = None if record is None else record.llm_args.get("kv_cache_config")
+    return isinstance(kv_cache, dict) and bool(kv_cache.get("event_buffer_max_size"))

@@ -1,25 +1,13 @@
-"""IterationStats: what the library tells of its steps, which it does once, summed up for whoever asks.
-
-The library's queue gives each record to one reader. So one task reads them all, and the latest is kept.
-"""
+"""IterationStats: what the library tells of its steps, which it does once, summed up for whoever asks."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from trierarch.builder.manifest import DrafterKind
-from trierarch.python_backend.executors.tensorrt_llm.llm import LLM
 from trierarch.python_backend.speculation.stats import DrafterStats, SpeculationStats
 
-logger = logging.getLogger(__name__)
-
-QUIET_SECONDS: Final = 2.0
-"""Without a record, after which the library ends a reading; some releases start no other before the next request."""
-_PAUSE_SECONDS: Final = 0.2
-"""Between two readings while requests run."""
 _IN_FLIGHT: Final = "inflightBatchingStats"
 _KV_CACHE: Final = "kvCacheStats"
 _DRAFTING: Final = "specDecodingStats"
@@ -36,20 +24,6 @@ class IterationStats:
         self._drafter = drafter
         self._latest: Mapping[str, Any] = {}
         self._num_drafts = self._num_draft_tokens = self._num_accepted_tokens = self._num_steps_speculated = 0
-
-    async def read(self, llm: LLM, has_begun: asyncio.Event, is_busy: Callable[[], bool]) -> None:
-        """Take every record, for ever; `has_begun` is set with each request, and cleared here."""
-        while True:
-            await has_begun.wait()
-            has_begun.clear()
-            try:
-                async for record in llm.get_stats_async(QUIET_SECONDS):
-                    self.take(record)
-            except Exception:  # Statistics are worth no request.
-                logger.exception("the statistics of TensorRT-LLM could not be read")
-            await asyncio.sleep(_PAUSE_SECONDS)
-            if is_busy():
-                has_begun.set()
 
     def take(self, record: Mapping[str, Any]) -> None:
         """Count one step."""

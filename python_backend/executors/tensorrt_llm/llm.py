@@ -13,6 +13,8 @@ class Completion(Protocol):
     """All so far, in streaming too; the prompt's are not among them."""
     logprobs: Sequence[Any] | None
     """One for each of `token_ids` where asked: {token id: object with `logprob`}, or the number alone."""
+    generation_logits: Any
+    """Where asked: (n, padded vocabulary), of the tokens that this step drew."""
     finish_reason: str | None
     """stop, length, timeout or cancelled, once it ended."""
     request_perf_metrics: Any
@@ -23,6 +25,8 @@ class Generation(Protocol):
     """RequestOutput: a request under way; iterating it gives itself, once for each step that brought something."""
 
     outputs: Sequence[Completion]
+    context_logits: Any
+    """Where asked: (prompt tokens, padded vocabulary), fewer rows where blocks were reused; perhaps with each step."""
     finished: bool
 
     def abort(self) -> None:
@@ -41,6 +45,10 @@ class LLM(Protocol):
 
     def get_stats_async(self, timeout: float) -> AsyncIterator[dict[str, Any]]:
         """What iterations told since the last call, each once; ends after `timeout` seconds without one."""
+        ...
+
+    def get_kv_cache_events_async(self, timeout: float) -> AsyncIterator[Any]:
+        """Events of the KV cache since the last call, likewise; only where `event_buffer_max_size` holds some."""
         ...
 
     def shutdown(self) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trierarch.python_backend.errors import InvalidRequest
+from trierarch.python_backend.executors.tensorrt_llm.logits import LogitsAsked
 from trierarch.python_backend.request import Guide, GuideKind, SamplingParams
 
 _NO_END: Final = -1
@@ -43,7 +44,12 @@ def check_words(sampling: SamplingParams, engine_end_ids: tuple[int, ...]) -> No
 
 
 def sampling_arguments(
-    sampling: SamplingParams, index: int, engine_end_ids: tuple[int, ...], pad_id: int, vocab_size: int
+    sampling: SamplingParams,
+    index: int,
+    engine_end_ids: tuple[int, ...],
+    pad_id: int,
+    vocab_size: int,
+    logits: LogitsAsked,
 ) -> dict[str, Any]:
     """Keyword arguments of SamplingParams for sequence `index` of a request; `embedding_bias` is a NumPy array.
 
@@ -63,7 +69,11 @@ def sampling_arguments(
     }
     if sampling.logit_bias or sampling.bad_words:
         arguments["embedding_bias"] = _bias(sampling, vocab_size)
-    if sampling.logprobs is not None:
+    if logits.of_prompt:
+        arguments["return_context_logits"] = True
+    if logits.of_output:
+        arguments["return_generation_logits"] = True
+    elif sampling.logprobs is not None:
         arguments["logprobs"] = max(1, sampling.logprobs)  # 0 is off there
     if sampling.guide is not None:
         arguments["guided_decoding"] = _guide(sampling.guide)

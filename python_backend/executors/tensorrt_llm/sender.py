@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Callable
 from typing import Final
 
@@ -29,11 +30,14 @@ _FIRST_PAUSE_SECONDS: Final = 0.02
 class Sender:
     """Of one engine; the executor's thread alone calls it."""
 
-    def __init__(self, library: Library, manifest: EngineManifest, line: AdapterLine | None) -> None:
-        """`line`: of the engine's adapters; None where it takes none."""
+    def __init__(
+        self, library: Library, manifest: EngineManifest, line: AdapterLine | None, salts_prompts: bool
+    ) -> None:
+        """`line`: of the engine's adapters; None where it takes none. `salts_prompts`: as Abilities has it."""
         self._library = library
         self._manifest = manifest
         self._line = line
+        self._salts_prompts = salts_prompts
 
     async def carry(self, llm: LLM, stream: Stream, on_step: Callable[[], None]) -> None:
         """Send a sequence, and give its stream whatever comes until it is over; `on_step` is told of each step.
@@ -83,15 +87,20 @@ class Sender:
             manifest.tokens.eos,
             manifest.tokens.pad,
             manifest.architecture.vocab_size,
+            stream.logits,
         )
         lora_request = None
         if adapted is not None:
             adapter, disk = adapted
             lora_request = self._library.lora_request(adapter.name, disk.task_id, disk.path)
-        generation = self._library.generate(llm, request, arguments, lora_request)
+        # Of reused blocks no logits are computed: a salt that nobody else has finds none.
+        salt = secrets.token_hex(16) if stream.logits.of_prompt and self._salts_prompts else request.cache_salt
+        generation = self._library.generate(llm, request, arguments, lora_request, salt)
         stream.start(generation)
         async for step in generation:
             on_step()
+            if stream.awaits_prompt(step):
+                await asyncio.to_thread(stream.read_prompt, step)
             _take(stream, step)
             if stream.is_over:
                 return

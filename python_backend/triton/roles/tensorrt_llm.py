@@ -22,6 +22,7 @@ from trierarch.python_backend.triton.dead_engine import WATCH_SECONDS, DeadEngin
 from trierarch.python_backend.triton.description import description
 from trierarch.python_backend.triton.incoming import Incoming
 from trierarch.python_backend.triton.inputs import Inputs
+from trierarch.python_backend.triton.kv_events import SINCE, kv_events
 from trierarch.python_backend.triton.metrics import EngineMetrics
 from trierarch.python_backend.triton.model_context import ModelContext
 from trierarch.python_backend.triton.periodic import Periodic
@@ -123,6 +124,9 @@ class TensorrtLlm:
         if Inputs(incoming.arrays).flag("describe"):
             adapters = () if self._registered is None else self._registered.names()
             incoming.channel.send(description(self._manifest, adapters, self._has_chat_template), is_final=True)
+            return
+        if (since := Inputs(incoming.arrays).integer(SINCE)) is not None:
+            incoming.channel.send(kv_events(self._executor.kv_events(since), since), is_final=True)
             return
         envelope = Envelope(
             # A client may use an id twice; the executor may not.

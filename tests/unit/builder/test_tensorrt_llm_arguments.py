@@ -8,21 +8,18 @@ from typing import Any
 
 import pytest
 
-from support.trtllm_facts import command_mistakes, facts, fields, mistakes, recorded
-from trierarch.builder.config import BuildConfig
+from support.trtllm_facts import BETWEEN, command_mistakes, facts, fields, mistakes, recorded
+from support.trtllm_specs import trtllm_spec
+from trierarch.builder.config import BuildConfig, TokenSampler
 from trierarch.builder.errors import ConfigError
 from trierarch.builder.manifest import (
-    Architecture,
     DrafterKind,
-    DType,
     Flow,
     KvCache,
     KvType,
     Layer,
-    Limits,
     Lora,
     Moe,
-    Rope,
 )
 from trierarch.builder.tensorrt_llm.arguments import (
     BUILDER_FIELDS,
@@ -37,10 +34,11 @@ from trierarch.builder.tensorrt_llm.arguments import (
     llm_args,
 )
 from trierarch.builder.tensorrt_llm.compile import build_flags
+from trierarch.builder.tensorrt_llm.contradictions import check_together
 from trierarch.builder.tensorrt_llm.defaults import with_defaults
-from trierarch.builder.tensorrt_llm.mapping import Mapping
 from trierarch.builder.tensorrt_llm.quantization import FORMATS
 from trierarch.builder.tensorrt_llm.releases import NEWEST, RELEASES, find_release
+from trierarch.builder.tensorrt_llm.sampler import choose_sampler
 from trierarch.builder.tensorrt_llm.spec import Spec
 from trierarch.builder.tensorrt_llm.speculation import the_drafter
 
@@ -48,40 +46,8 @@ CASES = [(name, flow) for name, release in RELEASES.items() for flow in release.
 LORA = Lora(max_rank=16, max_adapters=4, host_bytes=1 << 30)
 
 
-def spec_of(release: str, flow: Flow, **changes: Any) -> Spec:
-    architecture = Architecture(
-        family="LlamaForCausalLM",
-        vocab_size=32,
-        hidden_size=64,
-        num_heads=4,
-        num_kv_heads=2,
-        head_dim=16,
-        intermediate_size=96,
-        layers=(Layer(window=16), Layer()),
-        ropes=(Rope(rotary_dim=16),),
-        norm_eps=1e-5,
-        attention_scale=0.25,
-        tie_embeddings=False,
-        max_position_embeddings=256,
-    )
-    config = BuildConfig(model="demo", output=Path("out"))
-    chosen = {
-        "config": config,
-        "asked": frozenset(config.model_fields_set),
-        "release": RELEASES[release],
-        "flow": flow,
-        "architecture": architecture,
-        "dtype": DType.BFLOAT16,
-        "limits": Limits(max_batch_size=32, max_seq_len=128, max_num_tokens=512),
-        "kv_cache": KvCache(dtype=KvType.BFLOAT16, block_size=32, bytes_per_token=256, memory_fraction=0.9),
-        "split": Mapping(),
-        "quant_algo": None,
-        "kv_algo": None,
-        "lora": None,
-        "drafter": None,
-        "max_draft_len": 4,
-    }
-    return Spec(**{**chosen, **changes})
+def config_of(**asked: Any) -> BuildConfig:
+    return BuildConfig(model="demo", output=Path("out"), **asked)
 
 
 def drafters_of(release: str, flow: Flow) -> list[DrafterKind | None]:
@@ -97,9 +63,14 @@ def drafters_of(release: str, flow: Flow) -> list[DrafterKind | None]:
 def specs(release: str, flow: Flow) -> list[Spec]:
     """Everything that changes which arguments are written, crossed."""
     kv = KvCache(dtype=KvType.FP8, block_size=64, num_bytes=1 << 20, bytes_per_token=128, enable_prefix_caching=False)
+    everything = config_of(gather_logits=True, kv_event_buffer=1024)
     return [
-        spec_of(
-            release, flow, drafter=drafter, lora=lora, **({} if not is_full else {"kv_cache": kv, "kv_algo": "FP8"})
+        trtllm_spec(
+            release,
+            flow,
+            drafter=drafter,
+            lora=lora,
+            **({} if not is_full else {"kv_cache": kv, "kv_algo": "FP8", "config": everything}),
         )
         for drafter, lora, is_full in itertools.product(drafters_of(release, flow), (None, LORA), (False, True))
     ]
@@ -110,7 +81,9 @@ def test_every_argument_of_llm_is_one_of_its_release(release: str, flow: Flow) -
     name = "TrtLlmArgs" if flow is Flow.ENGINE else "TorchLlmArgs"
     for spec in specs(release, flow):
         for known in recorded(release):
-            assert list(mistakes(known, name, llm_args(spec))) == []
+            between = BETWEEN.get(release, frozenset()) if known != release else frozenset()
+            args = {key: value for key, value in llm_args(spec).items() if key not in between}
+            assert list(mistakes(known, name, args)) == []
 
 
 @pytest.mark.parametrize("release", [name for name, flow in CASES if flow is Flow.ENGINE])
@@ -132,6 +105,7 @@ def test_the_facts_refuse_what_is_not_there() -> None:
     assert list(mistakes("1.3", "TorchLlmArgs", {"scheduler_config": {"capacity_scheduler_policy": "FAIR"}}))
     assert list(command_mistakes("1.2", ["--paged_attention", "enable"]))
     assert list(command_mistakes("1.2", ["--context_fmha", "True"]))
+    assert list(command_mistakes("1.2", ["--gather_context_logits", "enable"]))
     assert list(command_mistakes("1.2", ["--kv_cache_type", "paged", "--kv_cache_type", "paged"]))
 
 
@@ -153,18 +127,18 @@ def test_what_nothing_does_is_refused(field: str) -> None:
 
 
 def test_a_name_that_came_later_is_refused_where_it_was_asked_for() -> None:
-    asked = spec_of("1.1", Flow.PYTORCH, asked=frozenset({"block_size"}))
+    asked = trtllm_spec("1.1", Flow.PYTORCH, asked=frozenset({"block_size"}))
     with pytest.raises(
         ConfigError, match=r"block_size is 16: TensorRT-LLM 1.1 has no kv_cache_config.tokens_per_block"
     ):
         llm_args(asked)
-    assert "tokens_per_block" not in llm_args(spec_of("1.1", Flow.PYTORCH))["kv_cache_config"]
-    assert llm_args(spec_of("1.2", Flow.PYTORCH))["kv_cache_config"]["tokens_per_block"] == 32
+    assert "tokens_per_block" not in llm_args(trtllm_spec("1.1", Flow.PYTORCH))["kv_cache_config"]
+    assert llm_args(trtllm_spec("1.2", Flow.PYTORCH))["kv_cache_config"]["tokens_per_block"] == 32
 
 
 def test_speculation_in_the_words_of_each_release() -> None:
     def said(release: str, kind: DrafterKind) -> dict[str, Any]:
-        found: dict[str, Any] = llm_args(spec_of(release, Flow.PYTORCH, drafter=kind))["speculative_config"]
+        found: dict[str, Any] = llm_args(trtllm_spec(release, Flow.PYTORCH, drafter=kind))["speculative_config"]
         return found
 
     assert said("1.2", DrafterKind.DRAFT_MODEL) == {
@@ -190,7 +164,7 @@ def test_speculation_in_the_words_of_each_release() -> None:
         "enable_global_pool": False,
         "allow_advanced_sampling": True,
     }
-    engine = build_config(spec_of("1.2", Flow.ENGINE, drafter=DrafterKind.DRAFT_MODEL))
+    engine = build_config(trtllm_spec("1.2", Flow.ENGINE, drafter=DrafterKind.DRAFT_MODEL))
     assert engine is not None
     assert (engine["speculative_decoding_mode"], engine["max_draft_len"]) == ("DRAFT_TOKENS_EXTERNAL", 4)
     flags = list(build_flags(engine))
@@ -229,45 +203,106 @@ def test_drafters_that_a_release_does_not_run_are_refused(
 
 
 def test_each_release_samples_as_far_as_it_can() -> None:
-    assert llm_args(spec_of("1.0", Flow.PYTORCH))["enable_trtllm_sampler"] is True
-    assert llm_args(spec_of("1.2", Flow.PYTORCH))["sampler_type"] == "TRTLLMSampler"
-    for release in ("1.1", "1.3"):
-        assert not {"sampler_type", "enable_trtllm_sampler"} & llm_args(spec_of(release, Flow.PYTORCH)).keys()
-    assert llm_args(spec_of("1.3", Flow.PYTORCH))["guided_decoding_backend"] == "xgrammar"
-    guessing = llm_args(spec_of("1.2", Flow.PYTORCH, drafter=DrafterKind.PROMPT_LOOKUP))
+    assert llm_args(trtllm_spec("1.0", Flow.PYTORCH))["enable_trtllm_sampler"] is True
+    for release in ("1.1", "1.2"):
+        assert llm_args(trtllm_spec(release, Flow.PYTORCH))["sampler_type"] == "TRTLLMSampler"
+        assert "enable_trtllm_sampler" not in llm_args(trtllm_spec(release, Flow.PYTORCH))
+    assert not {"sampler_type", "enable_trtllm_sampler"} & llm_args(trtllm_spec("1.3", Flow.PYTORCH)).keys()
+    assert llm_args(trtllm_spec("1.3", Flow.PYTORCH))["guided_decoding_backend"] == "xgrammar"
+    guessing = llm_args(trtllm_spec("1.2", Flow.PYTORCH, drafter=DrafterKind.PROMPT_LOOKUP))
     assert not {"sampler_type", "guided_decoding_backend"} & guessing.keys()
     assert guessing["disable_overlap_scheduler"] is True
 
 
+def test_a_sampler_is_chosen_where_there_are_two() -> None:
+    for release, expected in {"1.0": None, "1.1": "TorchSampler", "1.2": "TorchSampler", "1.3": None}.items():
+        sampler = choose_sampler(TokenSampler.TORCH, RELEASES[release], Flow.PYTORCH, None)
+        args = llm_args(trtllm_spec(release, Flow.PYTORCH, sampler=sampler))
+        assert args.get("sampler_type") == expected
+        assert "enable_trtllm_sampler" not in args
+
+
+@pytest.mark.parametrize(
+    ("asked", "release", "flow", "drafter", "message"),
+    [
+        (TokenSampler.TORCH, "1.2", Flow.ENGINE, None, r"'torch': TensorRT engines have no other than trtllm; leave"),
+        (TokenSampler.TRTLLM, "1.3", Flow.PYTORCH, None, r"'trtllm': TensorRT-LLM 1.3 samples by torch alone; leave"),
+        (TokenSampler.TRTLLM, "1.2", Flow.PYTORCH, DrafterKind.MTP, r"takes no guesses, and speculation is mtp; leave"),
+    ],
+)
+def test_a_sampler_that_is_not_there_is_refused(
+    asked: TokenSampler, release: str, flow: Flow, drafter: DrafterKind | None, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        choose_sampler(asked, RELEASES[release], flow, drafter)
+
+
+@pytest.mark.parametrize(
+    ("asked", "drafter", "message"),
+    [
+        ({"gather_logits": True}, DrafterKind.MTP, r"gather_logits is True, and speculation is mtp"),
+        (
+            {"kv_event_buffer": 9, "enable_prefix_caching": False},
+            None,
+            r"kv_event_buffer is 9, and enable_prefix_caching",
+        ),
+        ({"adapters": {"a": Path("a")}, "max_adapters": 0}, None, r"1 adapters for the engine, and max_adapters is 0"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(
+    asked: dict[str, Any], drafter: DrafterKind | None, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_together(config_of(**asked), drafter)
+
+
+def test_logits_and_events_are_asked_for_where_each_flow_wants_it() -> None:
+    config = config_of(gather_logits=True, kv_event_buffer=32)
+    for release, flow in CASES:
+        spec = trtllm_spec(release, flow, config=config)
+        args = llm_args(spec)
+        assert args["gather_generation_logits"] is True
+        assert args["kv_cache_config"]["event_buffer_max_size"] == 32
+        build = build_config(spec)
+        assert (build or {}).get("gather_context_logits") == (True if flow is Flow.ENGINE else None)
+        if build is not None:
+            assert list(build_flags(build)).count("--gather_context_logits") == 1
+    assert "--gather_context_logits" not in list(build_flags({"gather_context_logits": False}))
+    plain = trtllm_spec("1.2", Flow.ENGINE)
+    assert "gather_generation_logits" not in llm_args(plain)
+    assert "event_buffer_max_size" not in llm_args(plain)["kv_cache_config"]
+
+
 def test_windows_and_adapters_of_an_engine_are_said_when_it_is_loaded() -> None:
-    args = llm_args(spec_of("1.2", Flow.ENGINE, lora=LORA))
+    args = llm_args(trtllm_spec("1.2", Flow.ENGINE, lora=LORA))
     assert args["kv_cache_config"]["max_attention_window"] == [16, 128]
     assert args["peft_cache_config"] == {"num_device_module_layer": 16 * 2 * 7 * 4, "host_cache_size": 1 << 30}
-    plain = spec_of("1.2", Flow.ENGINE)
+    plain = trtllm_spec("1.2", Flow.ENGINE)
     unwindowed = plain.architecture.model_copy(update={"layers": (Layer(), Layer())})
     assert (
-        "max_attention_window" not in llm_args(spec_of("1.2", Flow.ENGINE, architecture=unwindowed))["kv_cache_config"]
+        "max_attention_window"
+        not in llm_args(trtllm_spec("1.2", Flow.ENGINE, architecture=unwindowed))["kv_cache_config"]
     )
 
 
 def test_experts_are_not_adapted() -> None:
-    architecture = spec_of("1.3", Flow.PYTORCH).architecture
+    architecture = trtllm_spec("1.3", Flow.PYTORCH).architecture
     moe = Moe(num_experts=4, experts_per_token=2, intermediate_size=32, normalize_top_k=True)
     layers = (Layer(is_moe=True), Layer(is_moe=True))
     changed = architecture.model_copy(update={"moe": moe, "layers": layers})
-    args = llm_args(spec_of("1.3", Flow.PYTORCH, architecture=changed, lora=LORA))
+    args = llm_args(trtllm_spec("1.3", Flow.PYTORCH, architecture=changed, lora=LORA))
     assert args["lora_config"]["lora_target_modules"] == ["attn_q", "attn_k", "attn_v", "attn_dense"]
 
 
 def test_a_budget_in_bytes_is_one_in_tokens() -> None:
     kv = KvCache(dtype=KvType.BFLOAT16, num_bytes=256 * 1000 + 255, bytes_per_token=256)
-    assert llm_args(spec_of("1.3", Flow.PYTORCH, kv_cache=kv))["kv_cache_config"]["max_tokens"] == 1000
+    assert llm_args(trtllm_spec("1.3", Flow.PYTORCH, kv_cache=kv))["kv_cache_config"]["max_tokens"] == 1000
 
 
 def test_adapters_in_memory_are_what_their_bytes_hold() -> None:
     def of(host_bytes: int) -> Any:
         lora = LORA.model_copy(update={"host_bytes": host_bytes})
-        return llm_args(spec_of("1.3", Flow.PYTORCH, lora=lora))["lora_config"]["max_cpu_loras"]
+        return llm_args(trtllm_spec("1.3", Flow.PYTORCH, lora=lora))["lora_config"]["max_cpu_loras"]
 
     # q 64 + 64, k and v 64 + 32, o 64 + 64, gate, up and down 64 + 96; rank 16, two layers, two bytes.
     adapter = 16 * 2 * 2 * (128 + 96 + 96 + 128 + 3 * 160)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from support.adapters import random_adapter
 from support.checkpoints import BOS, EOS, VOCAB_SIZE, random_checkpoint, random_model, save_checkpoint
 from support.gguf_files import write_gguf
 from support.heads import random_eagle3
@@ -25,8 +26,9 @@ from support.trtllm_models import (
     relative_errors,
     save_random,
 )
+from trierarch.builder.adapter_source import read_adapter
 from trierarch.builder.config import BuildConfig
-from trierarch.builder.errors import CheckpointError, ConfigError, EngineError
+from trierarch.builder.errors import AdapterError, CheckpointError, ConfigError, EngineError
 from trierarch.builder.manifest import DrafterKind, DType, EngineManifest, Flow
 from trierarch.builder.tensorrt_llm.build import describe
 from trierarch.builder.verify import verify
@@ -231,7 +233,26 @@ def test_an_interrupted_build_leaves_nothing(checkpoint: Path, tmp_path: Path) -
         ({"gpu_memory": 900_000, "max_adapters": 16}, r"gpu_memory is 900000: weights take \d+ of it, \d+ adapters"),
         ({"max_seq_len": 257}, r"max_seq_len is 257: the checkpoint's window is 256"),
         ({"tensorrt_llm_version": "1.9"}, r"tensorrt_llm_version is '1.9': known are 1.0, 1.1, 1.2, 1.3"),
-        ({"adapters": {"french": Path("x")}}, r"adapters is given, and an engine for TensorRT-LLM brings no adapters"),
+        (
+            {"adapters": {"french": Path("x")}},
+            r"there are 1 adapters for the engine, and max_adapters is 0; say how many",
+        ),
+        (
+            {"kv_cache_bytes": 50_000},
+            r"kv_cache_bytes hold 130 tokens of 384 bytes, .* up to 256, max_seq_len; take 98304, or a smaller",
+        ),
+        (
+            {"adapter_host_bytes": 1000, "max_adapters": 1, "max_lora_rank": 4},
+            r"adapter_host_bytes is 1000: one adapter of max_lora_rank 4 takes \d+; take at least as much",
+        ),
+        (
+            {"gather_logits": True, "speculation": ("prompt_lookup",), "tensorrt_llm_version": "1.3"},
+            r"gather_logits is True, and speculation is prompt_lookup",
+        ),
+        (
+            {"tensorrt_llm_sampler": "trtllm", "tensorrt_llm_version": "1.3"},
+            r"tensorrt_llm_sampler is 'trtllm': TensorRT-LLM 1.3 samples by torch",
+        ),
         (
             {"draft": "int4"},
             r"draft is 'int4': TensorRT-LLM's draft is a checkpoint of its own, neither the model again",
@@ -308,3 +329,39 @@ def test_a_record_and_a_target_that_disagree_are_refused(checkpoint: Path, tmp_p
         path.write_text(manifest.model_copy(update=change).to_json())
         with pytest.raises(EngineError, match=message):
             verify(tmp_path / "engine")
+
+
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+def test_adapters_lie_in_their_engine(version: str, checkpoint: Path, tmp_path: Path) -> None:
+    random_adapter(checkpoint, tmp_path / "peft", rank=4)
+    options = {"max_adapters": 2, "max_lora_rank": 8, "adapters": {"french": tmp_path / "peft"}}
+    manifest = build_for(checkpoint, tmp_path / "engine", version, **options)
+    assert verify(tmp_path / "engine", digests=True) == manifest
+    packed = tmp_path / "engine" / "adapters" / "french.safetensors"
+    found = read_adapter(packed, tmp_path / "engine", manifest)
+    assert found.manifest.rank == 4
+    options["adapters"] = {"german": packed}
+    again = build_for(checkpoint, tmp_path / "again", version, **options)
+    assert again.files["adapters/german.safetensors"] == manifest.files["adapters/french.safetensors"]
+    config = {"model": str(checkpoint), "output": tmp_path / "x", "target": "tensorrt_llm", **options}
+    assert describe(BuildConfig.model_validate(config))["adapters"] == ["german"]
+
+
+@pytest.mark.parametrize(
+    ("adapter", "message"),
+    [
+        ({"use_dora": True}, r"adapter 'a': .*gains"),
+        (
+            {"targets": ("q_proj", "lm_head")},
+            r"adapter 'a': it adapts lm_head, and TensorRT-LLM adapts the layers",
+        ),
+        ({"rank": 16}, r"adapter 'a': .* has rank 16, lora.max_rank is 8"),
+    ],
+)
+def test_adapters_that_nobody_serves_are_refused(
+    adapter: dict[str, Any], message: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    random_adapter(checkpoint, tmp_path / "peft", **{"rank": 4, **adapter})
+    with pytest.raises(AdapterError, match=message):
+        build_for(checkpoint, tmp_path / "e", "1.3", max_adapters=2, max_lora_rank=8, adapters={"a": tmp_path / "peft"})
+    assert sorted(os.listdir(tmp_path)) == ["hf", "peft"]

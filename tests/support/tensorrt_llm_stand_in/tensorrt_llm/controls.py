@@ -35,6 +35,8 @@ class Controls:
     num_stale_misses: int = 1
     """How often an evicted adapter is said to be there, and is not."""
     has_perf_metrics: bool = True
+    cached_blocks: int = 100
+    """That stay when their sequence has ended."""
     num_cuda_touches: int = 0
     """By parsing arguments, which asks the device for its properties."""
     llms: list[Any] = field(default_factory=list)

@@ -12,24 +12,28 @@ from typing import Any
 
 from tensorrt_llm.controls import controls
 from tensorrt_llm.drawing import draw, logprob_entry
+from tensorrt_llm.kv_cache import KvCache
+from tensorrt_llm.logits import logits_row, prompt_rows, tensor
 from tensorrt_llm.lora_cache import LoraCache
 from tensorrt_llm.output import RequestOutput, Response, metrics_of
+from tensorrt_llm.telling import Telling
 
 BLOCK_SIZE = 32
 MAX_BLOCKS = 100
 
 
 class _Running:
-    def __init__(self, output: RequestOutput, shift: int) -> None:
+    def __init__(self, output: RequestOutput, shift: int, context_logits: Any) -> None:
         self.output = output
         self.shift = shift
+        self.context_logits = context_logits
         self.drawn: list[int] = []
 
 
 class Engine:
     """`<model>/stand_in.json` may set controls, for an engine in another process."""
 
-    def __init__(self, model: Path) -> None:
+    def __init__(self, model: Path, telling: Telling) -> None:
         settings = model / "stand_in.json"
         self._vocab_size = 97
         if settings.exists():
@@ -39,6 +43,8 @@ class Engine:
                 else:
                     setattr(controls, name, value)
         self.is_over = False
+        self._telling = telling
+        self.kv_cache = KvCache(telling.reuses, telling.num_events)
         self.records: deque[dict[str, Any]] = deque(maxlen=1000)
         self.lora = LoraCache()
         self._num_steps = 0
@@ -105,8 +111,23 @@ class Engine:
             except (RuntimeError, OSError, AssertionError) as error:
                 output.put(Response(error=str(error)))
                 return
+            if output.arguments["sampling_params"].return_generation_logits and not self._telling.of_outputs:
+                output.put(Response(error="gather_generation_logits must be enabled"))
+                return
             with self._changed:
-                self._running.append(_Running(output, shift))
+                self._running.append(_Running(output, shift, self._context_logits(output)))
+
+    def _context_logits(self, output: RequestOutput) -> Any:
+        """Of what is computed of a prompt: of an engine the other rows are there too, and nothing is in them."""
+        if not output.arguments["sampling_params"].return_context_logits or not self._telling.of_prompts:
+            return None
+        num_reused = self.kv_cache.num_reused(output.prompt_token_ids, output.arguments.get("cache_salt"))
+        rows = prompt_rows(output.prompt_token_ids, self._vocab_size)
+        if self._telling.is_engine:
+            rows[:num_reused] = [[0.0] * self._vocab_size] * num_reused
+        else:
+            rows = rows[num_reused:]
+        return tensor(rows, self._telling.is_engine)
 
     def _step(self, running: _Running) -> None:
         output, params = running.output, running.output.arguments["sampling_params"]
@@ -119,8 +140,14 @@ class Engine:
         metrics = None
         if reason is not None and controls.has_perf_metrics and params.return_perf_metrics:
             metrics = metrics_of(1, 2, lambda seconds: timedelta(seconds=seconds))
-        logprobs = (logprob_entry(token, params.logprobs, self._vocab_size),) if params.logprobs and is_shown else ()
-        response = Response((token,) if is_shown else (), logprobs, reason, metrics)
+        count = params.logprobs if self._telling.has_likeliest else 0
+        logprobs = (logprob_entry(token, count, self._vocab_size),) if params.logprobs and is_shown else ()
+        generation_logits = None
+        if params.return_generation_logits:
+            generation_logits = tensor([logits_row(token, self._vocab_size)], self._telling.is_engine)
+        response = Response(
+            (token,) if is_shown else (), logprobs, reason, metrics, generation_logits, running.context_logits
+        )
         if reason is None:
             output.put(response)
         else:
@@ -129,6 +156,8 @@ class Engine:
     def _finish(self, running: _Running, response: Response) -> None:
         with self._changed:
             self._running.remove(running)
+        tokens = [*running.output.prompt_token_ids, *running.drawn]
+        self.kv_cache.store(tokens, running.output.arguments.get("cache_salt"))
         lora_request = running.output.arguments.get("lora_request")
         if lora_request is not None:
             self.lora.leave(lora_request)

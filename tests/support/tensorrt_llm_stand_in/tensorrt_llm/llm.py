@@ -11,7 +11,8 @@ from typing import Any
 from tensorrt_llm import recorded
 from tensorrt_llm.controls import controls
 from tensorrt_llm.engine import Engine
-from tensorrt_llm.output import RequestOutput, Stats
+from tensorrt_llm.output import RequestOutput, Told
+from tensorrt_llm.telling import Telling
 
 _GENERATE = "tensorrt_llm.LLM.generate_async"
 
@@ -31,8 +32,9 @@ class _LLM:
         assert Path(model).is_dir(), model
         self.model, self.arguments = model, arguments
         self._loop = asyncio.get_running_loop()
-        self._engine: Engine | None = Engine(Path(model))
-        self._stats = Stats(self._engine)
+        telling = Telling.of(self.flow, Path(model), arguments)
+        self._engine: Engine | None = Engine(Path(model), telling)
+        self._stats, self._events = Told(self._engine.records), Told(self._engine.kv_cache.events)
         controls.llms.append(self)
 
     def generate_async(self, inputs: list[int], **arguments: Any) -> RequestOutput:
@@ -51,11 +53,18 @@ class _LLM:
         output = RequestOutput.make(inputs, arguments, self._engine, self._loop)
         self._engine.submit(output)
         self._stats.mark_undone()
+        self._events.mark_undone()
         return output
 
-    def get_stats_async(self, timeout: float | None = 2) -> Stats:
+    def get_stats_async(self, timeout: float | None = 2) -> Told:
         self._stats.timeout = timeout
         return self._stats
+
+    def get_kv_cache_events_async(self, timeout: float | None = 2) -> Told:
+        if not controls.submissions:
+            raise RuntimeError("IterationResult is not properly instantiated.")
+        self._events.timeout = timeout
+        return self._events
 
     def shutdown(self) -> None:
         if controls.shutdown_hangs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -23,6 +24,8 @@ class Response(NamedTuple):
     logprobs: tuple[Any, ...] = ()
     finish_reason: str | None = None
     metrics: Any = None
+    generation_logits: Any = None
+    context_logits: Any = None
     error: Exception | str | None = None
 
 
@@ -37,6 +40,8 @@ class CompletionOutput:
     finish_reason: str | None = None
     stop_reason: Any = None
     request_perf_metrics: Any = None
+    generation_logits: Any = None
+    """Of the last step alone."""
     num_told: int = 0
 
     @property
@@ -57,6 +62,7 @@ class RequestOutput:
         made.prompt_token_ids, made.arguments = inputs, arguments
         made.outputs = [CompletionOutput(0)]
         made.finished = False
+        made.context_logits = None
         made._engine, made._loop = engine, loop
         made._responses = asyncio.Queue()
         return made
@@ -88,32 +94,35 @@ class RequestOutput:
         output.token_ids.extend(response.token_ids)
         output.logprobs.extend(response.logprobs)
         output.request_perf_metrics = response.metrics
+        output.generation_logits = response.generation_logits
+        if response.context_logits is not None:
+            self.context_logits = response.context_logits
         output.finish_reason = response.finish_reason
         self.finished = response.finish_reason is not None
         return self
 
 
-class Stats:
+class Told:
     """An iteration over the records that the engine has; once it found none for a while, it takes a request to go on."""
 
-    def __init__(self, engine: Any) -> None:
+    def __init__(self, records: deque[Any]) -> None:
         self.timeout: float | None = 2
-        self._engine = engine
+        self._records = records
         self._is_done = False
 
     def mark_undone(self) -> None:
         self._is_done = False
 
-    def __aiter__(self) -> Stats:
+    def __aiter__(self) -> Told:
         return self
 
-    async def __anext__(self) -> dict[str, Any]:
+    async def __anext__(self) -> Any:
         if self._is_done:
             raise StopAsyncIteration
         waited = 0.0
         while True:
-            if self._engine.records:
-                return dict(self._engine.records.popleft())
+            if self._records:
+                return self._records.popleft()
             if self.timeout is not None and waited >= self.timeout:
                 self._is_done = True
                 raise StopAsyncIteration

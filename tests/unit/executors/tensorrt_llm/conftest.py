@@ -19,15 +19,6 @@ from trierarch.python_backend.executors.tensorrt_llm import opening
 from trierarch.python_backend.executors.tensorrt_llm.executor import TensorRTLLMExecutor
 from trierarch.python_backend.request import Request, SamplingParams
 
-RELEASES = [
-    ("1.0", Flow.ENGINE),
-    ("1.0", Flow.PYTORCH),
-    ("1.2", Flow.ENGINE),
-    ("1.2", Flow.PYTORCH),
-    ("1.3", Flow.PYTORCH),
-]
-"""Every flow of every release."""
-
 
 @dataclass
 class StandIn:

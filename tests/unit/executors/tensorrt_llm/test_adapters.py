@@ -20,12 +20,13 @@ from trierarch.builder.adapter_source import read_adapter
 from trierarch.builder.errors import AdapterError
 from trierarch.builder.manifest import DType, EngineManifest, Lora
 from trierarch.builder.safetensors_file import SafetensorsFile
+from trierarch.builder.tensorrt_llm.compatibility import check_servable
 from trierarch.python_backend.adapters.directory import AdapterDirectories
 from trierarch.python_backend.adapters.stats import AdapterStatus
 from trierarch.python_backend.errors import ExecutorFailed, UnknownAdapter, UnusableAdapter
 from trierarch.python_backend.executors.fake import next_token
 from trierarch.python_backend.executors.tensorrt_llm import sender
-from trierarch.python_backend.executors.tensorrt_llm.disk_adapter import DiskAdapters, check_servable
+from trierarch.python_backend.executors.tensorrt_llm.disk_adapter import DiskAdapters
 from trierarch.python_backend.executors.tensorrt_llm.executor import TensorRTLLMExecutor
 from trierarch.python_backend.request import FinishReason
 

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from support.tensorrt_llm_engines import manifest_of, record_of
+from support.tensorrt_llm_engines import FLOWS, manifest_of, record_of
 from support.token_stream import TokenStream
 from trierarch.builder.manifest import Flow
 from trierarch.python_backend.errors import InvalidRequest
 from trierarch.python_backend.executors.fake import next_token
 from trierarch.python_backend.executors.tensorrt_llm.abilities import abilities_of
 from trierarch.python_backend.executors.tensorrt_llm.admission import Admission
+from trierarch.python_backend.executors.tensorrt_llm.logits import LogitsAsked
 from trierarch.python_backend.executors.tensorrt_llm.sampling import sampling_arguments
 from trierarch.python_backend.request import (
     FinishReason,
     Guide,
     GuideKind,
     Request,
+    RetainedRange,
+    Retention,
     SamplingParams,
     SpeculationParams,
 )
@@ -31,7 +36,7 @@ SAMPLED = SamplingParams(max_tokens=8)
 
 
 def arguments(sampling: SamplingParams, index: int = 0) -> dict[str, Any]:
-    return sampling_arguments(sampling, index, (1,), 0, 97)
+    return sampling_arguments(sampling, index, (1,), 0, 97, LogitsAsked.of(sampling, index, gathers=False))
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, SamplingParams(max_tokens=8, top_k=1, seed=3)])
@@ -106,9 +111,6 @@ def test_all_that_an_engine_can_do_is_taken(release: str, flow: Flow) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"prompt_logprobs": 1},
-        {"return_context_logits": True},
-        {"return_generation_logits": True},
         {"bad_words": ((4, 5),)},
         {"min_tokens": 2, "end_ids": (1, 2)},
         {"min_tokens": 2, "stop_words": ((5,),)},
@@ -235,3 +237,44 @@ def test_a_seed_gives_the_same_answer_again_and_no_seed_another(stand_in: MakeSt
         tokens[delta.index] += delta.token_ids
         ended += delta.finish_reason is not None
     assert tokens == {0: answer(seeded), 1: answer(replace(seeded, seed=12))}
+
+
+@pytest.mark.parametrize("release, flow", FLOWS)
+def test_wishes_for_cached_blocks_are_passed_on(stand_in: MakeStandIn, release: str, flow: Flow) -> None:
+    library = stand_in(release, flow)
+    executor = library.open()
+    ranges = (RetainedRange(0, 2, 90, duration_ms=1500), RetainedRange(2, None, 10))
+    wishes = Retention(ranges=ranges, decode_priority=5, decode_duration_ms=20)
+    for retention in (None, wishes, Retention(ranges=ranges)):
+        library.ask(executor, [1, 2, 3], retention=retention).finish()
+    none, both, plain = (sent.get("kv_cache_retention_config") for sent in library.controls.submissions)
+    assert none is None
+    assert (both.decode_retention_priority, both.decode_duration_ms) == (5, timedelta(milliseconds=20))
+    assert "decode_retention_priority" not in plain.given
+    first, second = both.token_range_retention_configs
+    assert (first.token_start, first.token_end, first.priority) == (0, 2, 90)
+    assert first.duration_ms == timedelta(seconds=1.5)
+    assert (second.token_end, second.duration_ms) == (None, None)
+
+
+def test_wishes_that_the_library_refuses_fail_no_request(
+    stand_in: MakeStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = stand_in()
+    executor = library.open()
+    module = importlib.import_module("tensorrt_llm.bindings.executor")
+    monkeypatch.setattr(module.KvCacheRetentionConfig, "__init__", lambda self, **given: int("nothing"))
+    retention = Retention(ranges=(RetainedRange(0, None, 1),))
+    assert library.ask(executor, [1, 2, 3], retention=retention).finish()[1].error is None
+    assert executor.is_healthy
+
+
+def test_a_sequence_that_the_cache_cannot_hold_is_refused(stand_in: MakeStandIn) -> None:
+    """The library would let it wait for ever."""
+    library = stand_in()
+    manifest = library.manifest()
+    kv_cache = manifest.kv_cache.model_copy(update={"num_bytes": 10 * manifest.kv_cache.bytes_per_token})
+    executor = library.open(manifest.model_copy(update={"kv_cache": kv_cache}))
+    with pytest.raises(InvalidRequest, match="it needs 11 KV slots and the cache has 10"):
+        library.ask(executor, [1, 2, 3, 4], replace(GREEDY, max_tokens=8))
+    library.ask(executor, [1, 2, 3], replace(GREEDY, max_tokens=8)).finish()

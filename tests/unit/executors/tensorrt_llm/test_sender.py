@@ -18,7 +18,7 @@ from trierarch.python_backend.executors.tensorrt_llm import sender as sender_mod
 from trierarch.python_backend.executors.tensorrt_llm.disk_adapter import DiskAdapter
 from trierarch.python_backend.executors.tensorrt_llm.failures import CACHE_FULL, NOT_CACHED
 from trierarch.python_backend.executors.tensorrt_llm.sender import MAX_ATTEMPTS, Sender
-from trierarch.python_backend.executors.tensorrt_llm.stream import Stream
+from trierarch.python_backend.executors.tensorrt_llm.stream import Shape, Stream
 from trierarch.python_backend.request import Request, SamplingParams
 
 
@@ -32,7 +32,7 @@ class FlakyLibrary:
     def lora_request(self, name: str, task_id: int, path: Path) -> int:
         return task_id
 
-    def generate(self, llm: Any, request: Request, sampling: Any, lora_request: int) -> AsyncIterator[Any]:
+    def generate(self, llm: Any, request: Request, sampling: Any, lora_request: int, salt: str) -> AsyncIterator[Any]:
         self.task_ids.append(lora_request)
         return self._steps(len(self.task_ids) <= self.num_failures)
 
@@ -63,7 +63,7 @@ class OneAdapter:
 
 def carry(library: FlakyLibrary, tmp_path: Path) -> tuple[TokenStream, OneAdapter]:
     line = OneAdapter(DiskAdapter(tmp_path / "gone", 0, iter(range(1, 99))))
-    sender = Sender(library, manifest_of(record_of("1.2")), line)  # type: ignore[arg-type]
+    sender = Sender(library, manifest_of(record_of("1.2")), line, salts_prompts=False)  # type: ignore[arg-type]
     sink = TokenStream()
     request = Request(
         request_id="r",
@@ -72,7 +72,7 @@ def carry(library: FlakyLibrary, tmp_path: Path) -> tuple[TokenStream, OneAdapte
         adapter=make_adapter("a"),
         arrival_time=0.0,
     )
-    stream = Stream(request, 0, (), sink, 4, lambda ended: None)
+    stream = Stream(request, 0, (), sink, Shape(block_size=4, vocab_size=97), lambda ended: None)
     try:
         asyncio.run(sender.carry(SimpleNamespace(), stream, lambda: None))  # type: ignore[arg-type]
     finally:

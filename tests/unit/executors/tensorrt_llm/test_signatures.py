@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from support.tensorrt_llm_engines import record_of
+from support.tensorrt_llm_engines import FLOWS, record_of
 from trierarch.builder.errors import EngineError
 from trierarch.builder.manifest import Flow
 from trierarch.python_backend.executors.tensorrt_llm.abilities import abilities_of
 from trierarch.python_backend.executors.tensorrt_llm.arguments import ARGUMENTS_MODULE, llm_arguments
 from trierarch.python_backend.executors.tensorrt_llm.failures import CACHE_FULL, NOT_CACHED
+from trierarch.python_backend.executors.tensorrt_llm.logits import LogitsAsked
 from trierarch.python_backend.executors.tensorrt_llm.release import RELEASES
 from trierarch.python_backend.executors.tensorrt_llm.sampling import sampling_arguments
 from trierarch.python_backend.request import Guide, GuideKind, SamplingParams
@@ -26,13 +27,6 @@ from trierarch.python_backend.request import Guide, GuideKind, SamplingParams
 SIGNATURES: dict[str, Any] = json.loads(
     (Path(__file__).parents[3] / "data/tensorrt_llm_signatures.json").read_text(encoding="utf-8")
 )
-FLOWS = [
-    ("1.0", Flow.ENGINE),
-    ("1.0", Flow.PYTORCH),
-    ("1.2", Flow.ENGINE),
-    ("1.2", Flow.PYTORCH),
-    ("1.3", Flow.PYTORCH),
-]
 RECORDED = ("1.0", "1.2", "1.3")
 EVERYTHING = SamplingParams(
     max_tokens=9,
@@ -51,6 +45,7 @@ EVERYTHING = SamplingParams(
     logprobs=2,
 )
 GREEDY = replace(EVERYTHING, temperature=0.0)
+TOLD = replace(GREEDY, prompt_logprobs=2, return_context_logits=True, return_generation_logits=True)
 GUIDES = [
     Guide(GuideKind.JSON),
     Guide(GuideKind.JSON_SCHEMA, "{}"),
@@ -117,6 +112,11 @@ class Recorder:
         return make
 
 
+def given(sampling: SamplingParams, gathers: bool = True) -> dict[str, Any]:
+    """What SamplingParams is given for the first sequence of a request."""
+    return sampling_arguments(sampling, 0, (1,), 0, 97, LogitsAsked.of(sampling, 0, gathers))
+
+
 def test_a_release_that_is_not_recorded_gets_what_its_neighbours_agree_on() -> None:
     assert set(RECORDED) == SIGNATURES.keys() - {"about", "sources"}
     assert RELEASES.keys() - set(RECORDED) == {"1.1"}
@@ -126,9 +126,10 @@ def test_a_release_that_is_not_recorded_gets_what_its_neighbours_agree_on() -> N
 
 
 @pytest.mark.parametrize("release", RECORDED)
-@pytest.mark.parametrize("sampling", [EVERYTHING, GREEDY, *(replace(GREEDY, guide=guide) for guide in GUIDES)])
-def test_sampling_params(release: str, sampling: SamplingParams) -> None:
-    arguments = sampling_arguments(sampling, 0, (1,), 0, 97)
+@pytest.mark.parametrize("sampling", [EVERYTHING, GREEDY, TOLD, *(replace(GREEDY, guide=guide) for guide in GUIDES)])
+@pytest.mark.parametrize("gathers", [False, True])
+def test_sampling_params(release: str, sampling: SamplingParams, gathers: bool) -> None:
+    arguments = given(sampling, gathers)
     check(release, "SamplingParams", arguments)
     if "guided_decoding" in arguments:
         check(release, "GuidedDecodingParams", arguments["guided_decoding"])
@@ -189,18 +190,26 @@ def test_calls_and_what_comes_back(release: str) -> None:
     signatures = SIGNATURES[release]
     generate = signatures["tensorrt_llm.LLM.generate_async"]
     known = {param["name"] for param in generate["params"]} - set(generate.get("uncertain_params", ()))
-    ours = {"inputs", "sampling_params", "streaming", "lora_request"}
+    ours = {"inputs", "sampling_params", "streaming", "lora_request", "kv_cache_retention_config"}
     ours |= {"cache_salt"} if RELEASES[release].takes_cache_salt else set()
     ours |= {"priority"} if RELEASES[release].takes_priority else set()
     assert ours <= known
     assert {"cache_salt", "priority"} & known == ours & {"cache_salt", "priority"}, "what a release has is used"
     assert next(iter(generate["params"]))["name"] == "inputs"
     check(release, "LoRARequest", {"lora_name", "lora_int_id", "lora_path"})
-    assert {"outputs", "finished"} <= set(signatures["RequestOutput"]["properties"])
+    assert {"outputs", "finished", "context_logits"} <= set(signatures["RequestOutput"]["properties"])
     assert {"token_ids", "logprobs"} <= set(signatures["CompletionOutput"]["cumulative"])
     assert set(signatures["CompletionOutput"]["finish_reason_values"]) == {"stop", "length", "timeout", "cancelled"}
-    assert {"finish_reason", "request_perf_metrics"} <= fields(release, "CompletionOutput").keys()
-    assert signatures["tensorrt_llm.LLM.get_stats_async"]["params"][0]["name"] == "timeout"
+    told = {"finish_reason", "request_perf_metrics", "generation_logits"}
+    assert told <= fields(release, "CompletionOutput").keys()
+    for call in ("get_stats_async", "get_kv_cache_events_async"):
+        assert signatures[f"tensorrt_llm.LLM.{call}"]["params"][0]["name"] == "timeout"
+    check(release, "TokenRangeRetentionConfig", {"token_start", "token_end", "priority", "duration_ms"})
+    check(
+        release,
+        "KvCacheRetentionConfig",
+        {"token_range_retention_configs", "decode_retention_priority", "decode_duration_ms"},
+    )
     assert signatures["tensorrt_llm.llmapi.RequestOutput.abort"]["params"] == []
     assert signatures["tensorrt_llm.LLM.shutdown"]["params"] == []
     assert fields(release, "LoraConfig")
@@ -236,6 +245,4 @@ def test_every_field_of_ours_is_passed_on_or_refused(release: str, flow: Flow) -
         changed = replace(plain, **{name: value})
         if name in abilities.refused:
             continue
-        assert repr(sampling_arguments(changed, 0, (1,), 0, 97)) != repr(sampling_arguments(plain, 0, (1,), 0, 97)), (
-            name
-        )
+        assert repr(given(changed)) != repr(given(plain)), name

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ import pytest
 from support.eventually import eventually
 from support.triton_metrics import RecordingRegistry
 from trierarch.builder.manifest import DrafterKind, Speculation
-from trierarch.python_backend.executors.tensorrt_llm import iteration_stats
+from trierarch.python_backend.executors.tensorrt_llm import drain
+from trierarch.python_backend.executors.tensorrt_llm.iteration_stats import IterationStats
 from trierarch.python_backend.request import SamplingParams
 from trierarch.python_backend.triton.metrics import EngineMetrics
 
@@ -73,7 +75,7 @@ def test_drafts_are_counted_once(stand_in: MakeStandIn) -> None:
 def test_a_release_that_stops_telling_is_asked_again_with_the_next_request(
     stand_in: MakeStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(iteration_stats, "QUIET_SECONDS", 0.01)
+    monkeypatch.setattr(drain, "QUIET_SECONDS", 0.01)
     library = stand_in()
     executor = library.open()
     for count in (8, 16, 24):
@@ -82,8 +84,35 @@ def test_a_release_that_stops_telling_is_asked_again_with_the_next_request(
 
 
 def test_records_without_a_part_count_what_they_have() -> None:
-    stats = iteration_stats.IterationStats(DrafterKind.MTP)
+    stats = IterationStats(DrafterKind.MTP)
     stats.take({"iter": 1, "kvCacheStats": None, "gpuMemUsage": "unknown"})
     stats.take({})
     assert stats.num_steps == 2
     assert (stats.general("gpuMemUsage"), stats.kv_cache("usedNumBlocks"), stats.in_flight("microBatchId")) == (0, 0, 0)
+
+
+def test_what_ends_in_a_pause_is_read_all_the_same() -> None:
+    """The queue is empty when it is looked at; what ends before the next look fills it."""
+    records: list[int] = []
+    busy, taken = [True], list[int]()
+
+    def end() -> None:
+        records.append(7)
+        busy[0] = False
+
+    async def read(_: float) -> AsyncIterator[int]:
+        while records:
+            yield records.pop(0)
+        if busy[0]:
+            asyncio.get_running_loop().call_later(0.01, end)
+
+    async def run() -> None:
+        one = drain.Drain("the queue", read, taken.append)
+        one.wake()
+        task = asyncio.ensure_future(one.run(lambda: busy[0]))
+        while not taken:
+            await asyncio.sleep(0.01)
+        task.cancel()
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+    assert taken == [7]

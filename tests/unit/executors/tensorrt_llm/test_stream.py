@@ -8,10 +8,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from support.token_stream import TokenStream
 from trierarch.python_backend.errors import Cancelled, DeadlineExceeded, ExecutorFailed
-from trierarch.python_backend.executors.tensorrt_llm.stream import Stream
+from trierarch.python_backend.executors.tensorrt_llm.stream import Shape, Stream
 from trierarch.python_backend.request import FinishReason, Request, SamplingParams, TokenLogprob
 
 
@@ -23,7 +24,7 @@ def make(end_ids: tuple[int, ...] = (9,), **sampling: Any) -> tuple[Stream, Toke
         sampling=SamplingParams(**({"max_tokens": 8} | sampling)),
         arrival_time=1.0,
     )
-    return Stream(request, 0, end_ids, sink, 2, ended.append), sink, ended
+    return Stream(request, 0, end_ids, sink, Shape(block_size=2, vocab_size=97), ended.append), sink, ended
 
 
 def step(token_ids: Sequence[int], reason: str | None = None, logprobs: Any = (), metrics: Any = None) -> Any:
@@ -166,3 +167,25 @@ def test_cached_tokens_are_the_librarys_where_it_counts_them() -> None:
     usage = sink.next().usage
     assert usage is not None
     assert usage.num_cached_tokens == 3
+
+
+def test_a_stream_whose_first_step_has_no_logits_of_the_prompt_fails() -> None:
+    stream, _, _ = make(return_context_logits=True)
+    first = step([1])
+    first.context_logits = None
+    assert not stream.awaits_prompt(first)
+    with pytest.raises(ExecutorFailed, match="no logits of the prompt"):
+        stream.take(first)
+
+
+def test_a_prompt_is_read_once() -> None:
+    stream, sink, _ = make(return_context_logits=True)
+    for tokens in ([1], [1, 2]):
+        each: SimpleNamespace = step(tokens)
+        each.context_logits = torch.zeros(5, 97)
+        assert stream.awaits_prompt(each) is (tokens == [1])
+        if tokens == [1]:
+            stream.read_prompt(each)
+        stream.take(each)
+    assert len(sink.next().context_logits or ()) == 5
+    assert sink.next().context_logits is None

@@ -7,7 +7,7 @@ from collections.abc import Sequence as Rows
 
 import numpy as np
 
-from trierarch.python_backend.executors.cpu.largest import largest
+from trierarch.python_backend.executors.sampling.largest import largest
 from trierarch.python_backend.executors.sampling.token_history import Floats
 from trierarch.python_backend.request import TokenLogprob
 
