@@ -17,7 +17,8 @@ def kv_bytes_per_token(spec: Spec) -> int:
 def check_memory(spec: Spec, weight_bytes: int) -> None:
     """Whether the budgets hold what the limits promise, and `gpu_memory` what is certain to be there.
 
-    That is weights, adapters, and keys and values. `weight_bytes` are those of the GPU that has most. What TensorRT-LLM needs for activations comes on top.
+    That is weights, adapters, and keys and values. `weight_bytes` are those of the GPU that has most. What TensorRT-LLM
+    needs for activations comes on top.
 
     Raises:
         ConfigError: it does not fit; the numbers are named.

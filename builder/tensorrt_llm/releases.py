@@ -49,7 +49,7 @@ RELEASES: Final[Mapping[str, Release]] = {
     one.name: one
     for one in (
         Release("1.0", _BOTH),
-        Release("1.1", _BOTH),  # not recorded itself: it is given only what 1.0 and 1.2 agree on
+        Release("1.1", _BOTH),  # not recorded itself: it is given what 1.0 and 1.2 agree on, and `sampler_type`
         Release("1.2", _BOTH),
         Release("1.3", (Flow.PYTORCH,)),
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tritonclient.utils import InferenceServerException
@@ -69,7 +71,7 @@ def make_engine(folder: Path) -> tuple[Path, EngineManifest]:
     (fatal,) = small_tokenizer().encode(FATAL).ids
     changes = {
         "target": Target.TENSORRT_LLM,
-        "tensorrt_llm": record_of("1.2"),
+        "tensorrt_llm": record_of("1.2", kv_cache_config={"event_buffer_max_size": 64}),
         "lora": Lora(max_rank=8, max_adapters=2),
         "speculation": None,
         "files": {TOKENIZER_NAME: manifest.files[TOKENIZER_NAME]},
@@ -131,6 +133,43 @@ def test_the_librarys_figures_are_on_the_metrics_page(served: Served) -> None:
     assert page.value("nv_trt_llm_runtime_memory_metrics", memory_type="gpu") == 1 << 30
     assert page.value("nv_trt_llm_inflight_batcher_metrics", inflight_batcher_specific_metric="micro_batch_id") == 3
     assert page.value("nv_trt_llm_general_metrics", general_type="iteration_counter") > 0
+
+
+def test_logits_and_log_probs_of_a_prompt_are_its_own(served: Served) -> None:
+    vocab_size, length = served.manifest.architecture.vocab_size, len(small_tokenizer().encode(PROMPT).ids)
+    asked = {"return_context_logits": True, "return_generation_logits": True, "num_prompt_log_probs": 1}
+    wishes = {f"retention_token_range_{name}": [value] for name, value in (("starts", 0), ("ends", -1))}
+    for _ in range(2):  # whatever is cached by then
+        (reply,) = ask(
+            served.grpc,
+            "tensorrt_llm",
+            text_input=PROMPT,
+            max_tokens=4,
+            retention_token_range_priorities=[90],
+            **asked,
+            **wishes,
+            **NEVER_ENDS,
+        )
+        assert reply.arrays["context_logits"].shape == (1, length, vocab_size)
+        drawn = reply.arrays["generation_logits"]
+        assert drawn.shape == (1, 1, 4, vocab_size)
+        assert drawn.argmax(-1).reshape(-1).tolist() == reply.arrays["output_ids"].reshape(-1).tolist()
+        assert len(reply.arrays["prompt_log_probs"]) == 1
+
+
+def test_what_is_cached_is_told_in_order(served: Served) -> None:
+    ask(served.grpc, "tensorrt_llm", text_input=PROMPT, max_tokens=9, **NEVER_ENDS)
+
+    def told(since: int) -> list[dict[str, Any]]:
+        (reply,) = ask(served.grpc, "tensorrt_llm", kv_events_since=since)
+        return [json.loads(event) for event in reply.arrays["kv_events"]]
+
+    eventually(lambda: any(event["kind"] == "stored" for event in told(0)), "an event of a block")
+    events = told(0)
+    assert [event["number"] for event in events] == list(range(len(events)))
+    assert told(2)[: len(events) - 2] == events[2:]
+    name = "trierarch_prefix_cache_blocks_total"
+    eventually(lambda: Metrics.read(served.metrics).value(name, change="stored") > 0, "the count of stored blocks")
 
 
 def test_a_request_beyond_the_release_is_refused_by_the_clients_own_name(served: Served) -> None:

@@ -19,6 +19,7 @@ PATIENCE_SECONDS: Final = 120.0
 _NUMPY: Final[dict[DataType, Any]] = {
     DataType.BOOL: np.bool_,
     DataType.INT32: np.int32,
+    DataType.INT64: np.int64,
     DataType.UINT64: np.uint64,
     DataType.FP32: np.float32,
     DataType.STRING: np.object_,

@@ -3,6 +3,9 @@
 The library ignores what it has no code for: under a sampler without penalties, a penalised request is answered as if it
 had asked for none. So whatever is not honoured is refused here, by the release, the flow, the sampler and the way that
 the engine speculates.
+
+Read in TensorRT-LLM's tensorrt_llm/_torch/pyexecutor/{sampler,handle_context_logits}.py, _torch/speculative/mtp.py,
+cpp/tensorrt_llm/batch_manager/handleContextLogits.cpp, tests/unittest/_torch/sampler/test_return_logits.py, release notes of 1.1.
 """
 
 from __future__ import annotations
@@ -10,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
+
+from pydantic import JsonValue
 
 from trierarch.builder.manifest import Flow, TensorRTLLM
 from trierarch.python_backend.errors import InvalidRequest
@@ -62,7 +67,7 @@ _LACKING: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
 _TELLS_LIKELIEST: Final = ("1.1", "1.2", "1.3")
 """Releases whose TorchSampler tells the log-probs of the likeliest tokens; TRTLLMSampler never does."""
 
-_GREEDY_DRAFTING: Final[Mapping[str, frozenset[str]]] = {
+_ONE_MODEL: Final[Mapping[str, frozenset[str]]] = {
     **dict.fromkeys(("1.0", "1.1", "1.2"), frozenset({"mtp", "eagle", "eagle3"})),
     "1.3": frozenset({"mtp", "eagle", "eagle3", "drafttarget", "pard", "dflash", "dspark", "sa"}),
 }
@@ -107,7 +112,7 @@ class Abilities:
 def abilities_of(record: TensorRTLLM) -> Abilities:
     """What the engine of a record can do."""
     arguments = record.llm_args
-    gathers = bool(arguments.get("gather_generation_logits"))
+    gathers = bool(arguments.get("gather_generation_logits")) and decoding_type(record) is None
     refused = _untold(record, gathers)
     if arguments.get("guided_decoding_backend") is None:
         refused["guide"] = _NO_GUIDES
@@ -136,11 +141,7 @@ def _untold(record: TensorRTLLM, gathers: bool) -> dict[str, str]:
         refused["return_generation_logits"] = _NOT_GATHERED
     if record.flow is Flow.ENGINE and not gathers:
         refused["logprobs"] = _NOT_GATHERED
-    if (
-        record.flow is Flow.PYTORCH
-        and decoding_type(record) in _GREEDY_DRAFTING[record.version]
-        and not _is_two(record)
-    ):
+    if _is_one_model(record):
         refused["logprobs"] = _NOT_BESIDE_DRAFTS
     return refused
 
@@ -179,7 +180,7 @@ def _is_torch_sampled(record: TensorRTLLM) -> bool:
 def _greedy_alone(record: TensorRTLLM) -> str | None:
     if record.flow is Flow.ENGINE:
         return None
-    if decoding_type(record) in _GREEDY_DRAFTING[record.version] and not _is_apart(record):
+    if _is_one_model(record) and not _speculation(record).get("allow_advanced_sampling"):
         return f"this engine speculates in a way that only takes the likeliest tokens; {_GREEDY}"
     if (
         record.version in ("1.0", "1.1")
@@ -193,15 +194,13 @@ def _greedy_alone(record: TensorRTLLM) -> str | None:
     return None
 
 
-def _is_apart(record: TensorRTLLM) -> bool:
-    """Whether a drafter that could be one with its target samples all the same."""
-    config = record.llm_args.get("speculative_config")
-    return _is_two(record) or (isinstance(config, dict) and bool(config.get("allow_advanced_sampling")))
+def _is_one_model(record: TensorRTLLM) -> bool:
+    """Whether it guesses by a drafter that is one with its target."""
+    config = _speculation(record)
+    is_apart = config.get("eagle3_one_model") is False or config.get("mtp_eagle_one_model") is False
+    return record.flow is Flow.PYTORCH and decoding_type(record) in _ONE_MODEL[record.version] and not is_apart
 
 
-def _is_two(record: TensorRTLLM) -> bool:
-    """Whether a drafter that could be one model with its target is another, or there is none."""
+def _speculation(record: TensorRTLLM) -> Mapping[str, JsonValue]:
     config = record.llm_args.get("speculative_config")
-    if not isinstance(config, dict):
-        return True
-    return config.get("eagle3_one_model") is False or config.get("mtp_eagle_one_model") is False
+    return config if isinstance(config, dict) else {}

@@ -90,7 +90,7 @@ class TensorRTLLMExecutor:
         self._registry = None if adapters is None else adapters[0]
         self._disk = None if adapters is None else adapters[1]
         self._iterations = IterationStats(manifest.speculation.drafters[0] if manifest.speculation else None)
-        self._events = KvEvents() if tells_events(manifest) else None
+        self._events = KvEvents() if _tells_events(manifest) else None
         self._shape = Shape(
             block_size=manifest.kv_cache.block_size,
             vocab_size=manifest.architecture.vocab_size,
@@ -278,7 +278,7 @@ class TensorRTLLMExecutor:
         )
 
 
-def tells_events(manifest: EngineManifest) -> bool:
+def _tells_events(manifest: EngineManifest) -> bool:
     """Whether an engine was built so that the library tells of what it caches."""
     record = manifest.tensorrt_llm
     kv_cache = None if record is None else record.llm_args.get("kv_cache_config")

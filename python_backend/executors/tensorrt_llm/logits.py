@@ -80,6 +80,19 @@ def read_output(logits: Any, num_tokens: int, num_shown: int, vocab_size: int) -
     return rows[:num_shown]
 
 
+def check_likeliest(rows: NDArray[np.float32], token_ids: Sequence[int]) -> None:
+    """Of tokens that can only have been the likeliest: some releases, when they stream, are known to tell another step's.
+
+    Raises:
+        ExecutorFailed: one is not.
+    """
+    for row, token in zip(rows, token_ids, strict=True):
+        if row[token] < row.max():
+            raise ExecutorFailed(
+                f"TensorRT-LLM returned logits that token {token}, which it drew, is not the likeliest of"
+            )
+
+
 def output_logprobs(rows: NDArray[np.float32], token_ids: Sequence[int], count: int) -> tuple[TokenLogprob, ...]:
     """Of drawn tokens, with the `count` likeliest; rows (n, vocab_size)."""
     return tuple(token_logprobs(rows, token_ids, [count] * len(token_ids)))

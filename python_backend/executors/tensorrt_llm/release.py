@@ -29,7 +29,7 @@ RELEASES: Final = {
     release.name: release
     for release in (
         Release(name="1.0", lora_config_modules=(_MANAGER,), takes_cache_salt=False, takes_priority=False),
-        # Not recorded itself: it is given only what 1.0 and 1.2 agree on.
+        # Not recorded itself: its calls get only what those of 1.0 and 1.2 agree on.
         Release(name="1.1", lora_config_modules=(_HELPER, _MANAGER), takes_cache_salt=False, takes_priority=False),
         Release(name="1.2", lora_config_modules=(_HELPER,), takes_cache_salt=True, takes_priority=False),
         Release(name="1.3", lora_config_modules=(_HELPER,), takes_cache_salt=True, takes_priority=True),

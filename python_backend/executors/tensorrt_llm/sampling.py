@@ -26,6 +26,12 @@ def end_ids_of(sampling: SamplingParams, engine_end_ids: tuple[int, ...]) -> tup
     return engine_end_ids if sampling.end_ids is None else sampling.end_ids
 
 
+def is_likeliest_drawn(sampling: SamplingParams) -> bool:
+    """Whether each token is the likeliest by the model's own logits: nothing changes them, and nothing is left to chance."""
+    is_masked = sampling.bad_words or sampling.min_tokens or sampling.guide is not None
+    return sampling.is_greedy and not (is_masked or sampling.logit_bias or _penalties(sampling))
+
+
 def check_words(sampling: SamplingParams, engine_end_ids: tuple[int, ...]) -> None:
     """Raise InvalidRequest for words and limits that the library cannot keep."""
     for word in sampling.bad_words:

@@ -15,10 +15,12 @@ from trierarch.python_backend.executors.tensorrt_llm.llm import Completion, Gene
 from trierarch.python_backend.executors.tensorrt_llm.logits import (
     LogitsAsked,
     PromptTold,
+    check_likeliest,
     output_logprobs,
     read_output,
     read_prompt,
 )
+from trierarch.python_backend.executors.tensorrt_llm.sampling import is_likeliest_drawn
 from trierarch.python_backend.executors.tensorrt_llm.usage import Times, usage_of
 from trierarch.python_backend.request import FinishReason, Request, TokenDelta, TokenLogprob
 
@@ -160,6 +162,8 @@ class Stream:
                 told["logprobs"] = self._logprobs(completion.logprobs, first)
             return told
         rows = read_output(completion.generation_logits, num_drawn, len(token_ids), self._shape.vocab_size)
+        if is_likeliest_drawn(sampling):
+            check_likeliest(rows, token_ids)
         if sampling.return_generation_logits:
             told["generation_logits"] = tuple(rows)
         if sampling.logprobs is not None:

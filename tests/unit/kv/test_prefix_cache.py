@@ -55,3 +55,15 @@ def test_an_evicted_block_is_found_no_more_but_those_after_it_are_once_it_is_bac
     assert cache.match(keys) == []
     cache.insert(keys[0], Block(5))
     assert cache.match(keys) == [5, 1]
+
+
+def test_what_came_and_went_is_counted() -> None:
+    cache = PrefixCache()
+    keys = chain("", "", [1], [2])
+    blocks = [Block(block_id) for block_id in range(3)]
+    for key, block in zip((*keys, keys[0]), blocks, strict=True):
+        cache.insert(key, block)
+    assert (cache.num_stored, cache.num_removed, len(cache)) == (2, 0, 2)
+    cache.evict(blocks[1])
+    cache.insert(keys[1], blocks[2])
+    assert (cache.num_stored, cache.num_removed, len(cache)) == (3, 1, 2)

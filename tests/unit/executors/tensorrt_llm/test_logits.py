@@ -15,7 +15,8 @@ from support.token_stream import TokenStream
 from trierarch.builder.manifest import Flow
 from trierarch.python_backend.errors import ExecutorFailed, InvalidRequest, Overloaded
 from trierarch.python_backend.executors.tensorrt_llm.abilities import abilities_of
-from trierarch.python_backend.executors.tensorrt_llm.logits import read_output, read_prompt
+from trierarch.python_backend.executors.tensorrt_llm.logits import check_likeliest, read_output, read_prompt
+from trierarch.python_backend.executors.tensorrt_llm.sampling import is_likeliest_drawn
 from trierarch.python_backend.request import FinishReason, Request, SamplingParams, TokenDelta
 
 MakeStandIn = Callable[..., Any]
@@ -238,3 +239,14 @@ def test_more_logits_than_fit_are_refused(stand_in: MakeStandIn) -> None:
     library.controls.gate.set()
     held.finish()
     library.ask(executor, PROMPT, replace(GREEDY, return_context_logits=True)).finish()
+
+
+def test_logits_of_another_step_fail_where_that_can_be_seen() -> None:
+    rows = np.array([[0.0, 2.0, 1.0], [3.0, 0.0, 3.0]], np.float32)
+    check_likeliest(rows, [1, 2])
+    with pytest.raises(ExecutorFailed, match="token 2, which it drew"):
+        check_likeliest(rows, [2, 0])
+    plain = SamplingParams(max_tokens=4, temperature=0.0)
+    assert is_likeliest_drawn(plain)
+    for change in ({"temperature": 1.0}, {"logit_bias": {1: 1.0}}, {"min_tokens": 1}, {"presence_penalty": 0.1}):
+        assert not is_likeliest_drawn(replace(plain, **change))
