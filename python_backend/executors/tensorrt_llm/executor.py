@@ -96,7 +96,7 @@ class TensorRTLLMExecutor:
             vocab_size=manifest.architecture.vocab_size,
             gathers_logits=abilities.gathers_logits,
         )
-        self._logits_budget = LogitsBudget(manifest.architecture.vocab_size)
+        self._logits_budget = LogitsBudget(manifest.architecture.vocab_size, keeps_prompts=True)
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._live: dict[str, _Live] = {}

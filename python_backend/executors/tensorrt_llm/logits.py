@@ -37,7 +37,7 @@ class LogitsAsked:
         )
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class PromptTold:
     """As the first delta has it."""
 

@@ -128,3 +128,30 @@ def test_options_out_of_range_are_named(
 ) -> None:
     assert run(*for_tensorrt_llm(checkpoint, tmp_path / "out", *more)) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flow", ["engine", "pytorch"])
+def test_what_an_engine_is_to_tell(
+    flow: str, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--tensorrt-llm-version", "1.1", "--tensorrt-llm-flow", flow, "--gather-logits", "--kv-event-buffer", "64"]
+    if flow == "pytorch":
+        more += ["--tensorrt-llm-sampler", "torch"]
+    assert run(*for_tensorrt_llm(checkpoint, tmp_path / "out", "--dry-run", "--json", *more)) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["llm_args"]["gather_generation_logits"] is True
+    assert plan["llm_args"]["kv_cache_config"]["event_buffer_max_size"] == 64
+    if flow == "engine":
+        assert "--gather_context_logits" in shlex.split(plan["command"])
+    else:
+        assert plan["llm_args"]["sampler_type"] == "TorchSampler"
+
+
+def test_options_of_one_target_are_not_the_others(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("build", "--model", checkpoint, "--output", tmp_path / "out", "--gather-logits") != 0
+    assert "gather_logits is 'True', but target is 'torch'" in " ".join(capsys.readouterr().err.split())
+    more = ("--no-prefix-caching", "--kv-event-buffer", "64")
+    assert run(*for_tensorrt_llm(checkpoint, tmp_path / "out", *more)) != 0
+    assert "kv_event_buffer is 64, and enable_prefix_caching is off" in " ".join(capsys.readouterr().err.split())

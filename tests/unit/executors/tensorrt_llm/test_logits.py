@@ -230,8 +230,9 @@ def test_more_logits_than_fit_are_refused(stand_in: MakeStandIn) -> None:
     library = stand_in("1.2")
     executor = library.open()
     executor._logits_budget._max_bytes = 10 * VOCAB * 4
-    with pytest.raises(InvalidRequest, match="return_context_logits"):
-        library.ask(executor, PROMPT * 2, replace(GREEDY, return_context_logits=True))
+    for field, value in (("return_context_logits", True), ("prompt_logprobs", 0)):
+        with pytest.raises(InvalidRequest, match=f"{field} is {value}: 18 tokens of 388 bytes"):
+            library.ask(executor, PROMPT * 2, replace(GREEDY, **{field: value}))
     library.controls.gate.clear()
     held = library.ask(executor, PROMPT, replace(GREEDY, return_context_logits=True))
     with pytest.raises(Overloaded, match="logits"):
