@@ -27,6 +27,6 @@ class KvEvent:
     """Consecutive from 0."""
     kind: KvEventKind
     block_hashes: tuple[int, ...] = ()
-    """Of 64 bits; of stored blocks in the order of the prefix."""
+    """Of 64 bits, or of 256; of stored blocks in the order of the prefix."""
     parent_hash: int | None = None
     """Of the block before the first stored one; None begins a prompt."""

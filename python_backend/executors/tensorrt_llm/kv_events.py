@@ -27,6 +27,7 @@ class KvEvents:
         self._events: deque[KvEvent] = deque(maxlen=max_events)
         self._num_events = 0
         self._last_id: int | None = None
+        self._has_warned = False
         self.num_stored = 0
         """Blocks, since the start; so the next two."""
         self.num_removed = 0
@@ -49,8 +50,11 @@ class KvEvents:
         for event in (record,) if isinstance(record, Mapping) else record:
             try:
                 self._take(event)
-            except (KeyError, TypeError, ValueError):
-                logger.warning("an event of TensorRT-LLM's KV cache is unknown here: %r", event)
+            except (KeyError, TypeError, ValueError) as error:
+                # Once, and without the event: it may have the tokens of a prompt.
+                if not self._has_warned:
+                    logger.warning("events of TensorRT-LLM's KV cache are unknown here: %s", type(error).__name__)
+                self._has_warned = True
 
     def since(self, number: int) -> tuple[KvEvent, ...]:
         """Those from `number` on, in order; one whose first has another number begins after events that are gone."""
@@ -62,7 +66,7 @@ class KvEvents:
         kind = KvEventKind(data["type"])
         hashes, parent = _hashes(kind, data), None
         if kind is KvEventKind.STORED and data["parent_hash"] is not None:
-            parent = int(data["parent_hash"])
+            parent = _hash(data["parent_hash"])
         with self._lock:
             self._note(int(event["event_id"]))
             self._events.append(KvEvent(number=self._num_events, kind=kind, block_hashes=hashes, parent_hash=parent))
@@ -79,7 +83,12 @@ class KvEvents:
 
 def _hashes(kind: KvEventKind, data: Mapping[str, Any]) -> tuple[int, ...]:
     if kind is KvEventKind.STORED:
-        return tuple(int(block["block_hash"]) for block in data["blocks"])
+        return tuple(_hash(block["block_hash"]) for block in data["blocks"])
     if kind is KvEventKind.REMOVED:
-        return tuple(int(block_hash) for block_hash in data["block_hashes"])
-    return (int(data["block_hash"]),) if kind is KvEventKind.UPDATED else ()
+        return tuple(_hash(block_hash) for block_hash in data["block_hashes"])
+    return (_hash(data["block_hash"]),) if kind is KvEventKind.UPDATED else ()
+
+
+def _hash(value: int | str) -> int:
+    """Of 64 bits a number; SHA-256, which 1.3 can be told to take, is text."""
+    return int(value, 16) if isinstance(value, str) else int(value)

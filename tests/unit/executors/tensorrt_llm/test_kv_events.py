@@ -93,7 +93,16 @@ def test_what_is_no_event_is_passed_over(caplog: pytest.LogCaptureFixture) -> No
         events.take(record)  # type: ignore[arg-type]
     events.take({"event_id": 7, "data": {"type": "updated", "block_hash": 9, "priority": None}})
     assert events.since(0) == (KvEvent(number=0, kind=KvEventKind.UPDATED, block_hashes=(9,)),)
-    assert len(caplog.records) == 5
+    secret = {"event_id": 8, "data": {"type": "stored", "blocks": [{"tokens": ["secret"]}]}}
+    events.take(secret)
+    assert len(caplog.records) == 1
+    assert "secret" not in caplog.text
+
+
+def test_hashes_may_be_text() -> None:
+    events = KvEvents()
+    events.take(removed(0, *["ff" * 32]))  # type: ignore[list-item]
+    assert events.since(0)[0].block_hashes == (int("ff" * 32, 16),)
 
 
 @given(st.lists(st.integers(1, 3), max_size=30), st.integers(1, 8), st.integers(0, 40))
