@@ -9,6 +9,7 @@ from typing import Protocol
 from trierarch.python_backend.adapters.adapter import Adapter
 from trierarch.python_backend.adapters.stats import AdapterInfo, AdapterStats
 from trierarch.python_backend.executors.kv_event import KvEvent
+from trierarch.python_backend.kv.offload_stats import OffloadStats
 from trierarch.python_backend.request import Request, TokenDelta
 from trierarch.python_backend.scheduling.stats import SchedulerStats
 from trierarch.python_backend.speculation.stats import SpeculationStats
@@ -34,6 +35,8 @@ class ExecutorStats(SchedulerStats):
     """None where the executor never guesses."""
     adapters: AdapterStats | None = None
     """None where the engine takes none."""
+    offload: OffloadStats | None = None
+    """None where nothing is kept behind the device cache."""
 
 
 class Executor(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trierarch.builder.errors import ConfigError, EngineError
 from trierarch.builder.machine import cuda_architectures
@@ -20,6 +20,9 @@ from trierarch.python_backend.executors.draft_model import DraftModel
 from trierarch.python_backend.executors.executor import Executor
 from trierarch.python_backend.executors.head_drafter import HeadDrafter, num_scratch_blocks
 from trierarch.python_backend.executors.loop import StepExecutor
+from trierarch.python_backend.executors.offload.config import NO_OFFLOAD, OffloadConfig
+from trierarch.python_backend.executors.offload.mover import Mover
+from trierarch.python_backend.executors.offload.opening import open_tiers
 from trierarch.python_backend.executors.prefix_file import PrefixFile
 from trierarch.python_backend.executors.runner import LeadRunner
 from trierarch.python_backend.executors.sampling.uniforms import Uniforms
@@ -43,21 +46,23 @@ def open_executor(
     allotment: Allotment | None = None,
     adapter_directories: tuple[Path, ...] = (),
     prefixes: PrefixFile | None = None,
+    offload: OffloadConfig = NO_OFFLOAD,
 ) -> Executor:
     """Check an engine, load it and start its loop. `allotment` None adapts how far drafts are followed.
 
     adapter_directories: where adapters are looked for, after those that the engine brings along.
     prefixes: where cached prefixes come from, and go to at the end; only compiled engines without a head keep them.
+    offload: where they go when the KV cache has no room for them.
 
     Raises:
-        ConfigError: one of `adapter_directories` is not there, or the engine takes no adapters.
+        ConfigError: one of `adapter_directories` is not there, or the engine takes no adapters; or `offload` cannot be.
         EngineError: the engine is corrupt, or foreign to this version, machine or set of executors.
         ResourceError: the machine has no room for the weights or the KV cache.
     """
     manifest = verify(engine)
     if manifest.head is not None:
         raise EngineError(f"{engine.name}: it is a head, which only guesses for the engine it lies in; open that one")
-    return _OPENERS[manifest.target](engine, manifest, allotment, adapter_directories, prefixes)
+    return _OPENERS[manifest.target](engine, manifest, allotment, adapter_directories, prefixes, offload)
 
 
 def open_runner(
@@ -100,6 +105,7 @@ def _open_torch(
     allotment: Allotment | None,
     adapter_directories: tuple[Path, ...],
     prefixes: PrefixFile | None,
+    offload: OffloadConfig,
 ) -> StepExecutor:
     directories = open_directories(engine, manifest, adapter_directories)  # before the weights: it fails at once
     uniforms = Uniforms()
@@ -113,9 +119,12 @@ def _open_torch(
         max_num_tokens=limits.max_num_tokens,
         max_queue_size=limits.max_queue_size,
     )
-    kv = KVCacheManager(runner.num_blocks, kv_cache.block_size, kv_cache.enable_prefix_caching)
     vocab_size = manifest.architecture.vocab_size
     models, arrange_draft = _nested_drafters(engine, manifest, draft, runner, uniforms, adapter_directories)
+    tiers = open_tiers(offload, manifest, runner, _head_of(models)) if offload.is_on else None
+    kv = KVCacheManager(
+        runner.num_blocks, kv_cache.block_size, kv_cache.enable_prefix_caching, None if tiers is None else tiers.offload
+    )
     pool = None
     if manifest.lora is not None:
         pool = AdapterPool(
@@ -129,7 +138,12 @@ def _open_torch(
     # A head keeps keys and values of its own in the target's blocks.
     has_head = draft is not None and draft.head is not None
     at_end = _keep(prefixes, kv, runner) if prefixes is not None and not has_head else lambda: None
-    return StepExecutor(scheduler, runner, vocab_size, speculator, registry, guides, at_end)
+    mover = None if tiers is None else Mover(kv, tiers.copier, tiers.files)
+    return StepExecutor(scheduler, runner, vocab_size, speculator, registry, guides, at_end, mover)
+
+
+def _head_of(models: list[ModelDrafter]) -> HeadDrafter[Any] | None:
+    return next((model for model in models if isinstance(model, HeadDrafter)), None)
 
 
 def _keep(prefixes: PrefixFile, kv: KVCacheManager, runner: LeadRunner) -> Callable[[], object]:
@@ -149,6 +163,7 @@ def _open_tensorrt_llm(
     _: Allotment | None,
     adapter_directories: tuple[Path, ...],
     prefixes: PrefixFile | None,
+    offload: OffloadConfig,
 ) -> Executor:
     """It keeps its own prefix cache, which nobody can save."""
     directories = open_directories(engine, manifest, adapter_directories)
@@ -238,5 +253,7 @@ def open_head(
     return drafter
 
 
-_Opener = Callable[[Path, EngineManifest, Allotment | None, tuple[Path, ...], PrefixFile | None], Executor]
+_Opener = Callable[
+    [Path, EngineManifest, Allotment | None, tuple[Path, ...], PrefixFile | None, OffloadConfig], Executor
+]
 _OPENERS: dict[Target, _Opener] = {Target.TORCH: _open_torch, Target.TENSORRT_LLM: _open_tensorrt_llm}

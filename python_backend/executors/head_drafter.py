@@ -33,6 +33,11 @@ A = TypeVar("A", bound=Any)
 class HeadModel(Protocol[A]):
     """Computes rows of a head. A row's token is the one after its position, so rows come as `draft_token_ids`."""
 
+    @property
+    def kv_arrays(self) -> tuple[Any, ...]:
+        """All that its share of a block stands in; the third axis is the block's number."""
+        ...
+
     def fuse(self, tapped: Any, rows: Rows[int]) -> A:
         """What some rows of `StepRows.tapped` are to the head: (n, hidden)."""
         ...
@@ -93,6 +98,12 @@ class HeadDrafter(Generic[A]):
     def kind(self) -> DrafterKind:
         """See Drafter.kind."""
         return self._kind
+
+    @property
+    def kv_arrays(self) -> tuple[Any, ...]:
+        """See HeadModel.kv_arrays."""
+        assert self._model is not None, "the drafter is closed"
+        return self._model.kv_arrays
 
     def follow(self, step: StepRows[Any], outputs: Mapping[int, SequenceOutput]) -> None:
         """See Follower.follow."""

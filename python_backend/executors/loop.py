@@ -23,6 +23,7 @@ from trierarch.python_backend.errors import Cancelled, ExecutorFailed, ServingEr
 from trierarch.python_backend.executors.executor import ExecutorStats, Sink
 from trierarch.python_backend.executors.logits_budget import LogitsBudget
 from trierarch.python_backend.executors.machine import resident_bytes
+from trierarch.python_backend.executors.offload.mover import Mover
 from trierarch.python_backend.executors.runner import Runner
 from trierarch.python_backend.guides.guides import Guides
 from trierarch.python_backend.guides.masking import GuidedStep
@@ -47,11 +48,16 @@ class StepExecutor:
         registry: AdapterRegistry | None = None,
         guides: Guides | None = None,
         at_end: Callable[[], object] = lambda: None,
+        mover: Mover | None = None,
     ) -> None:
         """`speculator` None verifies the requests' own drafts and no others. `registry`, `guides`: the scheduler's.
 
-        at_end: called once, when the last step has run and before the runner closes.
+        at_end: called once, when the last step has run and before the runner closes. mover: of the scheduler's cache, where
+        that has tiers behind it.
         """
+        self._mover = mover
+        if mover is not None:
+            mover.listen(self._wake)
         self._at_end = at_end
         self._registry = registry
         self._scheduler = scheduler
@@ -117,6 +123,7 @@ class StepExecutor:
         adapters = None
         with self._lock:
             counts = self._scheduler.stats()
+            offload = None if self._mover is None else self._mover.stats()
             if self._registry is not None:
                 adapters = self._registry.pool.stats(self._scheduler.requests())
         if self._registry is not None and adapters is not None:
@@ -124,8 +131,10 @@ class StepExecutor:
         return ExecutorStats(
             **asdict(counts),
             memory_bytes=resident_bytes(),
+            pinned_memory_bytes=0 if self._mover is None else self._mover.pinned_bytes,
             speculation=self._speculator.stats(),
             adapters=adapters,
+            offload=offload,
         )
 
     def kv_events(self, since: int) -> None:
@@ -149,6 +158,8 @@ class StepExecutor:
             self._is_closing = True
             self._changed.notify_all()
         self._thread.join()
+        if self._mover is not None:
+            self._mover.close()
         at_end, self._at_end = self._at_end, lambda: None
         at_end()
         if self._loader is not None:
@@ -175,11 +186,13 @@ class StepExecutor:
 
     def _step(self, plan: Plan) -> None:
         started = time.perf_counter()
+        self._copy()  # Before a head guesses on in blocks of the plan.
         drafts = self._speculator.propose(plan)
         with self._lock:
             plan = self._scheduler.with_drafts(plan, drafts)
         if self._guides is not None and (guided := self._guides.masking.masks(plan)) is not None:
             plan = self._guided(plan, guided)
+        self._copy()  # Drafts may have taken blocks.
         output, culprits = self._compute(plan)
         culprits |= {sequence_id: drawn.error for sequence_id, drawn in output.outputs.items() if drawn.error}
         with self._lock:
@@ -190,7 +203,17 @@ class StepExecutor:
             except RuntimeError:
                 logger.exception("the runner broke its contract")
                 self._scheduler.fail(ExecutorFailed("the step's output was unusable; see the server's log"))
-        self._speculator.observe(plan, output, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        self._speculator.observe(plan, output, seconds)
+        if self._mover is not None:
+            self._mover.observe_step(plan.num_tokens, seconds)
+
+    def _copy(self) -> None:
+        """Move out what is about to be written over, and let the other copies begin."""
+        if self._mover is not None and self._mover.has_copies:
+            with self._lock:
+                copies = self._mover.take()
+            self._mover.begin(copies)
 
     def _guided(self, plan: Plan, step: GuidedStep) -> Plan:
         """The plan as guides leave it."""
@@ -203,18 +226,25 @@ class StepExecutor:
         """Wait for work and plan a step; None once closing."""
         with self._changed:
             while True:
-                while not (self._scheduler.has_work or self._aborted or self._is_closing):
+                while not (self._scheduler.has_work or self._aborted or self._is_closing or self._has_news):
                     self._changed.wait()
                 if self._is_closing:
                     return None
                 for request_id, index in self._aborted:
                     self._scheduler.abort(request_id, index=index)
                 self._aborted.clear()
+                if self._mover is not None:
+                    self._mover.hear()
                 plan = self._scheduler.schedule()
-                if plan.scheduled or plan.finished_sequence_ids or self._scheduler.outbox:
+                has_copies = self._mover is not None and self._mover.has_copies
+                if plan.scheduled or plan.finished_sequence_ids or self._scheduler.outbox or has_copies:
                     return plan
-                if self._scheduler.has_work:  # All that live wait for adapters or guides.
+                if self._scheduler.has_work:  # All that live wait for adapters, guides or blocks.
                     self._changed.wait(self._scheduler.seconds_to_deadline())
+
+    @property
+    def _has_news(self) -> bool:
+        return self._mover is not None and self._mover.has_news
 
     def _wake(self) -> None:
         with self._changed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence as Ordered
 
 from trierarch.python_backend.kv.block_pool import BlockPool
 from trierarch.python_backend.kv.prefix_cache import PrefixCache
@@ -19,9 +20,19 @@ def require(holds: bool, message: str) -> None:
         raise IntegrityError(message)
 
 
-def check_blocks(pool: BlockPool, cache: PrefixCache | None, block_size: int, sequences: list[Sequence]) -> None:
-    """Raise IntegrityError unless pool, cache and the block tables of `sequences` (all that hold blocks) agree."""
-    _check_pool(pool, Counter(block_id for sequence in sequences for block_id in sequence.block_table))
+def check_blocks(
+    pool: BlockPool,
+    cache: PrefixCache | None,
+    block_size: int,
+    sequences: list[Sequence],
+    recalled: Ordered[Ordered[int]] = (),
+) -> None:
+    """Raise IntegrityError unless pool, cache and the block tables agree: of `sequences`, all that hold blocks, and `recalled`.
+
+    recalled: ids of the blocks that each recall holds.
+    """
+    tables = (*(sequence.block_table for sequence in sequences), *recalled)
+    _check_pool(pool, Counter(block_id for table in tables for block_id in table))
     keyed = [block for block in pool.blocks if block.key is not None]
     require(len(keyed) == (0 if cache is None else len(cache)), "as many blocks must be keyed as the cache finds")
     for block in keyed:

@@ -15,26 +15,41 @@ from __future__ import annotations
 from collections.abc import Iterable
 from collections.abc import Sequence as Ordered
 
+from trierarch.python_backend.kv.block import Block
 from trierarch.python_backend.kv.block_pool import BlockPool
+from trierarch.python_backend.kv.copies import Recalled
 from trierarch.python_backend.kv.integrity import check_blocks
+from trierarch.python_backend.kv.offload import Offload
 from trierarch.python_backend.kv.prefix_cache import PrefixCache, chain_key, root_key
+from trierarch.python_backend.kv.recalls import Recalls
 from trierarch.python_backend.sequence import Sequence
 
 
 class KVCacheManager:
     """Owns the blocks. The only writer of a sequence's `block_table`, `block_keys` and `num_computed_tokens`.
 
-    A sequence goes through `match`, `start`, then per step `allocate` and `advance`, and ends with `free`, after which
+    A sequence goes through `match`, `recall` (until that has nothing to wait for), `start`, then per step `allocate` and `advance`, and ends with `free`, after which
     it may start again. What was full and computed stays findable until its block is needed for something else.
     """
 
-    def __init__(self, num_blocks: int, block_size: int, enable_prefix_caching: bool = True) -> None:
-        """Manage `num_blocks` blocks of `block_size` tokens, all free."""
+    def __init__(
+        self, num_blocks: int, block_size: int, enable_prefix_caching: bool = True, offload: Offload | None = None
+    ) -> None:
+        """Manage `num_blocks` blocks of `block_size` tokens, all free.
+
+        offload: where cached blocks go that are evicted, if they are cached at all; None forgets them.
+        """
         if block_size < 1:
             raise ValueError(f"block_size is {block_size}: a block holds at least 1 token")
         self.pool = BlockPool(num_blocks)
         self.cache = PrefixCache() if enable_prefix_caching else None
         self.block_size = block_size
+        self.offload = None if self.cache is None else offload
+        self._recalls = (
+            None
+            if self.cache is None or self.offload is None
+            else Recalls(self.offload, self.pool, self.cache, self._take)
+        )
         self.num_reused_blocks = 0
         """Blocks that sequences found already computed when they first started."""
 
@@ -50,7 +65,7 @@ class KVCacheManager:
 
     @property
     def num_used_blocks(self) -> int:
-        """Held by sequences."""
+        """Held by sequences, or being filled for one that waits."""
         return self.pool.num_blocks - self.pool.num_free_blocks
 
     def num_blocks_for(self, num_tokens: int) -> int:
@@ -63,6 +78,9 @@ class KVCacheManager:
         for sequence in sequences:
             num_computed += sequence.num_computed_tokens
             num_held += len(sequence.block_table)
+        for table in self._recalled_tables():
+            num_computed += len(table) * self.block_size
+            num_held += len(table)
         # Only full blocks are shared, so each time a block is held beyond the first counts a whole block twice.
         return num_computed - (num_held - self.num_used_blocks) * self.block_size
 
@@ -88,6 +106,25 @@ class KVCacheManager:
         num_new = self.num_blocks_for(num_tokens) - len(prefix)
         return num_revived + num_new + num_reserved_blocks <= self.num_free_blocks
 
+    def is_recalling(self, sequence: Sequence) -> bool:
+        """Whether a sequence waits for blocks that it asked for; those are set aside for it, so that it need not fit."""
+        return self._recalls is not None and self._recalls.is_awaited(sequence.sequence_id)
+
+    def recall(self, sequence: Sequence, prefix: list[int]) -> bool:
+        """See to it that what `sequence` could start from beyond `prefix` comes back; whether it should wait for that.
+
+        `prefix` is what `match` found, and `can_start` agreed. What has come back `match` finds, once `recalled` was told.
+        """
+        if self._recalls is None:
+            return False
+        keys = self._keys(sequence, (sequence.num_tokens - 1) // self.block_size)
+        return self._recalls.begin(sequence.sequence_id, prefix, keys[len(prefix) :])
+
+    def recalled(self, done: Recalled) -> None:
+        """Blocks that were asked for have come, or will not."""
+        assert self._recalls is not None
+        self._recalls.finish(done)
+
     def start(self, sequence: Sequence, prefix: list[int]) -> None:
         """Give a sequence that holds no blocks the computed blocks that `match` found for it."""
         assert not sequence.block_table
@@ -108,10 +145,7 @@ class KVCacheManager:
         if num_new > self.num_free_blocks:
             return False
         for _ in range(num_new):
-            block = self.pool.take()
-            if block.key is not None and self.cache is not None:
-                self.cache.evict(block)
-            sequence.block_table.append(block.block_id)
+            sequence.block_table.append(self._take().block_id)
         sequence.num_new_blocks += num_new
         return True
 
@@ -158,7 +192,21 @@ class KVCacheManager:
 
     def check_integrity(self, sequences: Iterable[Sequence]) -> None:
         """Raise IntegrityError unless blocks, cache and all `sequences` that hold blocks agree."""
-        check_blocks(self.pool, self.cache, self.block_size, list(sequences))
+        check_blocks(self.pool, self.cache, self.block_size, list(sequences), self._recalled_tables())
+        if self._recalls is not None:
+            self._recalls.check_integrity()
+
+    def _take(self) -> Block:
+        """A free block for new content, held once; what was cached in it goes where the offload keeps it."""
+        block = self.pool.take()
+        if block.key is not None and self.cache is not None:
+            if self.offload is not None:
+                self.offload.leave(block.key, block.block_id)
+            self.cache.evict(block)
+        return block
+
+    def _recalled_tables(self) -> list[list[int]]:
+        return [] if self._recalls is None else self._recalls.tables()
 
     def _release_from(self, sequence: Sequence, num_kept: int) -> None:
         table = sequence.block_table

@@ -50,6 +50,10 @@ class PrefixCache:
             run.append(block.block_id)
         return run
 
+    def find(self, key: bytes) -> Block | None:
+        """The block of a key, if it is here."""
+        return self._blocks.get(key)
+
     def insert(self, key: bytes, block: Block) -> None:
         """Make a full and computed block findable, unless one of equal content is already."""
         if key not in self._blocks:

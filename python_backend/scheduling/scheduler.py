@@ -135,9 +135,10 @@ class Scheduler:
         catch up with the first; whoever catches up draws a token, which is known from then on. Long prompts computed
         in chunks, cached prefixes, recomputing after preemption, siblings that share a prompt and drafts (tokens
         known on trial) are all no more than other starting points of the same race. Those that run go first, in the
-        order they started; then the most urgent waiting ones start, none overtaking but for the sake of adapters and guides
-        (see AdapterGate and GuideGate). When blocks run out the least urgent running sequence is preempted, so the most urgent one always
-        moves. The plan is empty while all that live wait for adapters to be loaded or guides to be compiled.
+        order they started; then the most urgent waiting ones start, none overtaking but for the sake of adapters, guides
+        (see AdapterGate and GuideGate) and blocks that come back (see KVCacheManager.recall). When blocks run out the
+        least urgent running sequence is preempted, so the most urgent one always moves. The plan is empty while all that
+        live wait for adapters to be loaded, guides to be compiled or blocks to come back.
         """
         now = self._clock()
         for request in self._deadlines.overdue(self.requests, now):
@@ -257,11 +258,15 @@ class Scheduler:
             return
         waiting = tuple(self._waiting) if self._guide_gate is None else self._guide_gate.startable(self._waiting)
         for sequence in waiting if self._gate is None else self._gate.startable(waiting, now):
+            if self._kv.is_recalling(sequence):
+                continue
             prefix = self._match(sequence)
+            if not self._running.fits(sequence, prefix):
+                break
+            if self._recall(sequence, prefix):
+                continue
             num_tokens = sequence.num_tokens - len(prefix) * self._kv.block_size
             if num_tokens > step.num_tokens_left and not self.config.enable_chunked_prefill:
-                break
-            if not self._running.fits(sequence, prefix):
                 break
             self._waiting.discard(sequence)
             if not self._start(sequence, prefix, now):
@@ -278,6 +283,11 @@ class Scheduler:
         if live.wants_prompt_told(sequence):
             return []  # Every position's logits are needed, so every position is computed.
         return self._kv.match(sequence, (s for s in live.sequences if s.status is SequenceStatus.RUNNING))
+
+    def _recall(self, sequence: Sequence, prefix: list[int]) -> bool:
+        """Whether blocks come back for a sequence, so that others go first; if there are any, they are asked for."""
+        live = self._live[sequence.request.request_id]
+        return not live.wants_prompt_told(sequence) and self._kv.recall(sequence, prefix)
 
     def _start(self, sequence: Sequence, prefix: list[int], now: int) -> bool:
         live = self._live[sequence.request.request_id]

@@ -40,6 +40,7 @@ def random_world(seed: int) -> World:
         max_adapters=random.randint(1, 3),
         host_bytes=random.randint(MAX_ADAPTER_BYTES + 1, 12),
         adapter_patience_seconds=random.choice((0.0, 1.0)),
+        tiers=random.choice(((0, 0), (random.randint(1, 6), 0), (random.randint(1, 4), random.randint(1, 6)))),
     )
 
 
@@ -88,6 +89,11 @@ class Ordeal:
     def load(self, seed: int = 0) -> None:
         """The loader's thread gets to run."""
         self.world.load()
+
+    def copy(self, seed: int) -> None:
+        """One of the mover's threads gets through one copy, or finds that it cannot."""
+        if self.world.mover is not None:
+            self.world.mover.finish_one(Random(seed))
 
     def replace_adapter(self, seed: int) -> None:
         """A name means another version from now on; or it is deleted, and then put back."""
@@ -141,7 +147,9 @@ class Ordeal:
         """One turn of the loop, within the limits and never idle while a request lives."""
         world = self.world
         plan = world.plan()
-        if not plan.scheduled:  # Then all that live wait for a disk.
+        if not plan.scheduled and not (
+            world.mover is not None and world.mover.is_recalling
+        ):  # Then all wait for a disk.
             live = [request.adapter_digest for request in world.scheduler.requests()]
             assert all(digest and world.cache.get(digest) is None for digest in live)
         world.note(plan)
@@ -173,8 +181,13 @@ class Ordeal:
                 break
             if not self.world.loads_amid_steps:
                 self.load()
+            if self.world.mover is not None:
+                self.world.mover.finish()
             self.step()
             self.check()
+        if self.world.mover is not None:
+            self.world.mover.finish()
+        self.check()
         assert not self.world.scheduler.has_work
         assert self.world.kv.num_free_blocks == self.world.kv.num_blocks
         assert self.world.adapters is not None

@@ -7,6 +7,7 @@ from typing import Any
 
 from support.checking_runner import CheckingRunner
 from support.memory_adapters import arrange_draft
+from support.toy_mover import ToyMover, make_offload
 from trierarch.python_backend.adapters.cache import AdapterCache
 from trierarch.python_backend.adapters.pool import AdapterPool
 from trierarch.python_backend.kv.manager import KVCacheManager
@@ -47,13 +48,17 @@ class World:
         speculator: Speculator | None = None,
         max_adapters: int = 0,
         host_bytes: int = 100,
+        tiers: tuple[int, int] = (0, 0),
         **config: Any,
     ) -> None:
+        """tiers: blocks that host memory and disk hold beyond the KV cache."""
         self.now = 0.0
-        self.kv = KVCacheManager(num_blocks, block_size, enable_prefix_caching)
+        offload = make_offload(*tiers)
+        self.kv = KVCacheManager(num_blocks, block_size, enable_prefix_caching, offload)
         self.config = SchedulerConfig(**{**CONFIG_DEFAULTS, **config})
         self.end_ids = end_ids
         self.runner = CheckingRunner(block_size, vocab_size, guesses, max_adapters=max_adapters)
+        self.mover = None if self.kv.offload is None else ToyMover(self.kv, self.runner)
         self.speculator = speculator
         self.cache = AdapterCache(host_bytes, self.runner.arrange, arrange_draft, lambda: self.now)
         self.adapters = AdapterPool(self.cache, max_adapters) if max_adapters else None
@@ -75,9 +80,11 @@ class World:
         return self.cache.load_next()
 
     def load_and_step(self) -> Plan:
-        """One turn of the loop, and one of the loader's."""
+        """One turn of the loop, and one of the loader's and of the mover's."""
         if not self.loads_amid_steps:
             self.load()
+        if self.mover is not None:
+            self.mover.finish()
         return self.step()
 
     def step(self) -> Plan:
@@ -93,7 +100,10 @@ class World:
         """The next step, with the speculator's drafts, or what the runner guesses where there is none."""
         plan = self.scheduler.schedule()
         drafts = self.runner.drafts(plan) if self.speculator is None else self.speculator.propose(plan)
-        return self.scheduler.with_drafts(plan, drafts)
+        plan = self.scheduler.with_drafts(plan, drafts)
+        if self.mover is not None:
+            self.mover.begin()
+        return plan
 
     def run_plan(self, plan: Plan) -> StepOutput:
         """What the step draws; the speculator hears of it. A step takes ten milliseconds and one for each token."""

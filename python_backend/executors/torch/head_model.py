@@ -55,6 +55,11 @@ class TorchHead:
         self._kv = KvArrays(num_blocks, architecture, manifest.kv_cache, device)
         self._shape = BlockShape(manifest.kv_cache.block_size, architecture.num_kv_heads, self._kv.padding_block)
 
+    @property
+    def kv_arrays(self) -> tuple[torch.Tensor, ...]:
+        """See HeadModel.kv_arrays."""
+        return self._kv.arrays
+
     @torch.inference_mode()
     def fuse(self, tapped: Any, rows: Rows[int]) -> torch.Tensor:
         """See HeadModel.fuse. tapped: a tensor, or an array of numpy."""

@@ -92,6 +92,11 @@ class KvArrays:
         return self._scales
 
     @property
+    def arrays(self) -> tuple[torch.Tensor, ...]:
+        """All that a block's content stands in; the third axis is the block's number."""
+        return (self._array,) if self._scales is None else (self._array, self._scales)
+
+    @property
     def padding_block(self) -> int:
         """Id of the block that is always zero."""
         return self.num_blocks

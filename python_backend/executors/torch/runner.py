@@ -92,6 +92,12 @@ class TorchRunner:
         assert self._loaded is not None, "the runner is closed"
         self._loaded.drawing.following = Following(follower)
 
+    @property
+    def kv_arrays(self) -> KvArrays:
+        """The keys and values of all blocks."""
+        assert self._loaded is not None, "the runner is closed"
+        return self._loaded.kv
+
     def close(self) -> None:
         """See Runner.close."""
         self._loaded = None

@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from support.ordeal import Ordeal
 from support.scheduling import World
 from trierarch.python_backend.adapters.pool import AdapterPool
+from trierarch.python_backend.kv.offload_stats import OffloadStats
 from trierarch.python_backend.sequence import Sequence
 
 seeds = st.integers(0, 2**32)
@@ -50,6 +51,10 @@ class SchedulerMachine(RuleBasedStateMachine):
     def replace_adapter(self, seed: int) -> None:
         self.ordeal.replace_adapter(seed)
 
+    @rule(seed=seeds)
+    def copy(self, seed: int) -> None:
+        self.ordeal.copy(seed)
+
     @rule()
     def load(self) -> None:
         self.ordeal.load()
@@ -77,9 +82,10 @@ def test_long_random_walks() -> None:
     """Hypothesis rarely gets far enough to fill a pool, so these do; they must have seen all there is to see."""
     sequences: list[Sequence] = []
     pools: list[AdapterPool] = []
+    offloads: list[OffloadStats] = []
     for seed in range(600):
         random, ordeal = Random(seed), Ordeal(seed)
-        deeds = [ordeal.step] * 24 + [ordeal.arrive] * 8 + [ordeal.load] * 12
+        deeds = [ordeal.step] * 24 + [ordeal.arrive] * 8 + [ordeal.load] * 12 + [ordeal.copy] * 4
         deeds += [ordeal.replace_adapter, ordeal.cancel, ordeal.fail, ordeal.cancel_during_a_step, ordeal.wait]
         for _ in range(60):
             random.choice(deeds)(random.randrange(2**32))
@@ -88,10 +94,12 @@ def test_long_random_walks() -> None:
         sequences += ordeal.world.sequences.values()
         assert ordeal.world.adapters is not None
         pools.append(ordeal.world.adapters)
+        offloads += [] if ordeal.world.kv.offload is None else [ordeal.world.kv.offload.stats()]
     assert sum(sequence.num_preemptions > 0 for sequence in sequences) > 100
     assert sum(sequence.num_cached_tokens > 0 for sequence in sequences if sequence.index == 0) > 100
     assert sum(sequence.num_reused_blocks > 0 for sequence in sequences if sequence.index > 0) > 100
     assert sum(sequence.num_accepted_draft_tokens > 0 for sequence in sequences) > 100
+    assert sum(stats.host.num_hits for stats in offloads) > 30
     assert sum(pool.cache.num_loads for pool in pools) > 500
     assert sum(pool.cache.num_evictions for pool in pools) > 100
     assert sum(pool.cache.num_failures for pool in pools) > 100
