@@ -71,7 +71,7 @@ class ArrayCopier:
 
     def pieces(self, slot: int) -> list[memoryview]:
         """See BlockCopier.pieces."""
-        return [memoryview(slots[slot].reshape(-1).view(np.uint8)) for slots in self._slots]
+        return [slots[slot].reshape(-1).view(np.uint8).data for slots in self._slots]
 
 
 def slots_for(host_bytes: int, block_bytes: int) -> int:

@@ -89,7 +89,7 @@ class TorchCopier:
     def pieces(self, slot: int) -> list[memoryview]:
         """See BlockCopier.pieces."""
         self._wait()
-        return [memoryview(_array(slots[slot])) for slots in self._slots]
+        return [_array(slots[slot]).data for slots in self._slots]
 
     def _allocate(self, shape: tuple[int, ...]) -> torch.Tensor:
         if self._stream is not None:
