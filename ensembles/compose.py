@@ -58,6 +58,12 @@ class ComposeOptions:
     """Whether clients may send adapters, as TensorRT-LLM's do."""
     adapter_upload_directory: Path | None = None
     """Where those are kept; None keeps them for as long as the model is loaded."""
+    kv_host_bytes: int | None = None
+    """Of host memory for blocks that the KV cache has no room for; None is the backend's default, as in the next ones."""
+    kv_disk_directory: Path | None = None
+    """Where those go next."""
+    kv_disk_bytes: int | None = None
+    """Of files there."""
     llmapi: str = ""
     """Name of a model with the tensors of TensorRT-LLM's llmapi; empty for none."""
 
@@ -112,6 +118,12 @@ def model_configs(options: ComposeOptions) -> tuple[ModelConfig, ...]:
     uploads = {} if options.adapter_uploads else {"allow_adapter_uploads": "false"}
     if options.adapter_upload_directory is not None:
         uploads["adapter_upload_directory"] = str(options.adapter_upload_directory)
+    tiers = {
+        "kv_cache_host_memory_bytes": options.kv_host_bytes,
+        "kv_cache_disk_directory": options.kv_disk_directory,
+        "kv_cache_disk_bytes": options.kv_disk_bytes,
+    }
+    kept = {name: str(value) for name, value in tiers.items() if value is not None}
     is_decoupled = None if options.decoupled else False
     ensemble = ModelConfig(
         name=ENSEMBLE_NAME,
@@ -129,7 +141,9 @@ def model_configs(options: ComposeOptions) -> tuple[ModelConfig, ...]:
         ensemble,
         ModelConfig(name=Role.POSTPROCESSING),
         ModelConfig(name=Role.PREPROCESSING),
-        ModelConfig(name=Role.TENSORRT_LLM, parameters=exclude | directories | uploads, is_decoupled=is_decoupled),
+        ModelConfig(
+            name=Role.TENSORRT_LLM, parameters=exclude | directories | uploads | kept, is_decoupled=is_decoupled
+        ),
         ModelConfig(name=Role.TENSORRT_LLM_BLS, parameters=accumulate, is_decoupled=is_decoupled),
         *(adapter_model(name, directories, is_decoupled) for name in options.adapter_models),
         *((_llmapi_model(options.llmapi, is_decoupled),) if options.llmapi else ()),
@@ -180,15 +194,17 @@ def _check_llmapi(options: ComposeOptions) -> None:
 def _placed(options: ComposeOptions, output: Path) -> ComposeOptions:
     """With paths as configurations say them: relative to the repository, and if that is to stand alone, within it."""
     place = output.parent.resolve() / output.name
-    uploads = options.adapter_upload_directory
+    uploads, blocks = options.adapter_upload_directory, options.kv_disk_directory
     if options.copy:
         home = Path(Role.TENSORRT_LLM, VERSION)
         adapters = tuple(home / f"adapters-{number}" for number in range(len(options.adapters)))
         uploads = None if uploads is None else uploads.resolve()
+        blocks = None if blocks is None else blocks.resolve()
     else:
         adapters = tuple(_relative(path, place) for path in options.adapters)
         uploads = None if uploads is None else _relative(uploads, place)
-    return replace_fields(options, adapters=adapters, adapter_upload_directory=uploads)
+        blocks = None if blocks is None else _relative(blocks, place)
+    return replace_fields(options, adapters=adapters, adapter_upload_directory=uploads, kv_disk_directory=blocks)
 
 
 def _relative(path: Path, place: Path) -> Path:

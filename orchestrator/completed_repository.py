@@ -16,6 +16,7 @@ from trierarch.builder.errors import ConfigError
 from trierarch.ensembles.adapter_model import DIRECTORIES
 from trierarch.ensembles.model_config import BACKEND, CONFIG_NAME
 from trierarch.ensembles.triton_messages import model_config_pb2
+from trierarch.orchestrator.kv_tiers import AS_THE_REPOSITORY_SAYS, KvTiers
 from trierarch.python_backend.triton.auto_complete import complete
 from trierarch.python_backend.triton.contract import Role
 from trierarch.python_backend.triton.model_config import role_of
@@ -33,6 +34,7 @@ def complete_repository(
     adapters: Sequence[Path] = (),
     uploads: Path | None = None,
     prefixes: Path | None = None,
+    tiers: KvTiers = AS_THE_REPOSITORY_SAYS,
 ) -> bool:
     """Write `repository` to `target` with completed configurations, its versions linked; whether that could be done.
 
@@ -41,6 +43,7 @@ def complete_repository(
     adapters: directories of adapters that are looked into after those that the configurations name.
     uploads: where clients' adapters are kept if the configuration names no place.
     prefixes: where cached prefixes are kept if the configuration names no place; None forgets them then.
+    tiers: what lies behind the KV cache, whatever the configuration says of it.
 
     Raises:
         ConfigError: a configuration cannot be read, or a model has no role.
@@ -56,6 +59,9 @@ def complete_repository(
             _add_adapters(config, role, adapters, uploads)
             if prefixes is not None and role is Role.TENSORRT_LLM and PREFIXES not in config.parameters:
                 config.parameters[PREFIXES].string_value = str(prefixes / model.name)
+            if role is Role.TENSORRT_LLM:
+                for name, value in tiers.parameters(Path(repository.resolve().name, model.name)).items():
+                    config.parameters[name].string_value = value
         place = target / model.name
         place.mkdir(parents=True)
         (place / CONFIG_NAME).write_text(text_format.MessageToString(config), encoding="utf-8")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from trierarch.builder.errors import ConfigError, ResourceError
 from trierarch.orchestrator.completed_repository import complete_repository
+from trierarch.orchestrator.kv_tiers import AS_THE_REPOSITORY_SAYS, KvTiers
 from trierarch.orchestrator.repository import repository_of
 from trierarch.orchestrator.run_directory import RunDirectory
 from trierarch.orchestrator.server_config import ModelControl, ServerConfig
@@ -22,25 +23,31 @@ def serving(
     config: ServerConfig,
     on_wait: Callable[[float], None] = lambda seconds: None,
     adapters: Sequence[Path] = (),
+    tiers: KvTiers = AS_THE_REPOSITORY_SAYS,
 ) -> Iterator[TritonServer]:
     """Serve `path`, ready when the block is entered and gone when it is left; `on_wait` hears the seconds until ready.
 
     Raises:
         TrierarchError: as `prepared`, or a port is occupied, or `path` cannot be served.
     """
-    with prepared(path, config, adapters) as server:
+    with prepared(path, config, adapters, tiers=tiers) as server:
         server.start(on_wait)
         yield server
 
 
 @contextmanager
 def prepared(
-    path: Path, config: ServerConfig, adapters: Sequence[Path] = (), keep_prefixes: bool = False
+    path: Path,
+    config: ServerConfig,
+    adapters: Sequence[Path] = (),
+    keep_prefixes: bool = False,
+    tiers: KvTiers = AS_THE_REPOSITORY_SAYS,
 ) -> Iterator[TritonServer]:
     """A server of `path` that has all it needs to start, as often as it is wanted; gone when the block is left.
 
     adapters: directories of adapters beside those that a repository names.
     keep_prefixes: whether the next start finds the prefixes that the last one had computed.
+    tiers: what lies behind the KV cache; on disk, in a directory of that name's engine and model within the one named.
 
     Raises:
         TrierarchError: there is no server to run, or `path` is nothing to serve. If the block ends by a ResourceError, the
@@ -57,11 +64,15 @@ def prepared(
         # A model that is to come later would not come into a copy.
         is_fixed = config.model_control is ModelControl.NONE or repository == run.repository
         prefixes = run.prefixes if keep_prefixes else None
-        if is_fixed and complete_repository(repository, run.completed, adapters, run.uploads, prefixes):
+        if is_fixed and complete_repository(repository, run.completed, adapters, run.uploads, prefixes, tiers):
             repository, config = run.completed, replace(config, auto_complete=False)
         elif adapters:
             raise ConfigError(
                 f"--adapters is {str(adapters[0])!r}: this repository is served as it stands; compose it with --adapters"
+            )
+        elif tiers != AS_THE_REPOSITORY_SAYS:
+            raise ConfigError(
+                "--kv-host-bytes, of a repository that is served as it stands: compose it with --kv-host-bytes"
             )
         with TritonServer(install.binary, repository, run, config) as server:
             yield server

@@ -44,6 +44,18 @@ def compose(
         Path | None,
         typer.Option(metavar="DIR", help="Where those are kept.", show_default="as long as the model is loaded"),
     ] = None,
+    kv_host_bytes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="Host memory for KV blocks that the cache has no room for.", show_default="none"
+        ),
+    ] = None,
+    kv_disk_directory: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where those go next, of this model alone.", show_default="none")
+    ] = None,
+    kv_disk_bytes: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="With --kv-disk-directory: of files there.", show_default="8 GiB")
+    ] = None,
     llmapi: Annotated[
         str, typer.Option(metavar="NAME", help="Add a model with the tensors of TensorRT-LLM's llmapi model.")
     ] = "",
@@ -59,8 +71,10 @@ def compose(
     from trierarch.ensembles.compose import ComposeOptions
     from trierarch.ensembles.compose import compose as compose_repository
     from trierarch.orchestrator.console import OUT, say
+    from trierarch.orchestrator.kv_tiers import KvTiers
     from trierarch.python_backend.adapters.directory import DRAFT_SUFFIX
 
+    tiers = KvTiers.parse(kv_host_bytes, kv_disk_directory, kv_disk_bytes)
     directories = tuple(adapters or ())
     known = [name for place in (engine, *directories) for name, _ in adapters_in(place)]
     for name in adapter_model or ():
@@ -79,6 +93,9 @@ def compose(
         adapter_models=tuple(dict.fromkeys([*(adapter_model or ()), *found])),
         adapter_uploads=adapter_uploads,
         adapter_upload_directory=adapter_upload_directory,
+        kv_host_bytes=tiers.host_bytes,
+        kv_disk_directory=tiers.disk_directory,
+        kv_disk_bytes=tiers.disk_bytes,
         llmapi=llmapi,
     )
     composition = compose_repository(engine, output, options)

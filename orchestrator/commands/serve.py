@@ -48,6 +48,23 @@ def serve(
         list[Path] | None,
         typer.Option(metavar="DIR", help="A directory of LoRA adapters, looked into at every request. Repeatable."),
     ] = None,
+    kv_host_bytes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Host memory for KV blocks that the cache has no room for.",
+            show_default="as the repository says",
+        ),
+    ] = None,
+    kv_disk_directory: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Where those go next, of this server alone.", show_default="as the repository says"
+        ),
+    ] = None,
+    kv_disk_bytes: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="With --kv-disk-directory: of files there.", show_default="8 GiB")
+    ] = None,
     model_control: Annotated[
         str,
         typer.Option(metavar="MODE", help="explicit lets clients load and unload models; none does not."),
@@ -98,6 +115,7 @@ def serve(
     """
     from trierarch.builder.errors import ConfigError
     from trierarch.orchestrator.console import ERR, say, warn
+    from trierarch.orchestrator.kv_tiers import KvTiers
     from trierarch.orchestrator.ports import Ports
     from trierarch.orchestrator.server_config import ServerConfig
     from trierarch.orchestrator.serving import serving
@@ -111,6 +129,7 @@ def serve(
         ready_timeout=ready_timeout,
         model_control=_model_control(model_control),
     )
+    tiers = KvTiers.parse(kv_host_bytes, kv_disk_directory, kv_disk_bytes)
     openai = _gateway_config(host, gateway_port, api_keys) if gateway else None
     if idle_timeout is not None:
         # Only here: a server of its own, for three protocols.
@@ -125,7 +144,7 @@ def serve(
             max_held_requests=max_held_requests,
         )
         budget = None if memory_budget is None else parse_size(memory_budget)
-        _serve_sleeping(SleepConfig(tuple(paths), config, rest, tuple(adapters or ()), budget, openai), json)
+        _serve_sleeping(SleepConfig(tuple(paths), config, rest, tuple(adapters or ()), budget, tiers, openai), json)
         return
     if len(paths) > 1:
         raise ConfigError(f"PATH is {str(paths[1])!r}, the second one: several are served with --idle-timeout")
@@ -134,7 +153,7 @@ def serve(
     with (
         ERR.status("starting Triton") as status,
         serving(
-            paths[0], config, lambda waited: status.update(f"starting Triton: {waited:.0f} s"), adapters or ()
+            paths[0], config, lambda waited: status.update(f"starting Triton: {waited:.0f} s"), adapters or (), tiers
         ) as server,
         _gateway(server, openai) as front,
     ):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -56,6 +56,8 @@ def plan_import(repository: Path, model: str | None) -> ImportPlan:
         entries += [take_parameter(settings, config.model, name, value) for name, value in config.parameters.items()]
     if settings.engine is not None:
         entries += _take_engine(settings, Path(settings.engine))
+    if not settings.build.get("enable_prefix_caching", True) and settings.compose.pop("kv_host_bytes", None):
+        entries = [_unkept(entry) for entry in entries]
     return ImportPlan(
         model or _checkpoint(settings),
         _hints(settings),
@@ -64,6 +66,13 @@ def plan_import(repository: Path, model: str | None) -> ImportPlan:
         settings.kv_tokens,
         tuple(entries),
     )
+
+
+def _unkept(entry: Entry) -> Entry:
+    """What becomes of a setting where no prefix is cached."""
+    if entry.name != "kv_cache_host_memory_bytes":
+        return entry
+    return replace(entry, fate=Fate.NONE, why="only cached blocks go to the host, and enable_kv_cache_reuse is off")
 
 
 def _take_engine(settings: Settings, engine: Path) -> list[Entry]:

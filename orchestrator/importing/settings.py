@@ -72,6 +72,11 @@ def _host_bytes(settings: Settings, value: str) -> str:
     return f"--adapter-host-bytes {format_size(int(value))}"
 
 
+def _kv_host_bytes(settings: Settings, value: str) -> str:
+    settings.compose["kv_host_bytes"] = _count(value)
+    return f"compose --kv-host-bytes {format_size(int(value))}"
+
+
 def _exclude(settings: Settings, value: str) -> str:
     settings.compose["exclude_input_in_output"] = _flag(value)
     return "compose --exclude-input" if _flag(value) else "the default"
@@ -98,6 +103,7 @@ _CARRIED: Final[Mapping[str, _Take]] = {
     "enable_kv_cache_reuse": _reuse,
     "lora_cache_max_adapter_size": _rank,
     "lora_cache_host_memory_bytes": _host_bytes,
+    "kv_cache_host_memory_bytes": _kv_host_bytes,
     "exclude_input_in_output": _exclude,
     "accumulate_tokens": _accumulate,
     "gpt_model_path": _engine,
@@ -111,7 +117,7 @@ _NOT_NEEDED: Final[Mapping[str, str]] = {
     "gpt_model_type": "every request is batched in flight",
     "batch_scheduler_policy": "sequences are preempted and recomputed when the cache is full; the most urgent always moves",
     "enable_chunked_context": "prompts are always computed in chunks under a budget of tokens",
-    "kv_cache_onboard_blocks": "there is one cache",
+    "kv_cache_onboard_blocks": "blocks are brought back to the device before they are read",
     "enable_trt_overlap": "there is nothing to overlap",
     "executor_worker_path": "the executor lives in the model's own process",
     "iter_stats_max_iterations": "statistics are metrics",
@@ -132,7 +138,6 @@ _NONE: Final[Mapping[str, str]] = {
     "cross_kv_cache_fraction": "decoders alone are served",
     "max_attention_window_size": "windows are the checkpoint's; a shorter sequence is --max-seq-len",
     "sink_token_length": "no sink tokens are kept",
-    "kv_cache_host_memory_bytes": "blocks do not go to the host; a preempted sequence is recomputed",
     "normalize_log_probs": "cum_log_probs is a sum; divide it by sequence_length",
     "gpu_device_ids": _GPUS,
     "participant_ids": _GPUS,

@@ -18,6 +18,7 @@ from trierarch.orchestrator.announcement import Announced
 from trierarch.orchestrator.console import ERR, say, warn
 from trierarch.orchestrator.gateway.gateway_config import GatewayConfig
 from trierarch.orchestrator.gateway.gateway_server import GatewayServer
+from trierarch.orchestrator.kv_tiers import AS_THE_REPOSITORY_SAYS, KvTiers
 from trierarch.orchestrator.server_config import Endpoints, ModelControl, ServerConfig
 from trierarch.orchestrator.serving import prepared
 from trierarch.orchestrator.sleep.appetite import appetite
@@ -46,6 +47,8 @@ class SleepConfig:
     adapters: tuple[Path, ...] = ()
     memory_budget: int | None = None
     """Bytes that servers may take together; None: of several, what is free now."""
+    tiers: KvTiers = AS_THE_REPOSITORY_SAYS
+    """Behind the KV cache of each."""
     gateway: GatewayConfig | None = None
     """Of the OpenAI API in front of the first of them; None serves none."""
 
@@ -81,8 +84,10 @@ def serve_sleeping(config: SleepConfig, announce: Announce) -> bool:
     with ExitStack() as stack:
         servers = {}
         for path in config.paths:
-            server = stack.enter_context(prepared(path, behind, config.adapters, keep_prefixes=True))
-            servers[path.resolve().name] = SleepableTriton(server), appetite(path)
+            server = stack.enter_context(
+                prepared(path, behind, config.adapters, keep_prefixes=True, tiers=config.tiers)
+            )
+            servers[path.resolve().name] = SleepableTriton(server), appetite(path) + (config.tiers.host_bytes or 0)
         return asyncio.run(_serve(config, servers, announce))
 
 

@@ -165,11 +165,15 @@ def _open_tensorrt_llm(
     prefixes: PrefixFile | None,
     offload: OffloadConfig,
 ) -> Executor:
-    """It keeps its own prefix cache, which nobody can save."""
+    """It keeps its own prefix cache, which nobody can save, and its own tier in host memory."""
+    if offload.disk_directory is not None:
+        raise ConfigError(
+            f"kv_cache_disk_directory is {str(offload.disk_directory)!r}, and TensorRT-LLM keeps no blocks on disk: leave it out"
+        )
     directories = open_directories(engine, manifest, adapter_directories)
     from trierarch.python_backend.executors.tensorrt_llm.opening import open_tensorrt_llm
 
-    return open_tensorrt_llm(engine, manifest, directories)
+    return open_tensorrt_llm(engine, manifest, directories, offload.host_bytes)
 
 
 def open_directories(

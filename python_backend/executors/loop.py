@@ -206,7 +206,7 @@ class StepExecutor:
         seconds = time.perf_counter() - started
         self._speculator.observe(plan, output, seconds)
         if self._mover is not None:
-            self._mover.observe_step(plan.num_tokens, seconds)
+            self._mover.observe_step(plan, seconds)
 
     def _copy(self) -> None:
         """Move out what is about to be written over, and let the other copies begin."""

@@ -28,14 +28,14 @@ class Payoff(Protocol):
         ...
 
     def observe_step(self, num_tokens: int, seconds: float) -> None:
-        """A step computed so many tokens."""
+        """A step computed so many tokens, most of them of prompts."""
         ...
 
 
 class MeasuredPayoff:
     """Implements Payoff with moving averages. What was never measured pays.
 
-    Only steps of a block's tokens or more are counted: of smaller ones most of the time is no prompt's.
+    Only steps of a block's tokens or more are counted: of smaller ones most of the time is that of any step.
     """
 
     def __init__(self, block_size: int) -> None:

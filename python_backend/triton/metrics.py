@@ -1,7 +1,7 @@
 """What the models tell Triton's metrics port: TensorRT-LLM's families, and ours under `trierarch_`.
 
 Gauges are read from the executor's snapshot every `stats_check_period_ms`, and so is what is told of speculation
-(`speculation_metrics`) and of adapters (`adapter_metrics`); histograms take one value a sequence, or one a token for the
+(`speculation_metrics`), of adapters (`adapter_metrics`) and of tiers (`offload_metrics`); histograms take one value a sequence, or one a token for the
 inter-token latency. Setting a metric costs Triton's Python backend some 20 µs, so an unchanged gauge is left alone.
 """
 
@@ -14,9 +14,11 @@ from typing import Final
 
 from trierarch.builder.manifest import Lora, Speculation
 from trierarch.python_backend.executors.executor import ExecutorStats
+from trierarch.python_backend.executors.offload.config import NO_OFFLOAD, OffloadConfig
 from trierarch.python_backend.request import Usage
 from trierarch.python_backend.triton.adapter_metrics import AdapterMetrics
 from trierarch.python_backend.triton.metric_registry import MetricRegistry
+from trierarch.python_backend.triton.offload_metrics import OffloadMetrics
 from trierarch.python_backend.triton.speculation_metrics import SpeculationMetrics
 
 TOKEN_BUCKETS: Final = (10.0, 50.0, 100.0, 500.0, 1000.0)
@@ -185,11 +187,13 @@ class EngineMetrics:
         version: str,
         speculation: Speculation | None = None,
         lora: Lora | None = None,
+        offload: OffloadConfig = NO_OFFLOAD,
     ) -> None:
         """Declare every family, so that all are on the port before the first request.
 
         speculation, lora: what the engine was built with; without, it verifies no drafts but those that come with requests,
             and takes no adapters.
+        offload: the tiers that it is opened with.
         """
         labels = {"model": model, "version": version}
         self._gauges = [
@@ -213,6 +217,8 @@ class EngineMetrics:
         )
         self._speculation = SpeculationMetrics(registry, labels, speculation)
         self._adapters = None if lora is None else AdapterMetrics(registry, labels, lora)
+        has_disk = offload.disk_directory is not None
+        self._offload = OffloadMetrics(registry, labels, has_disk) if offload.is_on else None
         # Triton drops a family that nobody holds, and its metrics with it. Last here, so that it goes after them.
         self._registry = registry
 
@@ -231,6 +237,8 @@ class EngineMetrics:
             self._speculation.publish(stats.speculation)
         if stats.adapters is not None and self._adapters is not None:
             self._adapters.publish(stats.adapters)
+        if stats.offload is not None and self._offload is not None:
+            self._offload.publish(stats.offload)
 
     def observe_sequence(self, usage: Usage) -> None:
         """Count a finished sequence; one that never drew a token has no times to count."""

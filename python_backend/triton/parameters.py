@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 
 from trierarch.builder.errors import ConfigError
 from trierarch.builder.manifest import Frozen
+from trierarch.python_backend.executors.offload.config import DEFAULT_DISK_BYTES
 from trierarch.python_backend.triton.contract import Role
 from trierarch.python_backend.triton.path_list import paths_of
 
@@ -47,6 +48,12 @@ class Parameters(Frozen):
     """Where cached prefixes are kept while the model is not loaded, relative to the repository; None forgets them."""
     prefix_cache_bytes: int = Field(default=128 << 20, ge=0)
     """Of keys and values that are kept there: those of the most recently used prefixes."""
+    kv_cache_host_memory_bytes: int = Field(default=0, ge=0)
+    """Of host memory for blocks that the KV cache has no room for; 0 forgets them."""
+    kv_cache_disk_directory: Path | None = None
+    """Where those go next, relative to the repository: of this model alone. None forgets them."""
+    kv_cache_disk_bytes: int = Field(default=DEFAULT_DISK_BYTES, ge=0)
+    """Of files there."""
     adapter: str = ""
     """The adapter that a model of role `adapter` serves; empty is the one of the model's own name."""
 

@@ -47,6 +47,8 @@ def test_the_committed_repository_is_what_compose_writes(tmp_path: Path, regener
             adapter_models=("french", "italian"),
             adapter_uploads=False,
             adapter_upload_directory=Path("../uploads"),
+            kv_host_bytes=1 << 30,
+            kv_disk_directory=Path("../kept"),
         ),
     ],
 )

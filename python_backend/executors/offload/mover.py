@@ -20,6 +20,7 @@ from trierarch.python_backend.kv.copies import Arrival, Copies, Leaving, Recall,
 from trierarch.python_backend.kv.manager import KVCacheManager
 from trierarch.python_backend.kv.offload import Offload
 from trierarch.python_backend.kv.offload_stats import OffloadStats
+from trierarch.python_backend.scheduling.plan import Plan
 
 logger = logging.getLogger(__name__)
 
@@ -86,9 +87,10 @@ class Mover:
         for saving in copies.savings:
             self._savings.put(saving)
 
-    def observe_step(self, num_tokens: int, seconds: float) -> None:
-        """A step computed so many tokens."""
-        self._offload.payoff.observe_step(num_tokens, seconds)
+    def observe_step(self, plan: Plan, seconds: float) -> None:
+        """A plan took so long. One that mostly draws says nothing of how fast prompts are computed."""
+        if 2 * plan.num_context_tokens >= plan.num_tokens:
+            self._offload.payoff.observe_step(plan.num_tokens, seconds)
 
     def stats(self) -> OffloadStats:
         """A snapshot."""

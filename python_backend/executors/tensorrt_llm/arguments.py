@@ -60,6 +60,15 @@ def decoding_type(record: TensorRTLLM) -> str | None:
     return _spelled(config.get("decoding_type")) if isinstance(config, dict) else None
 
 
+def with_host_cache(record: TensorRTLLM, host_bytes: int) -> TensorRTLLM:
+    """The record of an engine whose KV cache goes on in `host_bytes` of host memory; 0 leaves it as it was built."""
+    if not host_bytes:
+        return record
+    built = record.llm_args.get("kv_cache_config")
+    config = {**(built if isinstance(built, dict) else {}), "host_cache_size": host_bytes}
+    return record.model_copy(update={"llm_args": {**record.llm_args, "kv_cache_config": config}})
+
+
 def llm_arguments(engine: Path, record: TensorRTLLM, release: Release, find_class: FindClass) -> dict[str, Any]:
     """What `LLM` is given beside the model.
 

@@ -13,6 +13,7 @@ from trierarch.python_backend.adapters.directory import AdapterDirectories
 from trierarch.python_backend.adapters.pool import AdapterPool
 from trierarch.python_backend.adapters.registry import AdapterRegistry
 from trierarch.python_backend.executors.tensorrt_llm.abilities import abilities_of
+from trierarch.python_backend.executors.tensorrt_llm.arguments import with_host_cache
 from trierarch.python_backend.executors.tensorrt_llm.disk_adapter import DiskAdapters
 from trierarch.python_backend.executors.tensorrt_llm.executor import TensorRTLLMExecutor
 from trierarch.python_backend.executors.tensorrt_llm.library import Library
@@ -20,11 +21,12 @@ from trierarch.python_backend.executors.tensorrt_llm.release import release_of
 
 
 def open_tensorrt_llm(
-    engine: Path, manifest: EngineManifest, directories: AdapterDirectories | None
+    engine: Path, manifest: EngineManifest, directories: AdapterDirectories | None, host_cache_bytes: int = 0
 ) -> TensorRTLLMExecutor:
     """Load an engine, whose files were verified, and serve it.
 
-    directories: of its adapters; None where it takes none.
+    directories: of its adapters; None where it takes none. host_cache_bytes: of host memory for blocks that its KV cache has
+    no room for.
 
     Raises:
         EngineError: it has no record of TensorRT-LLM, or what is installed cannot run it.
@@ -36,6 +38,7 @@ def open_tensorrt_llm(
             f"{engine.name}: its manifest has no record of TensorRT-LLM; rebuild the engine with: trierarch build "
             "--target tensorrt_llm"
         )
+    record = with_host_cache(record, host_cache_bytes)
     release = release_of(record.version)
     check_compatible(manifest.name, record, installed())
     library = Library(record, release)

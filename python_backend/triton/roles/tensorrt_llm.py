@@ -11,6 +11,7 @@ from typing import Any
 from trierarch.builder.manifest import EngineManifest
 from trierarch.python_backend.errors import InvalidRequest
 from trierarch.python_backend.executors.factory import open_directories, open_executor
+from trierarch.python_backend.executors.offload.config import OffloadConfig
 from trierarch.python_backend.executors.prefix_file import PrefixFile
 from trierarch.python_backend.text.chat_template import ChatTemplate
 from trierarch.python_backend.text.generator import TextGenerator
@@ -42,7 +43,8 @@ class TensorrtLlm:
         """Load the engine and start serving it.
 
         Raises:
-            ConfigError: an adapter directory is not there, or the engine takes no adapters.
+            ConfigError: an adapter directory is not there, or the engine takes no adapters; or the tiers behind the KV cache
+                cannot be as the parameters say.
             EngineError: the engine is corrupt, or foreign to this version or machine.
             ResourceError: the machine has no room for the weights or the KV cache.
         """
@@ -50,8 +52,9 @@ class TensorrtLlm:
         tokenizer = Tokenizer.load(context.engine)
         template = ChatTemplate.load(context.engine, manifest, tokenizer)
         self._drain_timeout = context.parameters.drain_timeout_seconds
+        offload = _offload(context)
         self._metrics = EngineMetrics(
-            TritonRegistry(), context.name, context.version, manifest.speculation, manifest.lora
+            TritonRegistry(), context.name, context.version, manifest.speculation, manifest.lora, offload
         )
         directories = tuple(context.in_repository(path) for path in context.parameters.adapter_directories)
         self._uploads = _open_uploads(context, manifest, directories)
@@ -59,7 +62,10 @@ class TensorrtLlm:
         if self._uploads is not None:
             directories += (self._uploads.directory,)
         self._executor = open_executor(
-            context.engine, adapter_directories=directories, prefixes=_prefixes(context, manifest)
+            context.engine,
+            adapter_directories=directories,
+            prefixes=_prefixes(context, manifest),
+            offload=offload,
         )
         self._generator = TextGenerator(self._executor, tokenizer, template, manifest)
         self._manifest = manifest
@@ -162,6 +168,17 @@ def _prefixes(context: ModelContext, manifest: EngineManifest) -> PrefixFile | N
     if directory is None:
         return None
     return PrefixFile(context.in_repository(directory), manifest.digest, context.parameters.prefix_cache_bytes)
+
+
+def _offload(context: ModelContext) -> OffloadConfig:
+    """What lies behind the KV cache."""
+    parameters = context.parameters
+    directory = parameters.kv_cache_disk_directory
+    return OffloadConfig(
+        host_bytes=parameters.kv_cache_host_memory_bytes,
+        disk_directory=None if directory is None else context.in_repository(directory),
+        disk_bytes=parameters.kv_cache_disk_bytes,
+    )
 
 
 def _open_uploads(

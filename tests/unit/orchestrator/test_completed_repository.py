@@ -13,6 +13,7 @@ from trierarch.builder.errors import ConfigError
 from trierarch.ensembles.compose import ComposeOptions, write_configs
 from trierarch.ensembles.model_config import CONFIG_NAME
 from trierarch.orchestrator.completed_repository import complete_repository
+from trierarch.orchestrator.kv_tiers import KvTiers
 from trierarch.python_backend.triton.contract import CONTRACTS, MAX_BATCH_SIZE, Role
 
 
@@ -112,3 +113,38 @@ def test_prefixes_are_kept_where_the_engine_runs_unless_the_file_says_where(repo
     assert main[name].string_value == str(tmp_path / "kept" / Role.TENSORRT_LLM)
     assert read(tmp_path / "completed" / "second").parameters[name].string_value == "../mine"
     assert name not in read(tmp_path / "completed" / Role.TENSORRT_LLM_BLS).parameters
+
+
+def test_tiers_behind_the_kv_cache_are_what_was_asked_for_last(repository: Path, tmp_path: Path) -> None:
+    config = repository / Role.TENSORRT_LLM / CONFIG_NAME
+    config.write_text(
+        'backend: "trierarch"'
+        ' parameters { key: "kv_cache_host_memory_bytes" value { string_value: "5" } }'
+        ' parameters { key: "kv_cache_disk_bytes" value { string_value: "7" } }'
+    )
+    complete_repository(repository, tmp_path / "as it says")
+    read_back = read(tmp_path / "as it says" / Role.TENSORRT_LLM).parameters
+    assert read_back["kv_cache_host_memory_bytes"].string_value == "5"
+    tiers = KvTiers.parse("1GiB", tmp_path / "kept", None)
+    complete_repository(repository, tmp_path / "completed", tiers=tiers)
+    parameters = read(tmp_path / "completed" / Role.TENSORRT_LLM).parameters
+    assert parameters["kv_cache_host_memory_bytes"].string_value == str(1 << 30)
+    own = tmp_path / "kept" / repository.name / Role.TENSORRT_LLM
+    assert parameters["kv_cache_disk_directory"].string_value == str(own)
+    assert parameters["kv_cache_disk_bytes"].string_value == "7"
+    assert "kv_cache_host_memory_bytes" not in read(tmp_path / "completed" / Role.TENSORRT_LLM_BLS).parameters
+
+
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        (("1GiB", None, "1GiB"), "of no directory: name one with --kv-disk-directory"),
+        ((None, Path("kept"), None), "give it some with --kv-host-bytes, such as 256MiB"),
+        (("much", None, None), "'much' is no size: write bytes, or a number and a unit"),
+    ],
+)
+def test_tiers_that_cannot_be_are_refused_with_the_remedy(
+    words: tuple[str | None, Path | None, str | None], remedy: str
+) -> None:
+    with pytest.raises(ConfigError, match=remedy):
+        KvTiers.parse(*words)

@@ -106,6 +106,15 @@ def test_what_has_a_counterpart_is_carried_over(tmp_path: Path) -> None:
     assert plan.compose == ComposeOptions(decoupled=False, exclude_input_in_output=True, accumulate_tokens=True)
 
 
+@pytest.mark.parametrize("reuse", ["true", "false"])
+def test_host_memory_for_blocks_is_carried_over_where_blocks_are_cached(reuse: str, tmp_path: Path) -> None:
+    repository = write_repository(tmp_path, kv_cache_host_memory_bytes="1000000", enable_kv_cache_reuse=reuse)
+    plan = plan_import(repository, "m")
+    is_carried = reuse == "true"
+    assert plan.compose.kv_host_bytes == (1_000_000 if is_carried else None)
+    assert fate(plan, "kv_cache_host_memory_bytes") == (Fate.CARRIED if is_carried else Fate.NONE)
+
+
 def test_what_is_left_as_a_template_in_a_parameter_is_not_there(tmp_path: Path) -> None:
     """So the backend reads it, and so most repositories are: fill_template.py leaves what it is not told."""
     plan = plan_import(write_repository(tmp_path), "m")

@@ -103,7 +103,12 @@ def test_parameters_are_typed() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("gpt_model_path", "/engines/x"), ("stats_check_period_ms", "0"), ("accumulate_tokens", "perhaps")],
+    [
+        ("gpt_model_path", "/engines/x"),
+        ("stats_check_period_ms", "0"),
+        ("accumulate_tokens", "perhaps"),
+        ("kv_cache_host_memory_bytes", "-1"),
+    ],
 )
 def test_a_bad_parameter_is_named(name: str, value: str) -> None:
     with pytest.raises(ConfigError, match=rf"model 'm': parameter {name} is '{value}'"):

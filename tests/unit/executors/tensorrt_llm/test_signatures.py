@@ -17,7 +17,7 @@ from support.tensorrt_llm_engines import FLOWS, record_of
 from trierarch.builder.errors import EngineError
 from trierarch.builder.manifest import Flow
 from trierarch.python_backend.executors.tensorrt_llm.abilities import abilities_of
-from trierarch.python_backend.executors.tensorrt_llm.arguments import ARGUMENTS_MODULE, llm_arguments
+from trierarch.python_backend.executors.tensorrt_llm.arguments import ARGUMENTS_MODULE, llm_arguments, with_host_cache
 from trierarch.python_backend.executors.tensorrt_llm.failures import CACHE_FULL, NOT_CACHED
 from trierarch.python_backend.executors.tensorrt_llm.logits import LogitsAsked
 from trierarch.python_backend.executors.tensorrt_llm.release import RELEASES
@@ -165,6 +165,16 @@ def test_speculation(release: str, kind: str, tmp_path: Path) -> None:
     assert "decoding_type" not in given
     if "speculative_model_dir" in config:
         assert given["speculative_model_dir"] == str(tmp_path / "draft"), "a folder of the engine's"
+
+
+@pytest.mark.parametrize("release", RECORDED)
+def test_host_memory_for_blocks_goes_beside_what_the_engine_says_of_its_cache(release: str, tmp_path: Path) -> None:
+    recorder, built = Recorder(release), record_of(release, kv_cache_config={"enable_block_reuse": True})
+    assert with_host_cache(built, 0) is built
+    llm_arguments(tmp_path, with_host_cache(built, 1 << 30), RELEASES[release], recorder.find)
+    assert recorder.made["KvCacheConfig"] == {"enable_block_reuse": True, "host_cache_size": 1 << 30}
+    llm_arguments(tmp_path, with_host_cache(record_of(release), 1 << 30), RELEASES[release], recorder.find)
+    assert recorder.made["KvCacheConfig"]["host_cache_size"] == 1 << 30
 
 
 def test_a_class_that_a_release_does_not_have_is_told(tmp_path: Path) -> None:
