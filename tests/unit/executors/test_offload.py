@@ -165,15 +165,15 @@ def test_so_does_a_disk_and_for_the_next_process_too(way: str, kv_dtype: KvType,
         for prompt, tokens in zip(PROMPTS, expected, strict=True):
             assert offloading.ask(prompt) == tokens
             offloading.settle()
-    assert offloading.disk.num_hits > 6
+    assert offloading.disk.num_hits > 3
     offloading.executor.close()
     files = list((tmp_path / "kept").glob(f"*{SUFFIX}"))
-    assert len(files) == offloading.disk.num_blocks > 6
+    assert len(files) == offloading.disk.num_blocks > 3
     assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
     again = serve(engine, **tiers)
     assert again.disk.num_blocks == len(files)
     assert [again.ask(prompt) for prompt in PROMPTS] == expected
-    assert again.disk.num_hits > 6
+    assert again.disk.num_hits > 3
 
 
 @pytest.mark.parametrize("way", ["cpu", "torch"])
