@@ -12,8 +12,10 @@ from support.eventually import eventually
 from support.serve_process import serve
 from support.triton_requests import ask, refusal, unary
 from trierarch.builder.errors import ConfigError
+from trierarch.builder.manifest import MANIFEST_NAME, EngineManifest
 from trierarch.ensembles.compose import ComposeOptions, compose
 from trierarch.orchestrator.client import TritonClient
+from trierarch.orchestrator.metrics import Metrics
 from trierarch.orchestrator.ports import Ports
 from trierarch.orchestrator.prompt import Prompt
 from trierarch.orchestrator.server_config import ServerConfig
@@ -29,16 +31,36 @@ def adapted(tmp_path_factory: pytest.TempPathFactory) -> AdaptedEngine:
     return adapted_engine(tmp_path_factory.mktemp("adapted"), 2)
 
 
+def with_small_kv(engine: Path, copy: Path) -> Path:
+    """A copy of an engine whose KV cache has room for one longest sequence."""
+    shutil.copytree(engine, copy)
+    manifest = EngineManifest.load(copy)
+    num_bytes = manifest.limits.max_seq_len * manifest.kv_cache.bytes_per_token
+    small = manifest.model_copy(update={"kv_cache": manifest.kv_cache.model_copy(update={"num_bytes": num_bytes})})
+    (copy / MANIFEST_NAME).write_text(small.to_json())
+    return copy
+
+
 def test_an_engine_is_served_with_a_directory_and_a_crash_forgets_no_task(
     adapted: AdaptedEngine, tmp_path: Path
 ) -> None:
     adapted.put(tmp_path, "french", 1)
-    with serve(adapted.engine, "--adapters", str(tmp_path)) as process:
+    engine, kept = with_small_kv(adapted.engine, tmp_path / "small"), tmp_path / "kept"
+    tiers = ("--kv-host-bytes", "1MiB", "--kv-disk-directory", str(kept), "--kv-disk-bytes", "1MiB")
+    with serve(engine, "--adapters", str(tmp_path), *tiers) as process:
         url = process.endpoints["grpc"]
         (answer,) = TritonClient(url).complete(PROMPT)
         assert list(answer.token_ids) == adapted.greedy(1, PROMPT.text, PROMPT.max_tokens)
         fields = {"text_input": PROMPT.text, "max_tokens": 12}
         (sent,) = ask(url, "tensorrt_llm", lora_task_id=7, **fields, **adapted.sent(2))
+        for _ in range(2):  # More than the KV cache has room for, and again.
+            for number in range(6):
+                ask(url, "tensorrt_llm", text_input=f"{number} " * 60, max_tokens=1)
+        page = process.endpoints["metrics"]
+        eventually(
+            lambda: Metrics.read(page).value("trierarch_kv_tier_hits_total", tier="host") > 0, "blocks that came back"
+        )
+        assert Metrics.read(page).value("trierarch_kv_tier_blocks", tier="disk") >= 0
         for stub in process.stubs():
             stub.kill()
 
