@@ -28,6 +28,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from trierarch.python_backend.executors.offload.block_copier import BLOCK_AXIS
 from trierarch.python_backend.kv.manager import KVCacheManager
 from trierarch.python_backend.kv.prefix_cache import KEY_BYTES
 
@@ -38,7 +39,6 @@ Arrays = Sequence[npt.NDArray[Any]]
 
 MAGIC: Final = b"trierarch prefixes 1\n"
 NAME: Final = "prefixes.kv"
-BLOCK_AXIS: Final = 2
 _NUMBER: Final = struct.Struct("<I")
 
 

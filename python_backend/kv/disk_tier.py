@@ -54,6 +54,8 @@ class DiskTier:
     def unpin(self, key: bytes) -> None:
         """Take one pin back."""
         self._pins[key] -= 1
+        if not self._pins[key]:
+            del self._pins[key]
 
     def add(self, key: bytes) -> None:
         """It lies in the room that was reserved for it."""
@@ -73,5 +75,5 @@ class DiskTier:
         """Raise IntegrityError unless so much is reserved, all of it fits, and the pins are these."""
         require(self._num_reserved == num_reserved, "blocks being written to disk are miscounted")
         require(len(self._keys) + self._num_reserved <= self.max_blocks, "more blocks on disk than there is room for")
-        require(+self._pins == pins, f"blocks on disk have pins {+self._pins}, and {pins} readers")
+        require(self._pins == pins, f"blocks on disk have pins {self._pins}, and {pins} readers")
         require(pins.keys() <= self._keys.keys(), "a block is read that is not on disk")

@@ -74,6 +74,8 @@ class HostTier:
     def unpin(self, key: bytes) -> None:
         """Take one pin back."""
         self._pins[key] -= 1
+        if not self._pins[key]:
+            del self._pins[key]
 
     def oldest_unsaved(self) -> bytes | None:
         """The next that would be lost, and is not pinned."""
@@ -91,7 +93,7 @@ class HostTier:
         require(slots == list(range(self.num_slots)), "a slot of the host is lost, or in two places")
         kinds = sorted([*self._saved, *self._unsaved])
         require(kinds == sorted(self._slots), "a key of the host is in no order of use, or in two")
-        require(+self._pins == pins, f"slots of the host have pins {+self._pins}, and {pins} copies")
+        require(self._pins == pins, f"slots of the host have pins {self._pins}, and {pins} copies")
         require(pins.keys() <= self._slots.keys(), "a slot is copied that is nobody's")
         require(
             all(on_disk is not None and key in on_disk for key in self._saved), "a block is not on disk, and said to be"

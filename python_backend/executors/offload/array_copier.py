@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from trierarch.builder.errors import ConfigError, ResourceError
+from trierarch.python_backend.executors.offload.block_copier import BLOCK_AXIS
 from trierarch.python_backend.kv.copies import Arrival, Leaving
-
-BLOCK_AXIS = 2
 
 
 class ArrayCopier:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from trierarch.python_backend.kv.copies import Arrival, Leaving
 
-MAX_STAGED_BYTES = 32 << 20
-"""Of a device's memory that blocks may take on their way out, beyond the KV cache."""
+BLOCK_AXIS: Final = 2
+"""Of an array of keys and values, (num_layers, 2, num_blocks, ...)."""
 
 
 class BlockCopier(Protocol):

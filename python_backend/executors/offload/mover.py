@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 class Mover:
     """Between one KVCacheManager that has an Offload, and one BlockCopier. Owns the threads, and the files.
 
-    `hear` and `stats` want the lock that guards the manager; `begin` and `hear` are the executor's thread's.
+    `hear`, `take` and `stats` want the lock that guards the manager. All but `stats` are the executor's thread's.
     """
 
     def __init__(self, kv: KVCacheManager, copier: BlockCopier, files: BlockFiles | None = None) -> None:

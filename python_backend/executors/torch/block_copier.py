@@ -9,14 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from trierarch.python_backend.executors.offload.array_copier import BLOCK_AXIS, no_room, slots_for
-from trierarch.python_backend.executors.offload.block_copier import MAX_STAGED_BYTES
+from trierarch.python_backend.executors.offload.array_copier import no_room, slots_for
+from trierarch.python_backend.executors.offload.block_copier import BLOCK_AXIS
 from trierarch.python_backend.kv.copies import Arrival, Leaving
+
+MAX_STAGED_BYTES: Final = 32 << 20
+"""Of the device's memory that blocks may take on their way out, beyond the KV cache."""
 
 
 class TorchCopier:
