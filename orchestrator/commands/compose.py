@@ -54,7 +54,8 @@ def compose(
         Path | None, typer.Option(metavar="DIR", help="Where those go next, of this model alone.", show_default="none")
     ] = None,
     kv_disk_bytes: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="With --kv-disk-directory: of files there.", show_default="8 GiB")
+        str | None,
+        typer.Option(metavar="SIZE", help="With --kv-disk-directory: of files there.", show_default="the backend's"),
     ] = None,
     llmapi: Annotated[
         str, typer.Option(metavar="NAME", help="Add a model with the tensors of TensorRT-LLM's llmapi model.")

@@ -63,7 +63,8 @@ def serve(
         ),
     ] = None,
     kv_disk_bytes: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="With --kv-disk-directory: of files there.", show_default="8 GiB")
+        str | None,
+        typer.Option(metavar="SIZE", help="With --kv-disk-directory: of files there.", show_default="the backend's"),
     ] = None,
     model_control: Annotated[
         str,

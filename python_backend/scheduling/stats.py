@@ -23,7 +23,7 @@ class SchedulerStats:
     num_steps: int
     max_blocks: int
     used_blocks: int
-    """Held by running sequences."""
+    """Held by running sequences, or being filled for one that waits."""
     free_blocks: int
     """Free at once, cached prefixes nobody holds included."""
     reused_blocks: int

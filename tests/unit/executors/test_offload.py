@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import queue
 import resource
@@ -293,6 +294,32 @@ def test_a_disk_that_is_full_costs_what_it_would_have_kept_and_nothing_else(
         assert offloading.ask(prompt) == tokens
         offloading.settle()
     assert offloading.disk.num_blocks > 0, "it goes on once there is room"
+
+
+@pytest.mark.parametrize("way", ["leave", "bring", "fill", "pieces"])
+def test_a_copy_that_fails_costs_a_computation(way: str, serve: Serve, tmp_path: Path) -> None:
+    """As where a device has no memory left to stage blocks in: every other time."""
+    engine = make_engine(tmp_path / "engine")
+    plain = serve(engine)
+    host_bytes = (3 if way in ("fill", "pieces") else 20) * block_bytes(engine)
+    offloading = serve(engine, host_bytes=host_bytes, disk_directory=tmp_path / "kept")
+    assert offloading.executor._mover is not None
+    copier, num_calls = offloading.executor._mover._copier, itertools.count()
+    copy: Callable[..., Any] = getattr(copier, way)
+
+    def fail_at_times(*arguments: Any) -> Any:
+        if next(num_calls) % 2 == 0:
+            raise RuntimeError("on purpose")
+        return copy(*arguments)
+
+    setattr(copier, way, fail_at_times)
+    expected = [plain.ask(prompt) for prompt in PROMPTS]
+    for _ in range(3):
+        for prompt, tokens in zip(PROMPTS, expected, strict=True):
+            assert offloading.ask(prompt) == tokens
+            offloading.settle()
+    assert offloading.disk.num_failures + offloading.offload.host.num_failures > 0
+    assert offloading.disk.num_hits + offloading.offload.host.num_hits > 0
 
 
 def test_it_may_be_closed_and_aborted_while_blocks_are_copied(serve: Serve, tmp_path: Path) -> None:
