@@ -45,7 +45,7 @@ from trierarch.python_backend.executors.tensorrt_llm.disk_adapter import DiskAda
 from trierarch.python_backend.executors.tensorrt_llm.drain import Drain
 from trierarch.python_backend.executors.tensorrt_llm.engine_loop import EngineLoop
 from trierarch.python_backend.executors.tensorrt_llm.iteration_stats import IterationStats
-from trierarch.python_backend.executors.tensorrt_llm.kv_events import KvEvents
+from trierarch.python_backend.executors.tensorrt_llm.kv_events import EventCounts, KvEvents
 from trierarch.python_backend.executors.tensorrt_llm.library import Library
 from trierarch.python_backend.executors.tensorrt_llm.llm import LLM
 from trierarch.python_backend.executors.tensorrt_llm.sampling import end_ids_of
@@ -172,6 +172,7 @@ class TensorRTLLMExecutor:
         adapters = None
         if self._registry is not None:
             adapters = self._registry.with_registered(self._registry.pool.stats(requests))
+        events: EventCounts = {} if self._events is None else self._events.counts()
         return ExecutorStats(
             num_active_requests=len(requests),
             num_scheduled_requests=scheduled,
@@ -192,7 +193,7 @@ class TensorRTLLMExecutor:
             micro_batch_id=told.in_flight("microBatchId"),
             speculation=told.speculation(),
             adapters=adapters,
-            **({} if self._events is None else self._events.counts()),
+            **events,
         )
 
     def kv_events(self, since: int) -> tuple[KvEvent, ...] | None:

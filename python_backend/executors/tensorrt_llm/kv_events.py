@@ -9,7 +9,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 from trierarch.python_backend.executors.kv_event import KvEvent, KvEventKind
 
@@ -17,6 +17,15 @@ logger = logging.getLogger(__name__)
 
 MAX_EVENTS: Final = 4096
 """That are kept for whoever asks; the oldest go first."""
+
+
+class EventCounts(TypedDict, total=False):
+    """Fields of ExecutorStats."""
+
+    cached_blocks: int
+    stored_blocks: int
+    removed_blocks: int
+    lost_kv_events: int
 
 
 class KvEvents:
@@ -34,7 +43,7 @@ class KvEvents:
         self.num_lost = 0
         """Events that the library dropped before they were read."""
 
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> EventCounts:
         """As fields of ExecutorStats. How many are cached is right as far as no event was lost."""
         with self._lock:
             stored, removed, lost = self.num_stored, self.num_removed, self.num_lost
