@@ -33,6 +33,7 @@ from trierarch.builder.manifest import (
 )
 from trierarch.builder.model import Model, read_model
 from trierarch.builder.mtp import read_mtp
+from trierarch.builder.parallel import plan_parallel
 from trierarch.builder.progress import DraftProgress, NoProgress, Progress
 from trierarch.builder.source import open_checkpoint
 from trierarch.builder.speculation import choose_drafters, plan_speculation
@@ -67,6 +68,7 @@ def build(config: BuildConfig, progress: Progress | None = None, measure: Evalua
     drafters = choose_drafters(config)
     checkpoint = open_checkpoint(config.model, progress)
     decoder = read_decoder(checkpoint.config, config.max_seq_len)
+    parallel = plan_parallel(config, decoder.architecture, drafters)
     tokenizer = checkpoint.tokenizer(decoder.architecture.vocab_size)
     model = _model(config, checkpoint, decoder, tokenizer)
     limits = config.limits(decoder.max_seq_len)
@@ -74,7 +76,10 @@ def build(config: BuildConfig, progress: Progress | None = None, measure: Evalua
     text = _evaluation_text(config, tokenizer, decoder)
     draft_model = _draft_model(config, drafters, Drafted(checkpoint, decoder, tokenizer, model), progress)
     kv_cache = plan_kv_cache(config, model, beside=draft_model)
-    blueprint = _blueprint(config, model, limits, kv_cache, speculation, progress)
+    # No kernels are compiled for what runs as one of several.
+    main = config if parallel is None else config.model_copy(update={"compile": False})
+    blueprint = _blueprint(main, model, limits, kv_cache, speculation, progress)
+    blueprint = replace(blueprint, manifest=blueprint.manifest.model_copy(update={"parallel": parallel}))
     blueprint = replace(blueprint, small_files={**blueprint.small_files, **tokenizer.files()})
     blueprint = _with_adapters(blueprint, config)
     if draft_model is not None:

@@ -98,7 +98,8 @@ class BuildConfig(Frozen):
     overwrite: bool = False
     """Replace an engine that is already at `output`; anything else there is never touched."""
     tensorrt_llm_version: str | None = None
-    """Of Target.TENSORRT_LLM, as all below: the release to build for; None takes the installed one, else the newest known."""
+    """Of Target.TENSORRT_LLM, as all below but the parallel sizes: the release to build for; None takes the installed one,
+    else the newest known."""
     tensorrt_llm_flow: Flow | None = None
     """None takes the engine flow where the release has it."""
     tensor_parallel_size: PositiveInt = _default(TensorRTLLM, "tensor_parallel_size")

@@ -295,6 +295,15 @@ class Quantization(Frozen):
     num_unquantized: int = Field(default=0, ge=0)
 
 
+class Parallel(Frozen):
+    """Over how many GPUs of one machine torch splits an engine. Its weights are the same whatever that is."""
+
+    tensor_parallel_size: PositiveInt
+    """Share each layer."""
+    pipeline_parallel_size: PositiveInt
+    """Groups of them that share the layers out."""
+
+
 class Lora(Frozen):
     """Adapters (builder/adapter.py) that the engine's executor takes."""
 
@@ -460,6 +469,8 @@ class EngineManifest(Frozen):
     limits: Limits
     kv_cache: KvCache
     tokens: Tokens
+    parallel: Parallel | None = None
+    """Of the torch executor; None computes in one process. A draft computes whole, beside the first part."""
     lora: Lora | None = None
     """None takes no adapters. Those the engine brings along are `adapters/NAME.safetensors` among `files`."""
     speculation: Speculation | None = None

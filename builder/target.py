@@ -11,8 +11,6 @@ from trierarch.builder.manifest import KvType, WeightType
 TENSORRT_LLM_FIELDS: Final = (
     "tensorrt_llm_version",
     "tensorrt_llm_flow",
-    "tensor_parallel_size",
-    "pipeline_parallel_size",
     "gpu_architecture",
     "gpu_memory",
     "tensorrt_llm_sampler",

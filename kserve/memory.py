@@ -105,9 +105,8 @@ def check_fits(spec: DeploySpec, engine: EngineManifest) -> None:
 
 def num_devices(engine: EngineManifest) -> int:
     """Devices that one replica of `engine` runs on."""
-    if engine.target is Target.TORCH or engine.tensorrt_llm is None:
-        return 1
-    return engine.tensorrt_llm.tensor_parallel_size * engine.tensorrt_llm.pipeline_parallel_size
+    split = engine.parallel if engine.target is Target.TORCH else engine.tensorrt_llm
+    return 1 if split is None else split.tensor_parallel_size * split.pipeline_parallel_size
 
 
 def _check_kind(spec: DeploySpec, engine: EngineManifest) -> None:

@@ -17,6 +17,7 @@ from trierarch.builder.manifest import (
     EngineManifest,
     Flow,
     Head,
+    Parallel,
     Quantization,
     Speculation,
     TensorRTLLM,
@@ -35,6 +36,8 @@ def summary_rows(manifest: EngineManifest, draft: EngineManifest | None = None) 
     yield "runs on", f"{manifest.target.value}, {manifest.dtype.value}" + _device(manifest)
     if manifest.tensorrt_llm is not None:
         yield from _tensorrt_llm(manifest.tensorrt_llm)
+    if manifest.parallel is not None:
+        yield from _split(manifest.parallel)
     if manifest.quantization is not None:
         yield "weights", _quantization(manifest.quantization)
     if manifest.is_quantized:
@@ -82,11 +85,15 @@ def _tensorrt_llm(record: TensorRTLLM) -> Iterator[tuple[str, str]]:
             if by is None
             else f"for {by.gpu_architecture} by TensorRT-LLM {by.tensorrt_llm}, TensorRT {by.tensorrt}, CUDA {by.cuda}",
         )
-    tensor, pipeline = record.tensor_parallel_size, record.pipeline_parallel_size
-    if tensor * pipeline > 1:
-        yield "split over", f"{tensor * pipeline} GPUs: each layer over {tensor}, the layers over {pipeline}"
+    yield from _split(record)
     if record.quant_algo is not None:
         yield "weights", record.quant_algo
+
+
+def _split(split: TensorRTLLM | Parallel) -> Iterator[tuple[str, str]]:
+    tensor, pipeline = split.tensor_parallel_size, split.pipeline_parallel_size
+    if tensor * pipeline > 1:
+        yield "split over", f"{tensor * pipeline} GPUs: each layer over {tensor}, the layers over {pipeline}"
 
 
 def _quantization(quantization: Quantization) -> str:

@@ -19,8 +19,8 @@ import torch
 
 from trierarch.builder.errors import CheckpointError, ResourceError
 from trierarch.builder.manifest import DType, WeightType
+from trierarch.builder.mapping import Mapping as Split
 from trierarch.builder.progress import Progress
-from trierarch.builder.tensorrt_llm.mapping import Mapping as Split
 from trierarch.builder.tensorrt_llm.quantization import Format
 from trierarch.builder.weight import TORCH_DTYPES
 

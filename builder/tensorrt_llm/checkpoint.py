@@ -31,8 +31,8 @@ from trierarch.builder.checkpoint import Checkpoint
 from trierarch.builder.decoder import Decoder
 from trierarch.builder.errors import ConfigError
 from trierarch.builder.manifest import Architecture, DType
+from trierarch.builder.mapping import Mapping, Rank
 from trierarch.builder.tensorrt_llm.families import EngineFamily
-from trierarch.builder.tensorrt_llm.mapping import Mapping, Rank
 from trierarch.builder.tensorrt_llm.shard import Range, Shard
 from trierarch.builder.weight import Weight
 from trierarch.builder.weights import plan_weights

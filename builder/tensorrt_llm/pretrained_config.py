@@ -10,9 +10,9 @@ from typing import Any, Final
 from trierarch.builder.decoder import Decoder
 from trierarch.builder.errors import CheckpointError
 from trierarch.builder.manifest import Activation, DType
+from trierarch.builder.mapping import Mapping
 from trierarch.builder.rope import RopeSettings
 from trierarch.builder.tensorrt_llm.families import EngineFamily
-from trierarch.builder.tensorrt_llm.mapping import Mapping
 
 _PYTORCH: Final = "build it with --tensorrt-llm-version 1.3"
 _PLAIN: Final = ("default", "dynamic", "longrope")

@@ -14,8 +14,8 @@ from typing import Final
 from trierarch.builder.config import BuildConfig
 from trierarch.builder.errors import ConfigError
 from trierarch.builder.manifest import Architecture, Flow, KvType, WeightType
+from trierarch.builder.mapping import Mapping as Split
 from trierarch.builder.tensorrt_llm.compatibility import LEAST_ARCHITECTURE, architecture_number
-from trierarch.builder.tensorrt_llm.mapping import Mapping as Split
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from trierarch.builder.config import BuildConfig, TokenSampler
 from trierarch.builder.decoder import Decoder
 from trierarch.builder.errors import ConfigError
 from trierarch.builder.manifest import Architecture, DrafterKind, DType, Flow, KvCache, KvType, Limits, Lora
-from trierarch.builder.tensorrt_llm.mapping import Mapping
+from trierarch.builder.mapping import Mapping
 from trierarch.builder.tensorrt_llm.quantization import Format
 from trierarch.builder.tensorrt_llm.releases import Release
 from trierarch.builder.tensorrt_llm.sampler import choose_sampler

@@ -19,6 +19,7 @@ LIMITS = "Limits, fixed once built"
 ACCURACY = "What quantization may cost"
 ADAPTERS = "LoRA adapters, mixed in one batch"
 SPECULATION = "Guessing tokens ahead, which never changes an answer"
+GPUS = "Several GPUs of one machine"
 TENSORRT_LLM = "With --target tensorrt_llm"
 
 
@@ -229,11 +230,11 @@ def build(
     ] = None,
     tensor_parallel_size: Annotated[
         int | None,
-        typer.Option(help="GPUs that share each layer.", show_default="1", rich_help_panel=TENSORRT_LLM),
+        typer.Option(help="GPUs that share each layer.", show_default="1", rich_help_panel=GPUS),
     ] = None,
     pipeline_parallel_size: Annotated[
         int | None,
-        typer.Option(help="Groups of GPUs that share the layers out.", show_default="1", rich_help_panel=TENSORRT_LLM),
+        typer.Option(help="Groups of GPUs that share the layers out.", show_default="1", rich_help_panel=GPUS),
     ] = None,
     gpu_architecture: Annotated[
         str | None,

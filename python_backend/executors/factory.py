@@ -72,7 +72,8 @@ def open_runner(
     num_blocks: int | None = None,
     taps: tuple[int, ...] = (),
 ) -> LeadRunner:
-    """Load an engine that was verified: its compiled kernels, or torch where it has none or a CUDA device is to be used.
+    """Load an engine that was verified: its compiled kernels, or torch where it has none, where a CUDA device is to be used,
+    or where it is split over several.
 
     uniforms, num_blocks, taps: as the runners take them.
 
@@ -81,6 +82,10 @@ def open_runner(
         ResourceError: the machine has no room for the weights or the KV cache.
     """
     with no_collections():
+        if manifest.parallel is not None:
+            from trierarch.python_backend.executors.parallel.runner import ParallelRunner  # imports torch
+
+            return ParallelRunner(engine, manifest, uniforms, num_blocks, taps)
         if manifest.kernels is not None and not _takes_cuda(manifest):
             from trierarch.python_backend.executors.cpu.runner import CpuRunner
 
@@ -139,11 +144,22 @@ def _open_torch(
     has_head = draft is not None and draft.head is not None
     at_end = _keep(prefixes, kv, runner) if prefixes is not None and not has_head else lambda: None
     mover = None if tiers is None else Mover(kv, tiers.copier, tiers.files)
-    return StepExecutor(scheduler, runner, vocab_size, speculator, registry, guides, at_end, mover)
+    executor = StepExecutor(scheduler, runner, vocab_size, speculator, registry, guides, at_end, mover)
+    _watch(runner, manifest, executor)
+    return executor
 
 
 def _head_of(models: list[ModelDrafter]) -> HeadDrafter[Any] | None:
     return next((model for model in models if isinstance(model, HeadDrafter)), None)
+
+
+def _watch(runner: LeadRunner, manifest: EngineManifest, executor: StepExecutor) -> None:
+    """Let the executor hear at once where a runner of several processes loses one."""
+    if manifest.parallel is not None:
+        from trierarch.python_backend.executors.parallel.runner import ParallelRunner
+
+        assert isinstance(runner, ParallelRunner)
+        runner.watch(executor.lose)
 
 
 def _keep(prefixes: PrefixFile, kv: KVCacheManager, runner: LeadRunner) -> Callable[[], object]:

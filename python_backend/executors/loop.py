@@ -24,7 +24,7 @@ from trierarch.python_backend.executors.executor import ExecutorStats, Sink
 from trierarch.python_backend.executors.logits_budget import LogitsBudget
 from trierarch.python_backend.executors.machine import resident_bytes
 from trierarch.python_backend.executors.offload.mover import Mover
-from trierarch.python_backend.executors.runner import Runner
+from trierarch.python_backend.executors.runner import Runner, RunnerLost
 from trierarch.python_backend.guides.guides import Guides
 from trierarch.python_backend.guides.masking import GuidedStep
 from trierarch.python_backend.request import Request, TokenDelta, check_token_ids
@@ -71,6 +71,7 @@ class StepExecutor:
         self._aborted: list[tuple[str, int | None]] = []
         self._is_draining = False
         self._is_closing = False
+        self._loss: str | None = None
         self._thread = threading.Thread(target=self._run, name="trierarch-executor", daemon=True)
         self._guides = guides
         if guides is not None:
@@ -81,7 +82,13 @@ class StepExecutor:
     @property
     def is_healthy(self) -> bool:
         """See Executor.is_healthy."""
-        return self._thread.is_alive()
+        return self._loss is None and self._thread.is_alive()
+
+    def lose(self, loss: str) -> None:
+        """End everything with ExecutorFailed, and serve nobody any more: the runner is lost. Any thread."""
+        with self._changed:
+            self._loss = self._loss or loss
+            self._changed.notify_all()
 
     def submit(self, request: Request, sink: Sink) -> None:
         """See Executor.submit."""
@@ -89,6 +96,8 @@ class StepExecutor:
         check_token_ids("draft_token_ids", request.speculation.draft_token_ids, self._vocab_size)
         request.sampling.check_vocabulary(self._vocab_size)
         with self._changed:
+            if self._loss is not None:
+                raise ExecutorFailed(f"the engine is lost, and its server has to start it anew: {self._loss}")
             if self._is_draining or self._is_closing:
                 raise ShuttingDown("the server is shutting down and takes no new requests; retry elsewhere")
             self._logits_budget.check(request)
@@ -174,12 +183,16 @@ class StepExecutor:
             self._deliver()
             try:
                 self._step(plan)
+            except RunnerLost as error:
+                self.lose(str(error))
             except Exception:  # A bug of ours: everybody hears of it, and whoever comes next is served.
                 logger.exception("a step failed outside of the runner")
                 with self._lock:
                     self._scheduler.fail(ExecutorFailed("the step failed; see the server's log"))
             self._deliver()
         with self._lock:
+            if self._loss is not None:
+                self._scheduler.fail(ExecutorFailed(self._loss))
             for request_id in self._sinks:
                 self._scheduler.abort(request_id, error=Cancelled("the server is shutting down"))
         self._deliver()
@@ -223,12 +236,12 @@ class StepExecutor:
             return self._scheduler.with_guides(plan, step.masks, step.over)
 
     def _next_plan(self) -> Plan | None:
-        """Wait for work and plan a step; None once closing."""
+        """Wait for work and plan a step; None once closing, or without a runner."""
         with self._changed:
             while True:
-                while not (self._scheduler.has_work or self._aborted or self._is_closing or self._has_news):
+                while not (self._scheduler.has_work or self._aborted or self._is_closing or self._loss or self._has_news):
                     self._changed.wait()
-                if self._is_closing:
+                if self._is_closing or self._loss is not None:
                     return None
                 for request_id, index in self._aborted:
                     self._scheduler.abort(request_id, index=index)
@@ -254,6 +267,8 @@ class StepExecutor:
         """Run a plan; if the step fails, run it again one sequence at a time so that only the culprit ends."""
         try:
             return self._runner.run(plan), {}
+        except RunnerLost:
+            raise
         except Exception:
             logger.exception("a step of %d sequences failed; retrying them one by one", len(plan.scheduled))
         outputs: dict[int, SequenceOutput] = {}
@@ -262,6 +277,8 @@ class StepExecutor:
             sequence_id = item.sequence.sequence_id
             try:
                 outputs |= self._runner.run(Plan((item,))).outputs
+            except RunnerLost:
+                raise
             except Exception as error:
                 logger.exception("request %s failed", item.sequence.request.request_id)
                 culprits[sequence_id] = ExecutorFailed(f"the step failed: {type(error).__name__}; see the server's log")

@@ -10,6 +10,10 @@ from trierarch.python_backend.executors.following import Follower
 from trierarch.python_backend.scheduling.plan import Plan, StepOutput
 
 
+class RunnerLost(Exception):
+    """The runner computes nothing any more, whatever it is given: somebody it cannot do without is gone. Says who."""
+
+
 class Runner(Protocol):
     """Computes one step at a time, on the executor's thread."""
 
@@ -33,6 +37,9 @@ class Runner(Protocol):
 
         Running the same plan again gives the same result (keys and values are written to the same slots), which is
         what lets the loop retry a failed step one sequence at a time.
+
+        Raises:
+            RunnerLost: it will not run this or any other plan.
         """
         ...
 

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 CONTRACT = {
     "trierarch.builder.manifest",
     "trierarch.builder.errors",
+    "trierarch.builder.mapping",
     "trierarch.builder.verify",
     "trierarch.builder.adapter",
     "trierarch.builder.adapter_check",
@@ -72,6 +73,7 @@ FORBIDDEN: dict[str, set[str]] = {
         for room in ("text", "executors", "scheduling", "kv", "speculation", "adapters")
     },
     "builder/manifest.py": {"torch", "numpy"},
+    "builder/mapping.py": {"torch", "numpy"},
     "builder/adapter.py": {"torch"},
     "builder/adapter_check.py": {"torch"},
     "builder/adapter_source.py": {"torch"},

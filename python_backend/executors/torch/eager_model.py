@@ -15,6 +15,7 @@ from trierarch.python_backend.executors.torch.attention_tile import BlockShape
 from trierarch.python_backend.executors.torch.input_batch import InputBatch
 from trierarch.python_backend.executors.torch.kv_arrays import KvArrays
 from trierarch.python_backend.executors.torch.model import Decoder
+from trierarch.python_backend.executors.torch.parts import Parts
 from trierarch.python_backend.executors.torch.weights import TORCH_DTYPES, Weights
 from trierarch.python_backend.scheduling.plan import Plan
 
@@ -23,16 +24,21 @@ class EagerModel:
     """Computes a step's tokens."""
 
     def __init__(
-        self, manifest: EngineManifest, weights: Weights, device: torch.device, taps: tuple[int, ...] = ()
+        self,
+        manifest: EngineManifest,
+        weights: Weights,
+        device: torch.device,
+        taps: tuple[int, ...] = (),
+        parts: Parts | None = None,
     ) -> None:
-        """weights: as `load_weights` maps them. taps: as `Head.taps`, of the head that reads along."""
+        """weights: as `load_weights` maps them. taps: as `Head.taps`, of the head that reads along. parts: see Decoder."""
         self._architecture = manifest.architecture
         self._block_size = manifest.kv_cache.block_size
         self._windows = frozenset(layer.window for layer in manifest.architecture.layers)
         self._dtype = TORCH_DTYPES[manifest.dtype]
         self._device = device
         self._taps = taps
-        self._decoder = Decoder(manifest.architecture, weights, self._dtype)
+        self._decoder = Decoder(manifest.architecture, weights, self._dtype, parts)
 
     def compute(self, plan: Plan, kv: KvArrays) -> StepRows[torch.Tensor]:
         """Run the layers over the plan's tokens, drafts included, storing their keys and values."""

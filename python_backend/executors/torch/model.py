@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -17,22 +17,31 @@ from trierarch.python_backend.executors.torch.kv_arrays import KvArrays, LayerKv
 from trierarch.python_backend.executors.torch.mlp import GatedMlp
 from trierarch.python_backend.executors.torch.moe import MoeMlp
 from trierarch.python_backend.executors.torch.norm import RmsNorm
+from trierarch.python_backend.executors.torch.parts import Parts, Whole
 from trierarch.python_backend.executors.torch.rope import Rotation
 from trierarch.python_backend.executors.torch.scope import Scope
 from trierarch.python_backend.executors.torch.weights import Weights
+
+Embed = Callable[[torch.Tensor, AdaptedRows | None], torch.Tensor]
+"""As an Embedding."""
 
 
 class Decoder:
     """Token ids → hidden states → logits. Reads and writes the KV arrays; holds no state of a sequence."""
 
-    def __init__(self, architecture: Architecture, weights: Weights, dtype: torch.dtype) -> None:
-        """weights: as `load_weights` returns them. dtype: of activations."""
+    def __init__(
+        self, architecture: Architecture, weights: Weights, dtype: torch.dtype, parts: Parts | None = None
+    ) -> None:
+        """weights: as `load_weights` returns them. dtype: of activations. parts: the others, where it is one of several."""
         self._architecture = architecture
+        parts = parts or Whole()
         outer = Scope(weights, "")
-        self._embed = Embedding(weights["embed.weight"], architecture.embedding_scale, dtype)
+        self._embed: Embed = parts.receive
+        if "embed.weight" in weights:
+            self._embed = Embedding(weights["embed.weight"], architecture.embedding_scale, dtype)
         self._ropes = outer.ropes(architecture)
         self._layers = tuple(
-            DecoderLayer(architecture, layer, Scope(weights, f"layers.{index}."))
+            DecoderLayer(architecture, layer, Scope(weights, f"layers.{index}."), parts)
             for index, layer in enumerate(architecture.layers)
         )
         self._norm = outer.norm("norm", architecture)
@@ -67,8 +76,9 @@ class Decoder:
 class DecoderLayer:
     """x + attention(norm(x)), then x + mlp(norm(x)), with the norms and biases that the architecture names."""
 
-    def __init__(self, architecture: Architecture, layer: Layer, scope: Scope) -> None:
+    def __init__(self, architecture: Architecture, layer: Layer, scope: Scope, parts: Parts | None = None) -> None:
         self._layer = layer
+        self._parts = parts or Whole()
         self._num_heads, self._num_kv_heads = architecture.num_heads, architecture.num_kv_heads
         self.attn_norm = scope.norm("attn_norm", architecture)
         self._qkv = scope.linear("qkv")
@@ -103,9 +113,9 @@ class DecoderLayer:
         adapted: AdaptedRows | None = None,
     ) -> torch.Tensor:
         """The same where attention reads `normed`, (num_tokens, inputs of qkv), in place of norm(x)."""
-        attended = self._attend(normed, batch, kv, rotations, adapted)
+        attended = self._parts.sum(self._attend(normed, batch, kv, rotations, adapted))
         x = x + (attended if self._post_attn_norm is None else self._post_attn_norm(attended))
-        mixed = self._mlp(self._mlp_norm(x), adapted)
+        mixed = self._parts.sum(self._mlp(self._mlp_norm(x), adapted))
         return x + (mixed if self._post_mlp_norm is None else self._post_mlp_norm(mixed))
 
     def _attend(

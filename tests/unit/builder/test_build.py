@@ -184,8 +184,8 @@ def test_options_out_of_range_are_named(checkpoint: Path, tmp_path: Path) -> Non
     config = BuildConfig(model=str(checkpoint), output=tmp_path / "engine", dtype=DType.FLOAT32)
     for change, message in (
         (
-            {"tensor_parallel_size": 2},
-            r"tensor_parallel_size is '2', but target is 'torch'; leave it out, or build for",
+            {"gpu_memory": 1 << 30},
+            r"gpu_memory is '1073741824', but target is 'torch'; leave it out, or build for",
         ),
         ({"quantization": WeightType.FP8}, r"quantization is 'fp8': torch engines take int8, int4, source; choose one"),
         ({"kv_cache_dtype": KvType.FP8}, r"kv_cache_dtype is 'fp8': torch engines take int8 or a floating type"),

@@ -21,6 +21,7 @@ from trierarch.builder.manifest import (
     Lora,
     Moe,
 )
+from trierarch.builder.mapping import Mapping
 from trierarch.builder.tensorrt_llm.arguments import (
     BUILDER_FIELDS,
     ENGINE_BUILD,
