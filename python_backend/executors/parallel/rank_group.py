@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import distributed
+import torch.distributed
 
 from trierarch.builder.mapping import Mapping, Rank
 
+_C10D: Any = torch.distributed
+"""Which exports more than its type information says."""
 _HERE: Final = "127.0.0.1"
 _MEETING: Final = timedelta(seconds=30)
 """For Gloo's ranks to connect; it tries five times as long."""
@@ -35,7 +37,7 @@ class RankGroup:
         """
         self._mapping = mapping
         self._rank = rank
-        store = distributed.FileStore(str(meeting), mapping.world_size)
+        store = _C10D.FileStore(str(meeting), mapping.world_size)
         limit = timedelta(seconds=timeout)
         self._world = _group(store, "world", rank.index, mapping.world_size, device, limit)
         self._stage = self._world
@@ -60,14 +62,14 @@ class RankGroup:
 
     def hand_out(self, x: torch.Tensor) -> torch.Tensor:
         """Of all ranks: rank 0's `x`, in place."""
-        options = distributed.BroadcastOptions()
+        options = _C10D.BroadcastOptions()
         options.rootRank = 0
         self._world.broadcast([x], options).wait()
         return x
 
     def collect(self, x: torch.Tensor) -> Sequence[torch.Tensor]:
         """Of all ranks: everybody's `x`, equally large, for rank 0; nothing for the others."""
-        options = distributed.GatherOptions()
+        options = _C10D.GatherOptions()
         options.rootRank = 0
         is_root = self._rank.index == 0
         parts = [torch.empty_like(x) for _ in range(self._mapping.world_size)] if is_root else []
@@ -86,21 +88,21 @@ class RankGroup:
     def abort(self) -> None:
         """Let go of whoever waits for a rank that is lost. Gloo notices by itself."""
         for group in {id(one): one for one in (self._world, self._stage)}.values():
-            if hasattr(group, "abort") and not isinstance(group, distributed.ProcessGroupGloo):
+            if hasattr(group, "abort") and not isinstance(group, _C10D.ProcessGroupGloo):
                 group.abort()
 
 
-def _group(store: distributed.Store, name: str, rank: int, size: int, device: torch.device, timeout: timedelta) -> Any:
+def _group(store: Any, name: str, rank: int, size: int, device: torch.device, timeout: timedelta) -> Any:
     """A backend's own group, which has what torch.distributed's functions call."""
-    mine = distributed.PrefixStore(name, store)
+    mine = _C10D.PrefixStore(name, store)
     if device.type == "cuda":
         os.environ.setdefault(*_NCCL_INTERFACE)
-        options = distributed.ProcessGroupNCCL.Options()
+        options = _C10D.ProcessGroupNCCL.Options()
         options._timeout = timeout
-        return distributed.ProcessGroupNCCL(mine, rank, size, options)
-    settings = distributed.ProcessGroupGloo._Options()
-    settings._devices = [distributed.ProcessGroupGloo.create_device(hostname=_HERE)]
+        return _C10D.ProcessGroupNCCL(mine, rank, size, options)
+    settings = _C10D.ProcessGroupGloo._Options()
+    settings._devices = [_C10D.ProcessGroupGloo.create_device(hostname=_HERE)]
     settings._timeout = min(timeout, _MEETING)
-    group = distributed.ProcessGroupGloo(mine, rank, size, settings)
+    group = _C10D.ProcessGroupGloo(mine, rank, size, settings)
     group._set_default_timeout(timeout)
     return group

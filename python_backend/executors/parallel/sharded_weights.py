@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
@@ -50,8 +50,8 @@ def _each(weight: Matrix, change: Callable[[torch.Tensor], torch.Tensor]) -> Mat
     """The weight with each of its tensors changed."""
     if isinstance(weight, torch.Tensor):
         return change(weight)
-    parts = (getattr(weight, field.name) for field in fields(weight))
-    return type(weight)(*(None if part is None else change(part) for part in parts))
+    parts = {field.name: getattr(weight, field.name) for field in fields(weight)}
+    return replace(weight, **{name: change(part) for name, part in parts.items() if part is not None})
 
 
 def _taken(part: torch.Tensor, cut: Cut, shape: tuple[int, ...], name: str) -> torch.Tensor:

@@ -7,10 +7,12 @@ import socket
 import subprocess
 import sys
 from multiprocessing.connection import Connection
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from trierarch.python_backend.executors.parallel.messages import Command
 from trierarch.python_backend.guides.process import python
+
+if TYPE_CHECKING:
+    from trierarch.python_backend.executors.parallel.messages import Command
 
 _WORKER: Final = "trierarch.python_backend.executors.parallel.worker"
 FAILED: Final = "exit status 1"
