@@ -14,7 +14,7 @@ from trierarch.builder.adapter import AdapterTensors
 from trierarch.builder.manifest import EngineManifest, Parallel
 from trierarch.python_backend.adapters.active_adapter import ActiveAdapter, Arranged
 from trierarch.python_backend.executors.drawing import Drawing
-from trierarch.python_backend.executors.following import StepRows
+from trierarch.python_backend.executors.following import Follower, Following, StepRows
 from trierarch.python_backend.executors.parallel.messages import Join
 from trierarch.python_backend.executors.parallel.rank_model import RankModel
 from trierarch.python_backend.executors.parallel.shard import shards
@@ -38,12 +38,14 @@ def split(manifest: EngineManifest, tensor: int = 1, pipeline: int = 1) -> Engin
 class ThreadedRanks:
     """Implements Runner."""
 
-    def __init__(self, engine: Path, manifest: EngineManifest) -> None:
-        """`manifest` says over how many ranks."""
+    def __init__(self, engine: Path, manifest: EngineManifest, taps: tuple[int, ...] = ()) -> None:
+        """`manifest` says over how many ranks. taps: as `Head.taps`, read by rank 0."""
         self._shards = shards(manifest)
         self._block_size = manifest.kv_cache.block_size
         self._pool = ThreadPoolExecutor(len(self._shards))
-        self.models = [RankModel(engine, manifest, shard, CPU) for shard in self._shards]
+        self.models = [
+            RankModel(engine, manifest, shard, CPU, () if shard.rank.index else taps) for shard in self._shards
+        ]
         self.num_blocks = min(model.plan_num_blocks() for model in self.models)
         how = Join(self.num_blocks, Path(tempfile.mkdtemp(dir=engine)) / "meeting", 30.0)
         self.on_all(lambda model: model.join(how))
@@ -64,6 +66,10 @@ class ThreadedRanks:
         """See Runner.run."""
         return self._drawing.run(plan, self._compute) if plan.scheduled else StepOutput({})
 
+    def lead(self, follower: Follower[torch.Tensor]) -> None:
+        """See LeadRunner.lead."""
+        self._drawing.following = Following(follower)
+
     def close(self) -> None:
         """See Runner.close."""
         self._pool.shutdown()
@@ -72,7 +78,7 @@ class ThreadedRanks:
         wire = StepWire.of(plan, self._block_size)
         first, *_ = self.on_all(lambda model: model.compute(wire))
         items = [plan.scheduled[item.sequence.sequence_id] for item in first.items]
-        return StepRows(items, first.first_rows, first.hidden)
+        return StepRows(items, first.first_rows, first.hidden, first.tapped)
 
     def _logits(self, hidden: torch.Tensor, adapters: Sequence[ActiveAdapter | None]) -> torch.Tensor:
         refs = tuple(AdapterRef.of(adapter) for adapter in adapters)

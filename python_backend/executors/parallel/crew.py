@@ -118,16 +118,25 @@ class Crew:
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """While they compute together with rank 0. Raise RunnerLost where anything fails there: they are out of step."""
+        """From a step's beginning until its output is known. Raise RunnerLost where a rank was lost by then.
+
+        A GPU computes behind its caller's back, and what was waited for in vain looks like a result.
+        """
         self._busy_since = time.monotonic()
         try:
             yield
-        except Exception as error:
-            raise self.lost_by(error) from error
         finally:
             self._busy_since = None
         if self._loss is not None:
             raise RunnerLost(self._loss)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """While rank 0 does what the others were told too. Raise RunnerLost where it fails: they are out of step."""
+        try:
+            yield
+        except Exception as error:
+            raise self.lost_by(error) from error
 
     def lost_by(self, error: Exception) -> RunnerLost:
         """What `error`, met by rank 0, comes of: another rank's end, or itself. They are lost either way."""

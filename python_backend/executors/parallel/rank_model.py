@@ -41,7 +41,7 @@ class RankModel:
         self._device = device
         self._dtype = TORCH_DTYPES[manifest.dtype]
         self._own = manifest.model_copy(update={"architecture": shard.architecture})
-        self._model = EagerModel(self._own, load_shard(engine, manifest, shard, device), device, taps, self)
+        self._model = EagerModel(self._own, load_shard(engine, manifest, shard, device), device, taps, parts=self)
         self._adapters = ShardedAdapters()
         self._group: RankGroup | None = None
         self._kv: KvArrays | None = None

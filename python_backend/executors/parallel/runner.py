@@ -128,7 +128,8 @@ class ParallelRunner:
             return StepOutput({})
         assert self._loaded is not None, "the runner is closed"
         self._drop()
-        return self._loaded.drawing.run(plan, self._compute)
+        with self._crew.step():
+            return self._loaded.drawing.run(plan, self._compute)
 
     def lead(self, follower: Follower[torch.Tensor]) -> None:
         """See LeadRunner.lead."""
@@ -188,7 +189,7 @@ class ParallelRunner:
     def _compute(self, plan: Plan) -> StepRows[torch.Tensor]:
         wire = StepWire.of(plan, self._block_size)
         self._crew.tell(wire)
-        with self._crew.step():
+        with self._crew.together():
             step = self._model.compute(wire)
         items = [plan.scheduled[item.sequence.sequence_id] for item in step.items]
         return StepRows(items, step.first_rows, step.hidden, step.tapped)
@@ -196,7 +197,7 @@ class ParallelRunner:
     def _logits(self, hidden: torch.Tensor, adapters: Sequence[ActiveAdapter | None]) -> torch.Tensor:
         refs = tuple(AdapterRef.of(adapter) for adapter in adapters)
         self._crew.tell(Logits(len(hidden), refs))
-        with self._crew.step():
+        with self._crew.together():
             logits = self._model.logits(hidden.contiguous(), refs)
             assert logits is not None
         return logits

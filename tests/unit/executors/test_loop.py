@@ -12,6 +12,7 @@ from support.token_stream import TokenStream
 from trierarch.python_backend.errors import ExecutorFailed, InvalidRequest
 from trierarch.python_backend.executors.fake import FakeRunner, next_token
 from trierarch.python_backend.executors.loop import StepExecutor
+from trierarch.python_backend.executors.runner import RunnerLost
 from trierarch.python_backend.kv.manager import KVCacheManager
 from trierarch.python_backend.request import FinishReason, Request, SamplingParams
 from trierarch.python_backend.scheduling.config import SchedulerConfig
@@ -32,9 +33,12 @@ class GatedRunner(FakeRunner):
         self.gate.set()
         self.undrawable: set[str] = set()
         self.is_closed = False
+        self.loss: str | None = None
 
     def run(self, plan: Plan) -> StepOutput:
         self.gate.wait(10)
+        if self.loss is not None:
+            raise RunnerLost(self.loss)
         output = super().run(plan)
         for item in plan.scheduled:
             if item.sequence.request.request_id in self.undrawable:
@@ -80,6 +84,31 @@ def executor(runner: GatedRunner) -> Iterator[StepExecutor]:
     runner.gate.set()
     executor.close()
     assert runner.is_closed
+
+
+def test_a_lost_runner_ends_everybody_and_nobody_is_taken_in(executor: StepExecutor, runner: GatedRunner) -> None:
+    running, waiting = TokenStream(), TokenStream()
+    runner.gate.clear()
+    executor.submit(make_request("running", [1, 2, 3]), running)
+    executor.submit(make_request("waiting", [1, 2, 3]), waiting)
+    runner.loss = "rank 1 of 2 has ended"
+    runner.gate.set()
+    for stream in (running, waiting):
+        _, last = stream.finish()
+        assert last.finish_reason is FinishReason.ERROR
+        assert (type(last.error), str(last.error)) == (ExecutorFailed, "rank 1 of 2 has ended")
+    assert not executor.is_healthy
+    with pytest.raises(ExecutorFailed, match=r"the engine is lost, .*: rank 1 of 2 has ended"):
+        executor.submit(make_request("late", [1]), TokenStream())
+    assert executor.drain(1.0)
+
+
+def test_a_runner_is_lost_between_requests_too(executor: StepExecutor) -> None:
+    assert executor.is_healthy
+    executor.lose("rank 1 of 2 has ended")
+    assert not executor.is_healthy
+    with pytest.raises(ExecutorFailed, match="rank 1 of 2 has ended"):
+        executor.submit(make_request("late", [1]), TokenStream())
 
 
 class BrokenSpeculator(Speculator):

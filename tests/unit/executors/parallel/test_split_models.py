@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from support.random_engine import random_weights, tiny_architecture, tiny_manife
 from support.stepping import Stepper
 from support.threaded_ranks import CPU, ThreadedRanks, split
 from trierarch.builder.manifest import Activation, Architecture, DType, KvType, Layer, Moe
+from trierarch.python_backend.executors.following import StepRows
 from trierarch.python_backend.executors.torch.runner import TorchRunner
+from trierarch.python_backend.scheduling.plan import SequenceOutput
 
 MOE = Moe(num_experts=4, experts_per_token=2, intermediate_size=16, normalize_top_k=True)
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -92,6 +95,33 @@ def test_prefixes_drafts_seeds_and_logprobs_are_as_of_one_rank(tmp_path: Path) -
     assert (its_greedy, its_sampled) == (greedy, sampled)
     assert its_logprobs == pytest.approx(logprobs, abs=1e-5)
     ranks.close()
+
+
+class Recorder:
+    """A follower that keeps what it is shown."""
+
+    def __init__(self) -> None:
+        self.tapped: list[torch.Tensor] = []
+
+    def follow(self, step: StepRows[torch.Tensor], outputs: Mapping[int, SequenceOutput]) -> None:
+        assert step.tapped is not None
+        self.tapped.append(step.tapped)
+
+
+def test_a_head_reads_what_it_reads_of_one_rank(tmp_path: Path) -> None:
+    architecture = tiny_architecture()
+    manifest = tiny_manifest(architecture)
+    engine = engine_of(tmp_path, architecture)
+    shown = []
+    ranks = ThreadedRanks(engine, split(manifest, 2), taps=(1, 2))
+    for runner in (TorchRunner(engine, manifest, CPU, taps=(1, 2)), ranks):
+        recorder = Recorder()
+        runner.lead(recorder)
+        Stepper.open(manifest, runner, max_num_tokens=16).generate(PROMPTS, max_tokens=3)
+        shown.append(recorder.tapped)
+    ranks.close()
+    for alone, together in zip(*shown, strict=True):
+        torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kv_dtype", [KvType.BFLOAT16, KvType.INT8])
