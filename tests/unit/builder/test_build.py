@@ -17,7 +17,7 @@ from trierarch.builder import machine, weights_file
 from trierarch.builder.build import build
 from trierarch.builder.config import BuildConfig
 from trierarch.builder.errors import CheckpointError, ConfigError, ResourceError
-from trierarch.builder.manifest import DType, EngineManifest, KvType, Limits, Tokens, WeightType
+from trierarch.builder.manifest import DType, EngineManifest, KvType, Limits, Parallel, Tokens, WeightType
 from trierarch.builder.verify import verify
 
 
@@ -195,6 +195,17 @@ def test_options_out_of_range_are_named(checkpoint: Path, tmp_path: Path) -> Non
         with pytest.raises(ConfigError, match=message):
             build(config.model_copy(update=change))
     assert not config.output.exists()
+
+
+def test_an_engine_for_several_gpus_says_so(checkpoint: Path, tmp_path: Path) -> None:
+    """Its weights are those of one GPU's, and nothing is compiled that would not run."""
+    one = build(BuildConfig(model=str(checkpoint), output=tmp_path / "one", dtype=DType.FLOAT32))
+    config = BuildConfig(model=str(checkpoint), output=tmp_path / "two", dtype=DType.FLOAT32, tensor_parallel_size=2)
+    two = build(config)
+    assert two == verify(tmp_path / "two", digests=True)
+    assert (one.parallel, two.parallel) == (None, Parallel(tensor_parallel_size=2, pipeline_parallel_size=1))
+    assert two.files["weights.safetensors"] == one.files["weights.safetensors"]
+    assert two.kernels is None
 
 
 def test_the_default_dtype_is_what_the_machine_is_fast_at(monkeypatch: pytest.MonkeyPatch) -> None:
