@@ -49,9 +49,9 @@ def engine_bytes(engine: EngineManifest) -> int:
 def memory_budget(engine: EngineManifest) -> MemoryBudget:
     """What `engine` takes."""
     cache = engine.kv_cache
-    one_sequence = engine.limits.max_seq_len * cache.bytes_per_token
+    one_sequence = engine.limits.max_seq_len * cache.bytes_per_token * _kv_copies(engine)
     return MemoryBudget(
-        weights=_loaded_bytes(engine),
+        weights=_loaded_bytes(engine) + _repeated_bytes(engine),
         kv=one_sequence if cache.num_bytes is None else cache.num_bytes,
         lora=_lora_bytes(engine),
     )
@@ -124,6 +124,23 @@ def _check_kind(spec: DeploySpec, engine: EngineManifest) -> None:
 def _check_total(budget: MemoryBudget, available: int, what: str, remedy: str) -> None:
     if budget.total > available:
         raise ConfigError(f"{what} holds {available / GIB:.1f} GiB, and the engine takes {budget}; {remedy}")
+
+
+def _kv_copies(engine: EngineManifest) -> int:
+    """How often each key is held, where torch has more GPUs than heads of keys; TensorRT-LLM's records count that in."""
+    return (
+        1
+        if engine.parallel is None
+        else max(1, engine.parallel.tensor_parallel_size // engine.architecture.num_kv_heads)
+    )
+
+
+def _repeated_bytes(engine: EngineManifest) -> int:
+    """Of the table of embeddings, which torch holds whole on every GPU that embeds."""
+    if engine.parallel is None:
+        return 0
+    table = engine.architecture.vocab_size * engine.architecture.hidden_size * engine.dtype.num_bytes
+    return (engine.parallel.tensor_parallel_size - 1) * table
 
 
 def _loaded_bytes(engine: EngineManifest) -> int:

@@ -18,7 +18,7 @@ import torch
 
 from trierarch.builder.adapter import AdapterTensors
 from trierarch.builder.errors import ConfigError, EngineError, ResourceError
-from trierarch.builder.manifest import EngineManifest
+from trierarch.builder.manifest import WEIGHTS_NAME, EngineManifest
 from trierarch.python_backend.adapters.active_adapter import ActiveAdapter, Arranged
 from trierarch.python_backend.executors.drawing import Drawing
 from trierarch.python_backend.executors.following import Follower, Following, StepRows
@@ -158,7 +158,7 @@ class ParallelRunner:
         try:
             identity = Identity.of(engine)
         except OSError as error:
-            raise unreadable(engine, error) from error
+            raise unreadable(engine / WEIGHTS_NAME, error) from error
         if devices[0].type == "cpu":
             prepare_cpu()
             torch.set_num_threads(max(1, torch.get_num_threads() // len(devices)))

@@ -95,21 +95,21 @@ class Shard:
     def _kv_heads(self) -> tuple[int, int]:
         return self.mapping.kv_heads(self.whole.num_kv_heads, self.rank.place)
 
-    def piece(self, name: str) -> Spans:
-        """What it has of the outputs of q, k, v, gate, up and lm_head, and of the inputs of o and down."""
+    def piece(self, name: str) -> tuple[int, int]:
+        """(begin, end) of what it has of the outputs of q, k, v, gate, up and lm_head, and of the inputs of o and down."""
         whole, place = self.whole, self.rank.place
         if name == "lm_head":
-            return (self.logits,)
+            return self.logits
         if name in ("q", "o"):
-            return (_scaled(self.mapping.split(whole.num_heads, place), whole.head_dim),)
+            return _scaled(self.mapping.split(whole.num_heads, place), whole.head_dim)
         if name in ("k", "v"):
-            return (_scaled(self._kv_heads, whole.head_dim),)
-        return (self.mapping.split(whole.intermediate_size, place),)
+            return _scaled(self._kv_heads, whole.head_dim)
+        return self.mapping.split(whole.intermediate_size, place)
 
     def cut(self, name: str) -> Cut | None:
         """What it takes of a weight, by the name it has for it; None is all of it."""
         if name == "lm_head.weight":
-            return Cut(Axis.OUTPUTS, self.piece("lm_head"))
+            return Cut(Axis.OUTPUTS, (self.logits,))
         layer = re.fullmatch(r"layers\.\d+\.(.+)\.(weight|bias)", name)
         if layer is None:
             return None
@@ -117,8 +117,8 @@ class Shard:
         whole = self.whole
         if stem == "qkv":
             queries, keys = whole.num_heads * whole.head_dim, whole.num_kv_heads * whole.head_dim
-            own = (self.piece("q"), 0), (self.piece("k"), queries), (self.piece("v"), queries + keys)
-            return Cut(Axis.OUTPUTS, tuple(_moved(span, by) for spans, by in own for span in spans))
+            k, v = _moved(self.piece("k"), queries), _moved(self.piece("v"), queries + keys)
+            return Cut(Axis.OUTPUTS, (self.piece("q"), k, v))
         inner = whole.intermediate_size
         if stem.startswith("experts."):
             assert whole.moe is not None
@@ -129,7 +129,7 @@ class Shard:
         if kind == "weight" and stem.endswith("down"):
             return Cut(Axis.INPUTS, (share,))
         if kind == "weight" and stem == "o":
-            return Cut(Axis.INPUTS, self.piece("o"))
+            return Cut(Axis.INPUTS, (self.piece("o"),))
         return None
 
     def sources(self, names: Iterable[str]) -> Iterator[tuple[str, str]]:

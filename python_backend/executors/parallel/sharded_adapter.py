@@ -33,7 +33,7 @@ def _own(tensors: AdapterTensors, shard: Shard) -> Iterator[tuple[str, Array]]:
 
 def _taken(array: Array, shard: Shard, piece: str, kind: str) -> Array:
     """kind: a (r, in), b (out, r), gain (out), or weight (out, in)."""
-    ((begin, end),) = shard.piece(piece)
+    begin, end = shard.piece(piece)
     if piece in _BY_INPUTS:
         return np.ascontiguousarray(array[:, begin:end]) if kind == "a" else array
     return array if kind == "a" else np.ascontiguousarray(array[begin:end])

@@ -30,7 +30,10 @@ def load_shard(engine: Path, manifest: EngineManifest, shard: Shard, device: tor
     own: dict[str, Matrix] = {}
     for name, source in shard.sources(whole):
         cut = shard.cut(name)
-        weight = whole[source] if cut is None else taken(whole[source], cut, source)
+        # A tied lm_head is rows of the table that is there already.
+        is_tied = source == "embed.weight" and source in own
+        stored = own[source] if is_tied else whole[source]
+        weight = stored if cut is None else taken(stored, cut, source)
         # What is dense on the CPU stays a view of the file.
         own[name] = _each(weight, lambda part: part.contiguous().to(device))
     return own

@@ -28,6 +28,7 @@ from trierarch.python_backend.executors.parallel.messages import (
     Loaded,
     Logits,
     Open,
+    Reply,
 )
 from trierarch.python_backend.executors.parallel.rank_model import RankModel
 from trierarch.python_backend.executors.parallel.shard import shards
@@ -42,6 +43,7 @@ class Worker:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._speaking = threading.Lock()
         self._commands: SimpleQueue[Command] = SimpleQueue()
         self._model: RankModel | None = None
 
@@ -54,7 +56,7 @@ class Worker:
                     self._do(self._commands.get())
         except Exception as error:
             logger.exception("a rank failed")
-            self._connection.send(Failed(_portable(error)))
+            self._say(Failed(_portable(error)))
             os._exit(1)
 
     def _read(self) -> None:
@@ -63,16 +65,23 @@ class Worker:
             while True:
                 command = self._connection.recv()
                 if isinstance(command, Arrange):
-                    self._connection.send(self._arrange(command))
+                    self._say(self._arrange(command))
                 else:
                     self._commands.put(command)
         except (EOFError, OSError):
             os._exit(0)
+        except BaseException:
+            logger.exception("a rank cannot be spoken to")
+            os._exit(1)
+
+    def _say(self, reply: Reply) -> None:
+        with self._speaking:
+            self._connection.send(reply)
 
     def _do(self, command: Command) -> None:
         if isinstance(command, Open):
             self._model = _open(command)
-            self._connection.send(Loaded(self._model.plan_num_blocks()))
+            self._say(Loaded(self._model.plan_num_blocks()))
             return
         model = self._model
         assert model is not None, "nothing is open"
@@ -85,7 +94,7 @@ class Worker:
                 model.drop(number)
         elif isinstance(command, Join):
             model.join(command)
-            self._connection.send(Joined())
+            self._say(Joined())
 
     @torch.inference_mode()
     def _arrange(self, command: Arrange) -> Arranged:

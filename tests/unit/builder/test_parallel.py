@@ -12,7 +12,7 @@ from trierarch.builder.config import BuildConfig
 from trierarch.builder.errors import ConfigError
 from trierarch.builder.manifest import DrafterKind, Layer, Moe, Parallel, WeightType
 from trierarch.builder.parallel import plan_parallel
-from trierarch.kserve.memory import num_devices
+from trierarch.kserve.memory import memory_budget, num_devices
 from trierarch.orchestrator.engine_summary import summary_rows
 
 EXPERTS = Moe(num_experts=4, experts_per_token=2, intermediate_size=96, normalize_top_k=True)
@@ -33,6 +33,8 @@ def test_what_is_asked_for_is_recorded_and_deployed() -> None:
     assert num_devices(manifest) == 1
     manifest = manifest.model_copy(update={"parallel": parallel})
     assert num_devices(manifest) == 4
+    parts, whole = memory_budget(manifest), memory_budget(tiny_manifest(tiny_architecture()))
+    assert (parts.kv, parts.weights - whole.weights) == (whole.kv, 50 * 32 * 4)  # the table of embeddings once more
     assert dict(summary_rows(manifest))["split over"] == "4 GPUs: each layer over 2, the layers over 2"
 
 
