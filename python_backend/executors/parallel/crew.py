@@ -61,11 +61,6 @@ class Crew:
         self._thread.start()
 
     @property
-    def loss(self) -> str | None:
-        """Why nothing can be computed any more; None while it can."""
-        return self._loss
-
-    @property
     def pids(self) -> tuple[int, ...]:
         """Of ranks 1 and on."""
         return tuple(worker.pid for worker in self._workers)
@@ -106,8 +101,8 @@ class Crew:
         """Have each hold its part of an adapter.
 
         Raises:
-            ResourceError: one has no room.
-            RunnerLost: they are lost.
+            RunnerLost, ResourceError: they are lost.
+            RuntimeError: one could not, for want of room most likely.
         """
         self.tell_each(commands)
         number = commands[0].number
@@ -188,7 +183,7 @@ class Crew:
     def _hear(self, worker: WorkerProcess) -> None:
         try:
             reply = worker.connection.recv()
-        except (EOFError, OSError):
+        except Exception:  # noqa: BLE001 - whatever comes of it, it is no reply
             self._lose(self._ended(worker))
             return
         if isinstance(reply, Failed):
@@ -226,4 +221,7 @@ class Crew:
             with suppress(OSError):
                 worker.kill()
         for listener in listeners:
-            listener(loss)
+            try:
+                listener(loss)
+            except Exception:
+                logger.exception("a loss could not be told")

@@ -37,6 +37,7 @@ class RankGroup:
         """
         self._mapping = mapping
         self._rank = rank
+        self._is_gloo = device.type == "cpu"
         store = _C10D.FileStore(str(meeting), mapping.world_size)
         limit = timedelta(seconds=timeout)
         self._world = _group(store, "world", rank.index, mapping.world_size, device, limit)
@@ -87,9 +88,11 @@ class RankGroup:
 
     def abort(self) -> None:
         """Let go of whoever waits for a rank that is lost. Gloo notices by itself."""
-        for group in {id(one): one for one in (self._world, self._stage)}.values():
-            if hasattr(group, "abort") and not isinstance(group, _C10D.ProcessGroupGloo):
-                group.abort()
+        if self._is_gloo:
+            return
+        self._world.abort()
+        if self._stage is not self._world:
+            self._stage.abort()
 
 
 def _group(store: Any, name: str, rank: int, size: int, device: torch.device, timeout: timedelta) -> Any:
@@ -102,7 +105,7 @@ def _group(store: Any, name: str, rank: int, size: int, device: torch.device, ti
         return _C10D.ProcessGroupNCCL(mine, rank, size, options)
     settings = _C10D.ProcessGroupGloo._Options()
     settings._devices = [_C10D.ProcessGroupGloo.create_device(hostname=_HERE)]
-    settings._timeout = min(timeout, _MEETING)
+    settings._timeout = _MEETING
     group = _C10D.ProcessGroupGloo(mine, rank, size, settings)
     group._set_default_timeout(timeout)
     return group

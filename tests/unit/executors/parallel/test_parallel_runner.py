@@ -167,17 +167,24 @@ def test_a_rank_that_is_lost_between_requests_makes_the_executor_unhealthy(engin
         eventually(lambda: not executor.is_healthy, "the executor is unhealthy")
 
 
-def test_a_rank_that_fails_says_why_and_is_of_no_more_use(engine: Path) -> None:
-    """And one that is not of a kind with rank 0 says so on one line."""
-    manifest = EngineManifest.load(engine)
-    identity = Identity.of(engine)
+@pytest.mark.parametrize(
+    "is_foreign, error, message",
+    [
+        (True, EngineError, r"^rank 1 of 2: .* was replaced while it was loaded: load it again$"),
+        (False, ResourceError, r"^rank 1 of 2: AssertionError: nothing is open$"),
+    ],
+    ids=["another engine than rank 0 has", "a bug"],
+)
+def test_a_rank_that_fails_says_why_and_is_of_no_more_use(
+    engine: Path, is_foreign: bool, error: type[Exception], message: str
+) -> None:
+    identity = replace(Identity.of(engine), weights=(0, 0, 0))
     crew = Crew(2, 60.0)
     try:
-        crew.tell(Open(1, engine, manifest, "cpu", 1, replace(identity, weights=(0, 0, 0))))
-        with pytest.raises(EngineError, match=r"^rank 1 of 2: .* was replaced while it was loaded: load it again$"):
+        crew.tell(Open(1, engine, EngineManifest.load(engine), "cpu", 1, identity) if is_foreign else Drop((1,)))
+        with pytest.raises(error, match=message):
             crew.answers(Loaded)
-        assert crew.loss is not None
-        with pytest.raises(RunnerLost):
+        with pytest.raises(RunnerLost, match=message):
             crew.tell(Drop(()))
     finally:
         crew.close()
