@@ -32,8 +32,10 @@ class RankGroup:
     def __init__(self, meeting: Path, mapping: Mapping, rank: Rank, device: torch.device, timeout: float) -> None:
         """Meet the others, through a file that all of them name.
 
+        timeout: seconds that one rank waits for another in what follows.
+
         Raises:
-            RuntimeError: one of them did not come within `timeout` seconds, and so from all methods.
+            RuntimeError: one of them did not come; from all methods, one is gone or late.
         """
         self._mapping = mapping
         self._rank = rank
