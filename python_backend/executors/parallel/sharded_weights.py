@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -54,7 +55,9 @@ def _each(weight: Matrix, change: Callable[[torch.Tensor], torch.Tensor]) -> Mat
     if isinstance(weight, torch.Tensor):
         return change(weight)
     parts = {field.name: getattr(weight, field.name) for field in fields(weight)}
-    return replace(weight, **{name: change(part) for name, part in parts.items() if part is not None})
+    whole: Any = weight  # of whichever kind
+    changed: Matrix = replace(whole, **{name: change(part) for name, part in parts.items() if part is not None})
+    return changed
 
 
 def _taken(part: torch.Tensor, cut: Cut, shape: tuple[int, ...], name: str) -> torch.Tensor:
