@@ -239,7 +239,9 @@ class StepExecutor:
         """Wait for work and plan a step; None once closing, or without a runner."""
         with self._changed:
             while True:
-                while not (self._scheduler.has_work or self._aborted or self._is_closing or self._loss or self._has_news):
+                while not (
+                    self._scheduler.has_work or self._aborted or self._is_closing or self._loss or self._has_news
+                ):
                     self._changed.wait()
                 if self._is_closing or self._loss is not None:
                     return None

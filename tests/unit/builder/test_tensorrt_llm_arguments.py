@@ -21,7 +21,6 @@ from trierarch.builder.manifest import (
     Lora,
     Moe,
 )
-from trierarch.builder.mapping import Mapping
 from trierarch.builder.tensorrt_llm.arguments import (
     BUILDER_FIELDS,
     ENGINE_BUILD,
