@@ -1,30 +1,21 @@
 """ToolCallParser: a model's text, as it comes, told apart into what it says and the functions that it calls.
 
-Formats: Hermes' and Qwen's <tool_call>{"name": ..., "arguments": {...}}</tool_call>; Mistral's [TOOL_CALLS] before a list
-of calls, or before name{...}; llama 3's bare {"name": ..., "parameters": {...}}, a call only where it begins the text and
-names a function that is offered. Whatever fits none of them is text.
+How calls are written is `call_formats`' to say. What is bare is a call only where it begins the text and names a function
+that is offered. Whatever fits no format is text.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from trierarch.orchestrator.gateway.call_scanner import ArgumentsScanner, CallScanner
+from trierarch.orchestrator.gateway.call_formats import BARE, FORMATS, MARKERS, Scanner
+from trierarch.orchestrator.gateway.call_scanner import CallScanner
 
-_HERMES: Final = "<tool_call>"
-_HERMES_END: Final = "</tool_call>"
-_MISTRAL: Final = "[TOOL_CALLS]"
-_MARKERS: Final = (_HERMES, _MISTRAL, "<|python_tag|>")
-_BARE: Final = ""
-"""In the place of a marker, where the text begins with a brace."""
 _SPACE: Final = " \t\r\n,;"
 _BETWEEN: Final = _SPACE + "[]"
 """May stand between calls."""
-_NAME: Final = re.compile(r"([\w.-]{1,64})(?:\[ARGS\])?\{")
-_NAME_TO_BE: Final = re.compile(r"[\w.-]{1,64}(\[(A(R(G(S\]?)?)?)?)?)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +47,10 @@ class ToolCallParser:
         self._are_many = are_many
         self._rest = ""  # what has come and is not read yet
         self._read = ""  # since the marker: said as text where it turns out to be no call
-        self._marker = _BARE
+        self._format = BARE
         self._opening = ""  # the marker, until a call stands behind it
         self._has_begun = False  # whether anything but space was read as text
-        self._scanner: CallScanner | ArgumentsScanner | None = None
+        self._scanner: Scanner | None = None
         self._num_told = 0  # characters of the scanner's arguments
         self._is_told = False  # whether the scanner's call is
         self._go_on: Callable[[], Iterator[Delta] | None] = self._seek if is_list else self._text
@@ -86,56 +77,70 @@ class ToolCallParser:
         if not self._has_begun and not start:
             return None
         if not self._has_begun and not self.num_calls and start[0] in "{[":
-            if any(marker.startswith(start) for marker in _MARKERS):
+            if any(marker.startswith(start) for marker in MARKERS):
                 return None
-            if not start.startswith(_MARKERS):
-                self._marker = _BARE
+            if not start.startswith(MARKERS):
+                self._format = BARE
                 return self._seek_from(len(self._rest) - len(start), 0)
-        found = [(place, marker) for marker in _MARKERS if (place := self._rest.find(marker)) >= 0]
+        found = [(place, marker) for marker in MARKERS if (place := self._rest.find(marker)) >= 0]
         if found:
-            place, self._marker = min(found)
-            return self._seek_from(place, len(self._marker))
+            place, marker = min(found)
+            self._format = FORMATS[marker]
+            return self._seek_from(place, len(marker))
         said, self._rest = _without_beginnings(self._rest)
         return self._say(said) if said else None
 
     def _seek_from(self, place: int, length: int) -> Iterator[Delta]:
         said, self._rest = self._rest[:place], self._rest[place + length :]
-        self._read, self._opening = "", self._marker
+        self._read, self._opening = "", self._format.marker
         self._go_on = self._seek
         return self._say(said) if said.strip() else iter(())
 
     def _seek(self) -> Iterator[Delta] | None:
         """Read what stands between calls up to the next."""
         start = self._rest.lstrip(_SPACE)
-        if start and any(marker.startswith(start) for marker in _MARKERS):
+        if start and any(marker.startswith(start) for marker in MARKERS):
             return None
         self._take(len(self._rest) - len(start))
-        if start.startswith(_MARKERS):
-            self._marker = next(marker for marker in _MARKERS if start.startswith(marker))
-            self._take(len(self._marker))
+        if start.startswith(MARKERS):
+            marker = next(marker for marker in MARKERS if start.startswith(marker))
+            self._format = FORMATS[marker]
+            self._take(len(marker))
             return iter(())
         start = start.lstrip(_BETWEEN)
         self._take(len(self._rest) - len(start))
         if not start:
             return iter(())
+        for word in (*self._format.between, self._format.end):
+            if word and start.startswith(word):
+                return self._pass(word)
+            if word.startswith(start):
+                return None
         if start[0] == "{":
             return self._begin(CallScanner())
-        if self._marker == _HERMES and _HERMES_END.startswith(start[: len(_HERMES_END)]):
-            if len(start) < len(_HERMES_END):
-                return None
-            self._rest = start[len(_HERMES_END) :]
+        return self._seek_header(start)
+
+    def _pass(self, word: str) -> Iterator[Delta]:
+        """Leave a word that stands behind a call."""
+        if word == self._format.end:
+            self._rest = self._rest[len(word) :]
             self._go_on = self._text
-            return iter(())
-        if self._marker == _MISTRAL:
-            match = _NAME.match(start)
-            if match is not None and match[1] in self._names:
-                self._take(match.end() - 1)
-                return self._begin(ArgumentsScanner(match[1]))
-            if match is None and _NAME_TO_BE.fullmatch(start):
+        else:
+            self._take(len(word))
+        return iter(())
+
+    def _seek_header(self, start: str) -> Iterator[Delta] | None:
+        header = self._format.header
+        if header is not None:
+            match = header.pattern.match(start)
+            if match is None and header.begun.fullmatch(start):
                 return None
+            if match is not None and (header.is_any_name or header.name(match) in self._names):
+                self._take(match.end() - 1)
+                return self._begin(header.scanner(header.name(match)))
         return self._be_text()
 
-    def _begin(self, scanner: CallScanner | ArgumentsScanner) -> Iterator[Delta]:
+    def _begin(self, scanner: Scanner) -> Iterator[Delta]:
         self._scanner, self._num_told, self._is_told = scanner, 0, False
         self._go_on = self._call
         return iter(())
@@ -146,7 +151,7 @@ class ToolCallParser:
         assert scanner is not None
         for count, character in enumerate(self._rest, start=1):
             scanner.push(character)
-            is_unknown = self._marker == _BARE and scanner.name is not None and scanner.name not in self._names
+            is_unknown = self._format is BARE and scanner.name is not None and scanner.name not in self._names
             if is_unknown or (scanner.is_complete and scanner.name is None):
                 return self._be_text()
             if scanner.is_complete:
@@ -198,7 +203,7 @@ class ToolCallParser:
 
 def _without_beginnings(text: str) -> tuple[str, str]:
     """`text` without, and of, what may be the beginning of a marker at its end."""
-    for length in range(min(len(text), max(map(len, _MARKERS)) - 1), 0, -1):
-        if any(marker.startswith(text[-length:]) for marker in _MARKERS):
+    for length in range(min(len(text), max(map(len, MARKERS)) - 1), 0, -1):
+        if any(marker.startswith(text[-length:]) for marker in MARKERS):
             return text[:-length], text[-length:]
     return text, ""

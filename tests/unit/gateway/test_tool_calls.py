@@ -29,6 +29,15 @@ def read(pieces: list[str], **options: bool) -> Told:
     return text, calls
 
 
+DEEPSEEK_V3 = (
+    'Let me see.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>weather\n```json\n{"city": "Rome"}\n```'
+    "<｜tool▁call▁end｜>\n<｜tool▁call▁begin｜>function<｜tool▁sep｜>other\n```json\n{}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
+)
+DEEPSEEK_V31 = (
+    '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>weather<｜tool▁sep｜>{"city": "Rome"}<｜tool▁call▁end｜>'
+    '<｜tool▁call▁begin｜>add<｜tool▁sep｜>{"a": 1}<｜tool▁call▁end｜><｜tool▁calls▁end｜>'
+)
+
 CASES: list[tuple[str, Told]] = [
     ("Just words.", ("Just words.", [])),
     ("  \n", ("", [])),
@@ -58,6 +67,25 @@ CASES: list[tuple[str, Told]] = [
     ("<tool_call>", ("<tool_call>", [])),
     ('<tool_call>{"name": "add", "argu', ("", [("add", "")])),
     ('<tool_call>{"name": "add", "arguments": {"a": "cu', ("", [("add", '{"a": "cu')])),
+    ("[add(a=1, b=['x', (2, -3.5)]), weather(city=\"Sao\\u0020Paulo)]\", when={'d': None, 't': true})]",
+     ("", [("add", '{"a": 1, "b": ["x", [2, -3.5]]}'),
+           ("weather", '{"city": "Sao Paulo)]", "when": {"d": null, "t": true}}')])),
+    ("<|python_start|>[add()]<|python_end|> Done.", (" Done.", [("add", "{}")])),
+    ("<|python_tag|>weather(city='Rome')", ("", [("weather", '{"city": "Rome"}')])),
+    ("[add(1)]", ("[add(1)]", [])),
+    ("[add(**{'a': 1})]", ("[add(**{'a': 1})]", [])),
+    ("[add(a=open('x'))]", ("[add(a=open('x'))]", [])),
+    ("[add(a=b'x')]", ("[add(a=b'x')]", [])),
+    ("[add(a=1e999)]", ("[add(a=1e999)]", [])),
+    ("[add(a=1, a=2)]", ("[add(a=1, a=2)]", [])),
+    ("[other(a=1)]", ("[other(a=1)]", [])),
+    ("[add(a=1), add(b)] and more", (", add(b)] and more", [("add", '{"a": 1}')])),
+    ("[add(a='cut", ("[add(a='cut", [])),
+    ("[add](https://add.example)", ("[add](https://add.example)", [])),
+    ("I say add(a=1)", ("I say add(a=1)", [])),
+    (DEEPSEEK_V3, ("Let me see.", [("weather", '{"city": "Rome"}'), ("other", "{}")])),
+    (DEEPSEEK_V31, ("", [("weather", '{"city": "Rome"}'), ("add", '{"a": 1}')])),
+    ("<｜tool▁calls▁begin｜>no call", ("<｜tool▁calls▁begin｜>no call", [])),
     ('{"name": "add", "arguments": {"é": "ü\\u00e9"} }', ("", [("add", '{"é": "ü\\u00e9"}')])),
 ]  # fmt: skip
 
@@ -77,7 +105,8 @@ def test_the_same_however_it_is_cut(case: tuple[str, Told], data: st.DataObject)
 
 
 @given(st.lists(st.sampled_from(['<tool_call>', '</tool_call>', '[TOOL_CALLS]', '{"name": "add", ', '"arguments": ', "{}", "}",
-                                 "add", "[", '"', "\\", " ", "x", "<|python_tag|>"])))  # fmt: skip
+                                 "add", "[", '"', "\\", " ", "x", "<|python_tag|>", "add(", "a=1", ")", "(", "<|python_end|>",
+                                 "<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "```"])))  # fmt: skip
 def test_no_text_breaks_it(parts: list[str]) -> None:
     assert read(parts)[1] == read(["".join(parts)])[1]
 
