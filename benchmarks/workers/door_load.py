@@ -19,6 +19,7 @@ import uvloop
 from trierarch.benchmarks.workers.openai_door import MODEL, ask_openai
 from trierarch.orchestrator.gateway.tensors import Tensors
 from trierarch.orchestrator.gateway.triton import Triton
+from trierarch.orchestrator.gateway.upstream import Endpoints
 
 GRPC: Final = "grpc"
 OPENAI: Final = "openai"
@@ -71,7 +72,7 @@ async def _ask_grpc(order: Order, prompt: list[int], triton: Triton) -> tuple[in
     started = time.monotonic()
     first = 0.0
     request = tensors.request(MODEL, "load", ["text_output", "finish_reason"])
-    async with triton.responses(order.address, request) as responses:
+    async with triton.responses(Endpoints(grpc=order.address, http="", metrics=""), request) as responses:
         async for response in responses:
             first = first or (time.monotonic() - started if response.raw_output_contents else 0.0)
     return order.num_tokens, first

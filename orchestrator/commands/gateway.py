@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trierarch.orchestrator.gateway.gateway_config import DEFAULT_MAX_BODY_BYTES, DEFAULT_MAX_OPEN, DEFAULT_PORT
+from trierarch.orchestrator.gateway.gateway_config import (
+    DEFAULT_MAX_BODY_BYTES,
+    DEFAULT_MAX_OPEN,
+    DEFAULT_MODEL,
+    DEFAULT_PORT,
+)
 
 if TYPE_CHECKING:
     from trierarch.orchestrator.gateway.gateway_server import GatewayServer
@@ -36,8 +41,14 @@ def gateway(
         str, typer.Option(metavar="HOST:PORT", rich_help_panel=TRITON, help="Its metrics, shown beside ours.")
     ] = "localhost:8002",
     model: Annotated[
-        str, typer.Option(rich_help_panel=TRITON, help="The model that holds the executor.")
-    ] = "tensorrt_llm",
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            rich_help_panel=TRITON,
+            help="A model that holds an executor. Repeatable.",
+            show_default=DEFAULT_MODEL,
+        ),
+    ] = None,
     served_name: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="What clients call the model. Repeatable.", show_default="the engine's name"),
@@ -84,13 +95,12 @@ def gateway(
     from trierarch.orchestrator.console import OUT, say
     from trierarch.orchestrator.gateway.gateway_config import GatewayConfig
     from trierarch.orchestrator.gateway.gateway_server import GatewayServer
-    from trierarch.orchestrator.gateway.upstream import AlwaysOn, Endpoints
+    from trierarch.orchestrator.gateway.source import always_on
+    from trierarch.orchestrator.gateway.upstream import Endpoints
 
     config = GatewayConfig(
         host=host,
         port=port,
-        model=model,
-        served_names=tuple(served_name or ()),
         api_keys_file=api_keys,
         api_keys_variable=api_keys_variable,
         max_open=max_open,
@@ -99,9 +109,10 @@ def gateway(
         adapter_store=adapter_store,
         adapter_directory=adapter_directory,
     )
+    models, names = model or [DEFAULT_MODEL], served_name or []
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     endpoints = Endpoints(grpc=grpc, http=http, metrics=metrics)
-    with GatewayServer(config, lambda: AlwaysOn(endpoints)) as server:
+    with GatewayServer(config, lambda: always_on(endpoints, models, names)) as server:
         OUT.print(server.url, soft_wrap=True)
         say("serving; Ctrl-C stops")
         _serve(server, drain_timeout)

@@ -214,9 +214,10 @@ def _gateway(server: TritonServer, config: GatewayConfig | None) -> AbstractCont
     if config is None:
         return nullcontext()
     from trierarch.orchestrator.gateway.gateway_server import GatewayServer
-    from trierarch.orchestrator.gateway.upstream import AlwaysOn, Endpoints
+    from trierarch.orchestrator.gateway.source import always_on
+    from trierarch.orchestrator.gateway.upstream import Endpoints
 
-    return GatewayServer(config, lambda: AlwaysOn(Endpoints.of(server.endpoints)))
+    return GatewayServer(config, lambda: always_on(Endpoints.of(server.endpoints)))
 
 
 def _announce(server: Announced, url: str | None, as_json: bool) -> None:

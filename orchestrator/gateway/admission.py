@@ -4,38 +4,35 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from trierarch.orchestrator.gateway.capacity import Capacity
 from trierarch.orchestrator.gateway.errors import ApiError
-from trierarch.orchestrator.gateway.pace import Pace
 
 
 class Admission:
-    """Counts requests that generate. For one event loop."""
+    """Counts requests that generate, whichever engine they are for. For one event loop."""
 
-    def __init__(self, max_open: int, max_open_per_key: int | None = None, pace: Pace | None = None) -> None:
-        """`max_open` of them wait or run at once."""
+    def __init__(self, max_open: int, max_open_per_key: int | None, capacities: Sequence[Capacity]) -> None:
+        """`max_open` of them wait or run at once, and no more than the engines together have room for."""
         self._max_open, self._max_open_per_key = max_open, max_open_per_key
-        self._max_useful = max_open
-        self._pace = pace or Pace()
+        self._capacities = tuple(capacities)
         self._per_key: Counter[int] = Counter()
         self._idle = asyncio.Event()
         self._idle.set()
         self.num_open = 0
         self.is_draining = False
-        self._num_running_at_most = 0  # requests; those beyond them wait
 
-    @contextmanager
-    def admit(self, key: int = 0) -> Iterator[None]:
-        """Hold a place for one request; at once, or not at all.
+    def check(self, key: int = 0) -> None:
+        """Whether there is a place, told from the counts alone: so that a request may be refused before it is read.
 
         Raises:
             ApiError: there is none, or the gateway drains.
         """
         if self.is_draining:
             raise ApiError(503, "the server is stopping", code="draining", retry_after=self.retry_after())
-        if self.num_open >= min(self._max_open, self._max_useful):
+        if self.num_open >= self._most():
             raise ApiError(
                 503, f"{self.num_open} requests are open: at most", code="overloaded", retry_after=self.retry_after()
             )
@@ -46,6 +43,15 @@ class Admission:
                 code="too_many_requests",
                 retry_after=self.retry_after(),
             )
+
+    @contextmanager
+    def admit(self, key: int = 0) -> Iterator[None]:
+        """Hold a place for one request; at once, or not at all.
+
+        Raises:
+            ApiError: as `check` does.
+        """
+        self.check(key)
         self.num_open += 1
         self._per_key[key] += 1
         self._idle.clear()
@@ -59,19 +65,9 @@ class Admission:
             if not self.num_open:
                 self._idle.set()
 
-    def fit(self, max_running: int, max_waiting: int) -> None:
-        """The model runs and queues so many: what it would refuse need not be brought to it."""
-        self._num_running_at_most = max_running
-        self._max_useful = max_running + max_waiting
-
-    def finish(self) -> None:
-        """A request was answered to its end."""
-        self._pace.finish()
-
     def retry_after(self) -> float:
-        """Seconds until a place is free, at the measured pace: so long do those take that wait, and one more."""
-        num_waiting = max(0, self.num_open - self._num_running_at_most)
-        return self._pace.seconds_until(num_waiting + 1)
+        """Seconds until the first of the engines has a place free."""
+        return min(capacity.retry_after() for capacity in self._capacities)
 
     def drain(self) -> None:
         """Admit nobody any more."""
@@ -80,3 +76,11 @@ class Admission:
     async def wait_idle(self) -> None:
         """Until no request is open."""
         await self._idle.wait()
+
+    def _most(self) -> int:
+        room = 0
+        for capacity in self._capacities:
+            if capacity.most is None:
+                return self._max_open
+            room += capacity.most
+        return min(self._max_open, room)

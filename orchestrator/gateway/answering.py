@@ -9,9 +9,10 @@ from typing import Any
 
 from trierarch.orchestrator.gateway.exchange import Exchange
 from trierarch.orchestrator.gateway.generation import Generation
-from trierarch.orchestrator.gateway.piece import Piece, read_piece
+from trierarch.orchestrator.gateway.piece import Piece, read_pieces
 from trierarch.orchestrator.gateway.reply import DONE, Reply, TotalUsage, WholeAnswer
 from trierarch.orchestrator.gateway.triton import Triton
+from trierarch.orchestrator.gateway.upstream import Endpoints
 
 NumberedPieces = AsyncIterator[tuple[int, Piece]]
 """(number of the prompt, piece)."""
@@ -51,11 +52,11 @@ async def answer(exchange: Exchange, generation: Generation, reply: Reply, piece
 
 
 @asynccontextmanager
-async def pieces_of(triton: Triton, address: str, requests: list[Any]) -> AsyncIterator[NumberedPieces]:
+async def pieces_of(triton: Triton, endpoints: Endpoints, requests: list[Any]) -> AsyncIterator[NumberedPieces]:
     """Send a ModelInferRequest for each prompt; leaving cancels what is not over."""
     async with AsyncExitStack() as stack:
         streams = [
-            _pieces(number, await stack.enter_async_context(triton.responses(address, request)))
+            _pieces(number, await stack.enter_async_context(triton.responses(endpoints, request)))
             for number, request in enumerate(requests)
         ]
         pieces = streams[0] if len(streams) == 1 else _merged(streams)
@@ -67,8 +68,7 @@ async def pieces_of(triton: Triton, address: str, requests: list[Any]) -> AsyncI
 
 async def _pieces(number: int, responses: AsyncIterator[Any]) -> AsyncGenerator[tuple[int, Piece]]:
     async for response in responses:
-        piece = read_piece(response)
-        if piece is not None:
+        for piece in read_pieces(response):
             yield number, piece
 
 

@@ -1,121 +1,94 @@
-"""Catalogue: the models that clients may name: the engine, and each of its adapters."""
+"""Catalogue: the models that clients may name: each engine, and each adapter of one."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any, Final
 
-from trierarch.orchestrator.gateway.errors import ApiError, unknown_model
-from trierarch.orchestrator.gateway.tensors import Tensors, first_text, outputs_of
-from trierarch.orchestrator.gateway.triton import Triton
-from trierarch.orchestrator.gateway.upstream import Upstream
+from trierarch.orchestrator.gateway.engine import FRESH_SECONDS, KNOWN_SECONDS, Engine
+from trierarch.orchestrator.gateway.errors import ApiError, invalid, unknown_model
+from trierarch.orchestrator.gateway.upstream import Unavailable
+from trierarch.python_backend.triton.status import RelayedError
 
-FRESH_SECONDS: Final = 1.0
-"""How long what the model said of itself is believed by who looks for something new."""
-KNOWN_SECONDS: Final = 30.0
-"""The same for a name that is known: should it be gone, the model says so itself."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Description:
-    """What the model says of itself."""
-
-    name: str
-    max_seq_len: int
-    max_batch_size: int
-    max_queue_size: int
-    has_chat_template: bool
-    adapters: frozenset[str]
-
-    @classmethod
-    def parse(cls, text: str) -> Description:
-        """Read the model's `description` output."""
-        told: Mapping[str, Any] = json.loads(text)
-        return cls(
-            name=told["name"],
-            max_seq_len=told["max_seq_len"],
-            max_batch_size=told["max_batch_size"],
-            max_queue_size=told["max_queue_size"],
-            has_chat_template=told["has_chat_template"],
-            adapters=frozenset(told["adapters"]),
-        )
+CANNOT_SAY: Final = (Unavailable, RelayedError, ApiError)
+"""Why an engine may not be asked what it is."""
 
 
 class Catalogue:
-    """Asks the model, and remembers. For one event loop."""
+    """Engines by what clients call them. For one event loop.
 
-    def __init__(self, upstream: Upstream, triton: Triton, model: str, served_names: tuple[str, ...]) -> None:
-        """See GatewayConfig."""
-        self._upstream, self._triton = upstream, triton
-        self._model, self._served_names = model, served_names
-        self._known: Description | None = None
-        self._known_at = 0.0
-        self._asking = asyncio.Lock()  # one asks for all
-        self.created = int(time.time())
-        """Seconds of Unix time: since when they are served."""
+    An adapter that several engines have is called by the engine's label, a slash and its own name.
+    """
 
-    async def description(self, max_age: float = KNOWN_SECONDS) -> Description:
-        """What the model said of itself `max_age` seconds ago at most; of one that sleeps, what it said last.
+    def __init__(self, engines: Sequence[Engine]) -> None:
+        """One or more, each with a label of its own; the first is meant by Triton's name for its model."""
+        self.engines = tuple(engines)
+        self._by_label = {engine.label: engine for engine in engines}
 
-        Raises:
-            Unavailable, RelayedError: it cannot be asked.
-        """
-        async with self._asking:
-            is_fresh = time.monotonic() - self._known_at < max_age
-            if self._known is not None and (is_fresh or self._upstream.awake is None):
-                return self._known
-            async with self._upstream.lease() as endpoints:
-                self._known = await self._ask(endpoints.grpc)
-            self._known_at = time.monotonic()
-            return self._known
+    async def find(self, name: str) -> tuple[Engine, str]:
+        """Whom a model's name means, and with which adapter; empty is the base model.
 
-    async def _ask(self, address: str) -> Description:
-        tensors = Tensors()
-        tensors.flag("describe")
-        request = tensors.request(self._model, "describe", ["description"])
-        async with self._triton.responses(address, request) as responses:
-            async for response in responses:
-                return Description.parse(first_text(outputs_of(response)["description"]))
-        raise ApiError(502, "the model did not say what it is", code="internal_error")
-
-    def names(self, description: Description) -> tuple[str, ...]:
-        """What the base model is called."""
-        return self._served_names or (description.name,)
-
-    async def adapter_of(self, model: str) -> str:
-        """The adapter that a model's name stands for; empty is the base model.
+        Engines whose name is given are found without asking anybody: no other one is woken for it.
 
         Raises:
-            ApiError: nothing of that name is served.
-            Unavailable, RelayedError: the model cannot be asked.
+            ApiError: nothing of that name is served, or several are.
+            Unavailable, RelayedError: nobody says that it is theirs, and somebody cannot be asked.
         """
+        for engine in self.engines:
+            if engine.is_called(name):
+                return engine, ""
+        for engine in self.engines:
+            if engine.model == name:
+                return engine, ""
+        engines, adapter = self._meant(name)
+        failure: Exception | None = None
         for max_age in (KNOWN_SECONDS, FRESH_SECONDS):
-            description = await self.description(max_age)
-            if model in self.names(description) or model == self._model:
-                return ""
-            if model in description.adapters:
-                return model
-        raise unknown_model(model)
+            told = await asyncio.gather(*(_adapter_of(engine, adapter, max_age) for engine in engines))
+            found = [(engine, held) for engine, held in zip(engines, told, strict=True) if isinstance(held, str)]
+            if len(found) > 1:
+                labels = ", ".join(f"{engine.label}/{name}" for engine, _ in found)
+                raise invalid("model", name, f"several engines have it; name one: {labels}")
+            if found:
+                return found[0]
+            failure = next((held for held in told if isinstance(held, Exception)), None)
+        raise failure or unknown_model(name)
 
     async def entries(self) -> list[dict[str, Any]]:
-        """All models, for JSON: the base model under each of its names, then adapters by name."""
-        description = await self.description(FRESH_SECONDS)
-        names = self.names(description)
-        entries = [self._entry(name, None, description) for name in names]
-        adapters = sorted(description.adapters.difference(names))
-        return entries + [self._entry(name, names[0], description) for name in adapters]
+        """All models, for JSON; those of an engine that cannot be asked only once it can.
 
-    def _entry(self, name: str, parent: str | None, description: Description) -> dict[str, Any]:
-        return {
-            "id": name,
-            "object": "model",
-            "created": self.created,
-            "owned_by": "trierarch",
-            "root": name,
-            "parent": parent,
-            "max_model_len": description.max_seq_len,
-        }
+        Raises:
+            Unavailable, RelayedError, ApiError: no engine can be asked.
+        """
+        told = await asyncio.gather(*(_entries_of(engine) for engine in self.engines))
+        lists = [entries for entries in told if isinstance(entries, list)]
+        if not lists:
+            raise next(failure for failure in told if isinstance(failure, Exception))
+        counts = Counter(entry["id"] for entries in lists for entry in entries)
+        for engine, entries in zip(self.engines, told, strict=True):
+            for entry in entries if isinstance(entries, list) else ():
+                if counts[entry["id"]] > 1:
+                    entry["id"] = entry["root"] = f"{engine.label}/{entry['id']}"
+        return [entry for entries in lists for entry in entries]
+
+    def _meant(self, name: str) -> tuple[tuple[Engine, ...], str]:
+        """Engines that may have what is named, and what it is called there."""
+        label, slash, adapter = name.partition("/")
+        if slash and label in self._by_label:
+            return (self._by_label[label],), adapter
+        return self.engines, name
+
+
+async def _adapter_of(engine: Engine, name: str, max_age: float) -> str | Exception | None:
+    try:
+        return await engine.adapter_of(name, max_age)
+    except CANNOT_SAY as error:
+        return error
+
+
+async def _entries_of(engine: Engine) -> list[dict[str, Any]] | Exception:
+    try:
+        return await engine.entries()
+    except CANNOT_SAY as error:
+        return error

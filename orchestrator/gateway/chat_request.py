@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from trierarch.orchestrator.gateway.beams import BEAMS, write_beams
 from trierarch.orchestrator.gateway.fields import Fields
 from trierarch.orchestrator.gateway.generation import (
     MAX_TOKENS,
@@ -23,6 +24,7 @@ CHAT: Final = frozenset({"messages", "add_generation_prompt", "continue_final_me
 """Fields that make the prompt."""
 _KNOWN: Final = (
     SAMPLING
+    | BEAMS
     | IGNORED
     | CHAT
     | {
@@ -79,10 +81,12 @@ def read_chat(body: dict[str, Any]) -> ChatRequest:
     tools.write(tensors)
     write_sampling(fields, tensors)
     has_logprobs = _write_logprobs(fields, tensors)
+    n = read_n(fields)
     generation = Generation(
         model=model,
         prompts=(tensors,),
-        n=read_n(fields),
+        n=n,
+        has_beams=write_beams(fields, tensors, n),
         is_streaming=is_streaming,
         include_usage=include_usage,
         has_logprobs=has_logprobs,

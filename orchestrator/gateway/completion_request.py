@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from trierarch.orchestrator.gateway.beams import BEAMS, write_beams
 from trierarch.orchestrator.gateway.errors import invalid
 from trierarch.orchestrator.gateway.fields import Fields, is_utf8
 from trierarch.orchestrator.gateway.generation import Generation, common_tensors, read_model, read_streaming
@@ -24,6 +25,7 @@ MAX_PROMPTS: Final = 64
 MAX_PROMPT_TOKENS: Final = 1 << 20
 _KNOWN: Final = (
     SAMPLING
+    | BEAMS
     | IGNORED
     | {
         "model",
@@ -35,7 +37,6 @@ _KNOWN: Final = (
         "echo",
         "response_format",
         "add_special_tokens",
-        "best_of",
     }
 )
 _REMEDIES: Final = {
@@ -65,8 +66,6 @@ def read_completion(body: dict[str, Any]) -> CompletionRequest:
     fields = Fields(body)
     fields.refuse_others(_KNOWN, _REMEDIES)
     n = read_n(fields)
-    if fields.integer("best_of", 1) not in (None, n):
-        fields.fail("best_of", "answers are not ranked; send n alone")
     is_streaming, include_usage = read_streaming(fields)
     prompts = read_prompts(fields)
     echo = fields.flag("echo")
@@ -74,6 +73,7 @@ def read_completion(body: dict[str, Any]) -> CompletionRequest:
     common.integer("max_tokens", fields.integer("max_tokens", 1) or DEFAULT_MAX_TOKENS)
     write_response_format(fields, common)
     write_sampling(fields, common)
+    has_beams = write_beams(fields, common, n)
     num_logprobs = fields.integer("logprobs", 0, MAX_LOGPROBS)
     if num_logprobs is not None:
         common.integer("num_log_probs", num_logprobs)
@@ -86,6 +86,7 @@ def read_completion(body: dict[str, Any]) -> CompletionRequest:
         model=read_model(fields),
         prompts=tuple(with_prompt(common, prompt) for prompt in prompts),
         n=n,
+        has_beams=has_beams,
         is_streaming=is_streaming,
         include_usage=include_usage,
         has_logprobs=num_logprobs is not None,

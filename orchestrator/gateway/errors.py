@@ -112,6 +112,8 @@ PARAMETERS: Final = {
     "input_ids": "prompt",
     "request_output_len": "max_tokens",
     "num_return_sequences": "n",
+    "beam_width": "best_of",
+    "len_penalty": "length_penalty",
     "stop_words": "stop",
     "stop_words_list": "stop_token_ids",
     "runtime_top_k": "top_k",

@@ -1,4 +1,4 @@
-"""Gateway: the OpenAI API in front of one Triton, as an ASGI application."""
+"""Gateway: the OpenAI API in front of one engine or several, as an ASGI application."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.routing import Route, Router
@@ -20,30 +21,34 @@ from trierarch.orchestrator.gateway.chat_request import read_chat
 from trierarch.orchestrator.gateway.completion_reply import CompletionReply
 from trierarch.orchestrator.gateway.completion_request import read_completion
 from trierarch.orchestrator.gateway.endpoint import Call, Endpoint, Work
+from trierarch.orchestrator.gateway.engine import Engine
 from trierarch.orchestrator.gateway.errors import ApiError, unknown_model
 from trierarch.orchestrator.gateway.fields import parse_object
 from trierarch.orchestrator.gateway.gateway_config import GatewayConfig
 from trierarch.orchestrator.gateway.gateway_metrics import CONTENT_TYPE, GatewayMetrics
 from trierarch.orchestrator.gateway.generation import Generation
 from trierarch.orchestrator.gateway.reply import Reply
+from trierarch.orchestrator.gateway.source import Source
 from trierarch.orchestrator.gateway.tokenization import Tokenization
 from trierarch.orchestrator.gateway.triton import Triton
-from trierarch.orchestrator.gateway.upstream import Upstream
 
 
 class Gateway:
     """The doors, and what they share. Made within the event loop that serves it."""
 
-    def __init__(self, config: GatewayConfig, upstream: Upstream) -> None:
+    def __init__(self, config: GatewayConfig, sources: Sequence[Source]) -> None:
         """Raise ConfigError where the keys or the adapters' directories cannot be read."""
-        self._config, self._upstream = config, upstream
+        self._config = config
         self._triton = Triton()
-        self._catalogue = Catalogue(upstream, self._triton, config.model, config.served_names)
-        self._tokenization = Tokenization(upstream, self._triton, self._catalogue, config.model)
+        self._engines = tuple(Engine(source, self._triton) for source in sources)
+        self._catalogue = Catalogue(self._engines)
+        self._tokenization = Tokenization(self._triton, self._catalogue)
         self._shelf = AdapterShelf.open(config.adapter_store, config.adapter_directory)
         self._keys = ApiKeys.read(config.api_keys_file, config.api_keys_variable)
-        self.admission = Admission(config.max_open, config.max_open_per_key)
-        self._metrics = GatewayMetrics(lambda: self.admission.num_open, lambda: self.is_ready)
+        self.admission = Admission(
+            config.max_open, config.max_open_per_key, [engine.capacity for engine in self._engines]
+        )
+        self._metrics = GatewayMetrics(self._engines, lambda: self.admission.num_open, lambda: self.is_ready)
         # A router alone: middleware around it would stand between every event and its client.
         self.application = Router(
             self._routes(), redirect_slashes=False, default=self._endpoint("unknown", "", _find_nothing, is_open=True)
@@ -51,8 +56,8 @@ class Gateway:
 
     @property
     def is_ready(self) -> bool:
-        """Whether a new request would be answered."""
-        return self._upstream.is_ready and not self.admission.is_draining
+        """Whether a new request would be answered, whichever engine it is for."""
+        return not self.admission.is_draining and all(engine.upstream.is_ready for engine in self._engines)
 
     async def close(self) -> None:
         """Cut what is open."""
@@ -108,7 +113,7 @@ class Gateway:
         echoed = [""] * len(request.prompts)
         if request.echo:
             echoed = [
-                prompt if isinstance(prompt, str) else await self._tokenization.text_of(prompt)
+                prompt if isinstance(prompt, str) else await self._tokenization.text_of(generation.model, prompt)
                 for prompt in request.prompts
             ]
         reply = CompletionReply(
@@ -124,21 +129,21 @@ class Gateway:
 
     async def _generate(self, call: Call, generation: Generation, reply: Reply) -> None:
         started = time.monotonic()
-        adapter = await self._catalogue.adapter_of(generation.model)
-        description = await self._catalogue.description()
-        self.admission.fit(description.max_batch_size, description.max_queue_size)
+        engine, adapter = await self._catalogue.find(generation.model)
+        await engine.description()  # and so its capacity is known
         requests = []
         for number, tensors in enumerate(generation.prompts):
             if adapter:
                 tensors.texts("lora_name", adapter)
             request_id = call.exchange.request_id + (f".{number}" if number else "")
-            requests.append(tensors.request(self._config.model, request_id, generation.outputs()))
-        async with (
-            self._upstream.lease() as endpoints,
-            pieces_of(self._triton, endpoints.grpc, requests) as pieces,
-        ):
-            usage = await answer(call.exchange, generation, reply, self._timed(started, pieces))
-        self.admission.finish()
+            requests.append(tensors.request(engine.model, request_id, generation.outputs()))
+        with engine.capacity.place():
+            async with (
+                engine.upstream.lease() as endpoints,
+                pieces_of(self._triton, endpoints, requests) as pieces,
+            ):
+                usage = await answer(call.exchange, generation, reply, self._timed(started, pieces))
+        engine.capacity.finish()
         self._metrics.prompt_tokens.inc(usage.prompt_tokens)
         self._metrics.completion_tokens.inc(usage.completion_tokens)
 
@@ -179,12 +184,21 @@ class Gateway:
 
     async def _ready(self, call: Call) -> None:
         if not self.is_ready:
-            reason = "the server is stopping" if self.admission.is_draining else "the model's server is not ready"
-            raise ApiError(503, reason, code="not_ready", retry_after=self.admission.retry_after())
+            raise ApiError(503, self._why_not_ready(), code="not_ready", retry_after=self.admission.retry_after())
         await _answer_json(call, {"status": "ready"})
 
+    def _why_not_ready(self) -> str:
+        if self.admission.is_draining:
+            return "the server is stopping"
+        if len(self._engines) == 1:
+            return "the model's server is not ready"
+        states = (f"{one.label} is {'' if one.upstream.is_ready else 'not '}ready" for one in self._engines)
+        return ", ".join(states)
+
     async def _show_metrics(self, call: Call) -> None:
-        await call.exchange.answer(await self._metrics.page(self._upstream), content_type=CONTENT_TYPE)
+        await call.exchange.answer(
+            await self._metrics.page([engine.upstream for engine in self._engines]), content_type=CONTENT_TYPE
+        )
 
     async def _timed(self, started: float, pieces: NumberedPieces) -> NumberedPieces:
         """`pieces`, with the time to the first of them told."""

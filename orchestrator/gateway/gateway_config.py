@@ -9,6 +9,8 @@ from typing import Final
 from trierarch.builder.errors import ConfigError
 
 DEFAULT_PORT: Final = 9000
+DEFAULT_MODEL: Final = "tensorrt_llm"
+"""Triton's model that holds the executor."""
 DEFAULT_MAX_OPEN: Final = 512
 DEFAULT_MAX_BODY_BYTES: Final = 8 << 20
 
@@ -20,10 +22,6 @@ class GatewayConfig:
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
     """0 picks a free one."""
-    model: str = "tensorrt_llm"
-    """Triton's model that is asked."""
-    served_names: tuple[str, ...] = ()
-    """What clients call it; none is the engine's own name."""
     api_keys_file: Path | None = None
     api_keys_variable: str | None = None
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES

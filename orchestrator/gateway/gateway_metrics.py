@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from trierarch.orchestrator.fetch import FetchFailed, fetch
+from trierarch.orchestrator.gateway.engine import Engine
 from trierarch.orchestrator.gateway.upstream import Upstream
 
 CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
@@ -19,7 +21,7 @@ _TRITON_SECONDS: Final = 2.0
 class GatewayMetrics:
     """Counted for one gateway."""
 
-    def __init__(self, num_open: Callable[[], int], is_ready: Callable[[], bool]) -> None:
+    def __init__(self, engines: Iterable[Engine], num_open: Callable[[], int], is_ready: Callable[[], bool]) -> None:
         """`num_open`: requests that generate; `is_ready`: whether new ones would be answered."""
         self._registry = CollectorRegistry()
         self.requests = Counter(
@@ -46,18 +48,45 @@ class GatewayMetrics:
         Gauge(
             "trierarch_gateway_ready", "Whether new requests would be answered", registry=self._registry
         ).set_function(lambda: float(is_ready()))
+        engine_ready = Gauge(
+            "trierarch_gateway_engine_ready",
+            "Whether new requests for it would be answered",
+            ("engine",),
+            registry=self._registry,
+        )
+        engine_open = Gauge(
+            "trierarch_gateway_engine_open_requests",
+            "Requests for it that wait or run",
+            ("engine",),
+            registry=self._registry,
+        )
+        for engine in engines:
+            engine_ready.labels(engine.label).set_function(partial(_is_ready, engine))
+            engine_open.labels(engine.label).set_function(partial(_num_open, engine))
 
     def own(self) -> bytes:
         """The gateway's own page."""
         return generate_latest(self._registry)
 
-    async def page(self, upstream: Upstream) -> bytes:
-        """Triton's page, where Triton is up, and the gateway's own."""
-        endpoints = upstream.awake
-        if endpoints is None:
-            return self.own()
-        try:
-            of_triton = await asyncio.to_thread(fetch, f"http://{endpoints.metrics}/metrics", timeout=_TRITON_SECONDS)
-        except FetchFailed:
-            return self.own()
-        return of_triton.encode() + self.own()
+    async def page(self, upstreams: Iterable[Upstream]) -> bytes:
+        """The pages of what is behind the gateway, where they can be read, and the gateway's own."""
+        addresses = dict.fromkeys(upstream.metrics for upstream in upstreams)  # several engines may share one
+        pages = await asyncio.gather(*(_read(address) for address in addresses if address is not None))
+        return b"".join([*pages, self.own()])
+
+
+async def _read(address: str) -> bytes:
+    """A page of metrics; nothing where it cannot be had."""
+    try:
+        page = await asyncio.to_thread(fetch, f"http://{address}/metrics", timeout=_TRITON_SECONDS)
+    except FetchFailed:
+        return b""
+    return page.encode()
+
+
+def _is_ready(engine: Engine) -> float:
+    return float(engine.upstream.is_ready)
+
+
+def _num_open(engine: Engine) -> float:
+    return float(engine.capacity.num_open)

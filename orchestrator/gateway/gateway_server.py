@@ -7,36 +7,34 @@ import contextlib
 import logging
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
-import uvicorn
 import uvloop
 
 from trierarch.orchestrator.gateway.gateway import Gateway
 from trierarch.orchestrator.gateway.gateway_config import GatewayConfig
 from trierarch.orchestrator.gateway.http_protocol import HttpLimits, HttpProtocol
-from trierarch.orchestrator.gateway.upstream import Upstream
+from trierarch.orchestrator.gateway.source import Source
+from trierarch.orchestrator.http_server import HttpServer
 from trierarch.orchestrator.ports import bind
 from trierarch.orchestrator.server_config import WILDCARDS
 
-KEEP_ALIVE_SECONDS: Final = 75
-"""Longer than load balancers keep an idle connection, so that it is they who close it."""
 END_SECONDS: Final = 5.0
 
-UpstreamFactory = Callable[[], AbstractAsyncContextManager[Upstream]]
-"""Called within the gateway's event loop."""
+SourcesFactory = Callable[[], AbstractAsyncContextManager[Sequence[Source]]]
+"""The engines that are served. Called within the gateway's event loop."""
 
 
 class GatewayServer:
     """Serves within a `with` block; leaving it cuts what is still open."""
 
-    def __init__(self, config: GatewayConfig, upstream: UpstreamFactory) -> None:
+    def __init__(self, config: GatewayConfig, sources: SourcesFactory) -> None:
         """Nothing listens yet."""
-        self._config, self._upstream = config, upstream
+        self._config, self._sources = config, sources
         self._socket: socket.socket | None = None
         self._port = config.port
         self._thread = threading.Thread(target=self._run, name="trierarch-gateway", daemon=True)
@@ -44,7 +42,7 @@ class GatewayServer:
         self._failure: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._gateway: Gateway | None = None
-        self._server: uvicorn.Server | None = None
+        self._server: HttpServer | None = None
 
     def __enter__(self) -> Self:
         """Listen.
@@ -124,32 +122,18 @@ class GatewayServer:
 
     async def _serve(self) -> None:
         assert self._socket is not None
-        # It warns of whatever strangers send, and of what is cut at the end; what fails in our own code we log ourselves.
-        logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
         self._socket.listen(1024)
         self._port = self._socket.getsockname()[1]
         self._loop = asyncio.get_running_loop()
         config = self._config
-        async with self._upstream() as upstream:
-            gateway = self._gateway = Gateway(config, upstream)
+        async with self._sources() as sources:
+            gateway = self._gateway = Gateway(config, sources)
             limits = HttpLimits(
                 max_header_bytes=config.max_header_bytes,
                 max_connections=config.max_connections,
                 header_seconds=config.read_timeout,
             )
-            self._server = uvicorn.Server(
-                uvicorn.Config(
-                    gateway.application,
-                    http=partial(HttpProtocol, limits),  # type: ignore[arg-type]  # a class is asked for, and called
-                    ws="none",
-                    lifespan="off",
-                    log_config=None,
-                    access_log=False,
-                    server_header=False,
-                    timeout_keep_alive=KEEP_ALIVE_SECONDS,
-                    timeout_graceful_shutdown=0,
-                )
-            )
+            self._server = HttpServer(gateway.application, protocol=partial(HttpProtocol, limits))
             self._started.set()
             await self._server.serve(sockets=[self._socket])
             await gateway.close()

@@ -26,11 +26,15 @@ class Generation:
     """Whether a stream ends with the usage."""
     has_logprobs: bool
     has_prompt_logprobs: bool = False
+    has_beams: bool = False
+    """Whether the answers are the best of a beam search, which come all at once."""
 
     def outputs(self) -> list[str]:
         """Outputs of the model that the answer is made of."""
         names = ["text_output", "finish_reason", "usage"]
-        if self.n > 1:
+        if self.has_beams:
+            names.append("num_output_tokens")
+        elif self.n > 1:
             names.append("sequence_index")
         if self.has_logprobs:
             names += ["top_log_probs", "token_bytes"]

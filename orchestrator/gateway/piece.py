@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from trierarch.orchestrator.gateway.tensors import all_integers, first_text, outputs_of
+from trierarch.orchestrator.gateway.tensors import all_integers, all_texts, first_text, outputs_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,25 +43,39 @@ class Piece:
     prompt_logprobs: tuple[TokenLogprob | None, ...] = ()
 
 
-def read_piece(response: Any) -> Piece | None:
-    """The piece in a ModelInferResponse; None where it only says that it is the last."""
+def read_pieces(response: Any) -> Sequence[Piece]:
+    """The pieces in a ModelInferResponse: one; of a beam search one of each beam; none where it only says that it is the last."""
     contents = response.raw_output_contents
     if not contents:
-        return None
+        return ()
     if len(contents) == 1 and response.outputs[0].name == "text_output":  # the most of them
-        return Piece(0, first_text(contents[0]))
+        return (Piece(0, first_text(contents[0])),)
     outputs = outputs_of(response)
+    if "num_output_tokens" in outputs:
+        return _beams(outputs)
     index = all_integers(outputs["sequence_index"])[0] if "sequence_index" in outputs else 0
-    usage = json.loads(first_text(outputs["usage"])) if "usage" in outputs else None
     names: Mapping[str, str] = json.loads(first_text(outputs["token_bytes"])) if "token_bytes" in outputs else {}
-    return Piece(
+    piece = Piece(
         index,
         first_text(outputs["text_output"]) if "text_output" in outputs else "",
         first_text(outputs["finish_reason"]) if "finish_reason" in outputs else None,
-        None if usage is None else Usage(usage["prompt_tokens"], usage["completion_tokens"], usage["cached_tokens"]),
+        _usage(outputs) if "usage" in outputs else None,
         tuple(item for item in _logprobs(outputs, "top_log_probs", names) if item is not None),
         tuple(_logprobs(outputs, "prompt_log_probs", names)),
     )
+    return (piece,)
+
+
+def _beams(outputs: Mapping[str, bytes]) -> Sequence[Piece]:
+    """Of the answers of a beam search, the best first; the first one is told to have cost what all of them did."""
+    usage = replace(_usage(outputs), completion_tokens=all_integers(outputs["num_output_tokens"])[0])
+    answers = zip(all_texts(outputs["text_output"]), all_texts(outputs["finish_reason"]), strict=True)
+    return [Piece(index, text, reason, None if index else usage) for index, (text, reason) in enumerate(answers)]
+
+
+def _usage(outputs: Mapping[str, bytes]) -> Usage:
+    told = json.loads(first_text(outputs["usage"]))
+    return Usage(told["prompt_tokens"], told["completion_tokens"], told["cached_tokens"])
 
 
 def _logprobs(outputs: Mapping[str, bytes], name: str, names: Mapping[str, str]) -> Sequence[TokenLogprob | None]:

@@ -96,7 +96,7 @@ def _write_drawing(fields: Fields, tensors: Tensors) -> None:
     top_p = fields.number("top_p", 0, 1)
     top_k = fields.integer("top_k", -1)
     min_p = fields.number("min_p", 0, 1)
-    if temperature == 0 or top_p == 0:
+    if temperature == 0 or top_p == 0 or fields.flag("use_beam_search"):
         tensors.integer("top_k", 1)
         return
     tensors.number("temperature", 1.0 if temperature is None else temperature)

@@ -85,6 +85,16 @@ def outputs_of(response: Any) -> dict[str, bytes]:
     return dict(zip((output.name for output in response.outputs), response.raw_output_contents, strict=True))
 
 
+def all_texts(content: bytes) -> list[str]:
+    """The elements of a STRING output."""
+    texts, place = [], 0
+    while place < len(content):
+        (length,) = _LENGTH.unpack_from(content, place)
+        place += 4 + length
+        texts.append(content[place - length : place].decode("utf-8", errors="replace"))
+    return texts
+
+
 def first_text(content: bytes) -> str:
     """The first element of a STRING output."""
     (length,) = _LENGTH.unpack_from(content)

@@ -11,6 +11,7 @@ import grpc.aio
 
 from trierarch.orchestrator.gateway.errors import ApiError
 from trierarch.orchestrator.gateway.triton_messages import STREAM_INFER, service_pb2
+from trierarch.orchestrator.gateway.upstream import ENGINE_HEADER, Endpoints
 from trierarch.python_backend.triton.status import RelayedError, StatusCode, untag
 
 _OPTIONS: Final = (
@@ -38,18 +39,19 @@ class Triton:
         self._channels.clear()
 
     @asynccontextmanager
-    async def responses(self, address: str, request: Any) -> AsyncIterator[AsyncIterator[Any]]:
+    async def responses(self, endpoints: Endpoints, request: Any) -> AsyncIterator[AsyncIterator[Any]]:
         """Send a ModelInferRequest; iterate over its ModelInferResponses. Leaving early cancels it.
 
         Raises, while it is iterated over:
             RelayedError: what the model, or Triton for it, answered.
             ApiError: there is no model of that name.
         """
-        call = self._channel(address).stream_stream(
+        metadata = ((ENGINE_HEADER, endpoints.engine),) if endpoints.engine else None
+        call = self._channel(endpoints.grpc).stream_stream(
             STREAM_INFER,
             request_serializer=service_pb2.ModelInferRequest.SerializeToString,
             response_deserializer=service_pb2.ModelStreamInferResponse.FromString,
-        )()
+        )(metadata=metadata)
         responses = _responses(call, request)
         try:
             yield responses

@@ -17,20 +17,25 @@ if TYPE_CHECKING:
     from trierarch.orchestrator import server_config
 
 LOOK_SECONDS: Final = 1.0
+ENGINE_HEADER: Final = "x-trierarch-engine"
+"""HTTP header and gRPC metadata that name the engine that is meant; without it, the first one is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """Where one Triton listens, each as `host:port`."""
+    """Where one Triton listens: each address is `host:port`."""
 
     grpc: str
     http: str
     metrics: str
+    engine: str = ""
+    """What is meant there, where several share an address."""
 
     @classmethod
-    def of(cls, urls: server_config.Endpoints) -> Self:
+    def of(cls, urls: server_config.Endpoints, engine: str = "") -> Self:
         """Of a server that we run, which is known by URLs."""
-        return cls(grpc=urls.grpc, http=urlsplit(urls.http).netloc, metrics=urlsplit(urls.metrics).netloc)
+        http, metrics = urlsplit(urls.http).netloc, urlsplit(urls.metrics).netloc
+        return cls(grpc=urls.grpc, http=http, metrics=metrics, engine=engine)
 
 
 class Upstream(Protocol):
@@ -56,6 +61,11 @@ class Upstream(Protocol):
         """Where Triton listens, if it is up now: to look at it without keeping or waking it."""
         ...
 
+    @property
+    def metrics(self) -> str | None:
+        """`host:port` of a page of metrics that can be read now, without keeping Triton awake or waking it."""
+        ...
+
 
 class Unavailable(Exception):
     """No Triton for this request, now."""
@@ -70,10 +80,10 @@ class Unavailable(Exception):
 class AlwaysOn:
     """A Triton that somebody else keeps up. Looked at every second within its `async with` block."""
 
-    def __init__(self, endpoints: Endpoints) -> None:
-        """Not ready before the first look."""
+    def __init__(self, endpoints: Endpoints, model: str = "") -> None:
+        """Not ready before the first look; `model`: the one that it is ready for, every one if it has no name."""
         self._endpoints = endpoints
-        self._signs = VitalSigns(endpoints.http, endpoints.metrics)
+        self._signs = VitalSigns(endpoints.http, endpoints.metrics, model)
         self._is_ready = False
         self._watch: asyncio.Task[None] | None = None
 
@@ -108,6 +118,11 @@ class AlwaysOn:
     def awake(self) -> Endpoints | None:
         """See Upstream."""
         return self._endpoints if self._is_ready else None
+
+    @property
+    def metrics(self) -> str | None:
+        """See Upstream."""
+        return self._endpoints.metrics if self._is_ready else None
 
     async def look(self) -> None:
         """Find out whether Triton is up."""

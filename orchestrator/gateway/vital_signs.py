@@ -25,11 +25,18 @@ class VitalSigns:
     """Of one Triton, looked at again and again."""
 
     def __init__(
-        self, http: str, metrics: str, now: Callable[[], float] = time.monotonic, fetch: Callable[..., str] = fetch
+        self,
+        http: str,
+        metrics: str,
+        model: str = "",
+        now: Callable[[], float] = time.monotonic,
+        fetch: Callable[..., str] = fetch,
     ) -> None:
-        """`http` and `metrics` are `host:port`."""
-        self._ready_url = f"http://{http}/v2/health/ready"
+        """`http` and `metrics` are `host:port`; `model`: the one that is looked at, every one if it has no name."""
+        path = f"models/{model}/ready" if model else "health/ready"
+        self._ready_url = f"http://{http}/v2/{path}"
         self._metrics_url = f"http://{metrics}/metrics"
+        self._label = f'model="{model}"' if model else ""
         self._now = now
         self._fetch = fetch
         self._beats: dict[str, tuple[str, float]] = {}  # labels of a model's heartbeat -> its value, and since when
@@ -44,6 +51,8 @@ class VitalSigns:
         now = self._now()
         last, self._beats = self._beats, {}
         for labels, value in beats:  # other models than ours have none
+            if self._label not in labels:
+                continue
             known, since = last.get(labels, ("", now))
             self._beats[labels] = (value, since if value == known else now)
         return all(now - since < STILL_SECONDS for _, since in self._beats.values())

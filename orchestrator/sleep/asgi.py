@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
-from trierarch.orchestrator.sleep.house import ENGINE_HEADER
+from trierarch.orchestrator.gateway.upstream import ENGINE_HEADER
 from trierarch.orchestrator.sleep.http_exchange import Headers
 from trierarch.orchestrator.sleep.kept_bytes import MAX_REQUEST_BYTES, KeptBytes
 

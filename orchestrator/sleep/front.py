@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from socket import socket
 from typing import Any, Final
 
 import grpc.aio
-import uvicorn
 
 from trierarch.builder.errors import ResourceError
+from trierarch.orchestrator.gateway.upstream import Endpoints as Addresses
 from trierarch.orchestrator.gateway.upstream import Unavailable
+from trierarch.orchestrator.http_server import HttpServer
 from trierarch.orchestrator.server_config import Endpoints, ServerConfig
 from trierarch.orchestrator.sleep.figures import Page
 from trierarch.orchestrator.sleep.grpc_front import OPTIONS, GrpcFront
@@ -26,8 +26,10 @@ from trierarch.orchestrator.sleep.rest import Rest
 from trierarch.orchestrator.sleep.sleepable import Sleepable
 from trierarch.orchestrator.sleep.sleeper import Sleeper
 
-CLOSE_SECONDS: Final = 1.0
+CLOSE_SECONDS: Final = 1
 """For answers that are on their way when everything else has ended."""
+Greet = Callable[[str, Addresses], Awaitable[None]]
+"""Takes a server's name and where it listens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +60,12 @@ async def opened(
     rest: Rest,
     say: Callable[[str], None],
     budget: int | None = None,
+    greet: Greet | None = None,
 ) -> AsyncIterator[Front]:
     """Listen where `config` says, every server awake once to see that it can; all stopped when the block is left.
 
     servers: by name, each with the bytes that it is thought to take. The first is meant by whoever names none.
+    greet: called with each while it is awake for the first time.
 
     Raises:
         ResourceError: a port is occupied, or a server does not start.
@@ -70,7 +74,7 @@ async def opened(
         keeper = Keeper(servers, rest, say, budget)
         try:
             for name, sleeper in keeper.sleepers.items():
-                await _wake_once(name, sleeper)
+                await _wake_once(name, sleeper, greet)
             house = House(
                 [
                     Resident(name, keeper.sleepers[name], keeper.figures[name], server.models)
@@ -87,10 +91,11 @@ async def opened(
             await keeper.close(0.0)
 
 
-async def _wake_once(name: str, sleeper: Sleeper) -> None:
+async def _wake_once(name: str, sleeper: Sleeper, greet: Greet | None) -> None:
     try:
-        async with sleeper.lease(float("inf")):
-            pass
+        async with sleeper.lease(float("inf")) as addresses:
+            if greet is not None:
+                await greet(name, addresses)
     except Unavailable as error:
         raise ResourceError(f"{name}: {error.reason}") from error
 
@@ -121,31 +126,9 @@ async def _answering(
         await grpc_front.close()
 
 
-class _Server(uvicorn.Server):
-    """One that leaves signals to others."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 @asynccontextmanager
 async def _http(application: Any, bound: socket) -> AsyncIterator[None]:
-    # It warns of every answer that is cut; what fails in our own code we log ourselves.
-    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
-    server = _Server(
-        uvicorn.Config(
-            application,
-            http="httptools",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            date_header=False,
-            timeout_graceful_shutdown=int(CLOSE_SECONDS),
-        )
-    )
+    server = HttpServer(application, has_date=False, close_seconds=CLOSE_SECONDS)
     serving = asyncio.create_task(server.serve(sockets=[bound]))
     try:
         while not (server.started or serving.done()):

@@ -7,17 +7,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from trierarch.orchestrator.gateway.upstream import Endpoints, Unavailable
-from trierarch.orchestrator.server_config import Endpoints as Urls
 from trierarch.orchestrator.sleep.house import Resident
 
 
 class FrontDoor:
     """Implements Upstream. Requests go through the front's own doors, which hold them and ask again what died unanswered."""
 
-    def __init__(self, resident: Resident, urls: Urls) -> None:
-        """urls: of the front, where `resident` is meant by whoever names nobody."""
-        self._resident = resident
-        self._endpoints = Endpoints.of(urls)
+    def __init__(self, resident: Resident, endpoints: Endpoints) -> None:
+        """endpoints: of the front, with the name by which `resident` is meant there."""
+        self._resident, self._endpoints = resident, endpoints
 
     @asynccontextmanager
     async def lease(self) -> AsyncIterator[Endpoints]:
@@ -37,3 +35,8 @@ class FrontDoor:
     def awake(self) -> Endpoints | None:
         """The front's doors if the server is up now: to look at it without keeping or waking it."""
         return None if self._resident.sleeper.awake is None else self._endpoints
+
+    @property
+    def metrics(self) -> str | None:
+        """See Upstream: the front's page, which wakes nobody."""
+        return self._endpoints.metrics

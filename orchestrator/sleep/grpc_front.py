@@ -13,10 +13,10 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 
-from trierarch.orchestrator.gateway.upstream import Endpoints, Unavailable
+from trierarch.orchestrator.gateway.upstream import ENGINE_HEADER, Endpoints, Unavailable
 from trierarch.orchestrator.sleep.client_messages import ClientMessages
 from trierarch.orchestrator.sleep.health_messages import FALSE, NOT_SERVING, SERVING, TRUE, model_asked_for
-from trierarch.orchestrator.sleep.house import ENGINE_HEADER, FORGETFUL, House, Resident, UnknownEngine
+from trierarch.orchestrator.sleep.house import FORGETFUL, House, Resident, UnknownEngine
 from trierarch.orchestrator.sleep.kept_bytes import TooManyBytes
 from trierarch.orchestrator.sleep.known_answers import KnownAnswers
 from trierarch.orchestrator.sleep.unanswered import Unanswered, ask

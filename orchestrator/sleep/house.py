@@ -6,13 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from trierarch.orchestrator.gateway.upstream import ENGINE_HEADER
 from trierarch.orchestrator.sleep.figures import Figures
 from trierarch.orchestrator.sleep.kept_bytes import KeptBytes
 from trierarch.orchestrator.sleep.sleeper import Sleeper
-
-ENGINE_HEADER: Final = "x-trierarch-engine"
-"""HTTP header and gRPC metadata that name the engine that is meant; without it, the first one is."""
-
 
 FORGETFUL: Final = (
     "shared memory is not registered with a server that sleeps: it would be forgotten; send the tensors in the request, "

@@ -1,4 +1,7 @@
-"""MetricsFront: the metrics page while Triton may be asleep: ours, behind Triton's if that is awake."""
+"""MetricsFront: the metrics page while Triton may be asleep: ours, behind Triton's if that is awake.
+
+Of several Tritons every sample says whose it is.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from contextlib import aclosing
 from trierarch.orchestrator.sleep.asgi import Answer, Receive, Scope, Send, respond
 from trierarch.orchestrator.sleep.house import House, Resident
 from trierarch.orchestrator.sleep.http_exchange import BrokenOff, exchange
+from trierarch.orchestrator.sleep.merged_pages import merged
 
 
 class MetricsFront:
@@ -23,9 +27,10 @@ class MetricsFront:
         if scope["path"] != "/metrics":
             await respond(send, Answer(404, [], b""))
             return
-        pages = [await self._of_triton(resident) for resident in self._house.residents.values()]
+        pages = {name: await self._of_triton(resident) for name, resident in self._house.residents.items()}
+        of_tritons = b"".join(pages.values()) if len(pages) == 1 else merged(pages)
         headers = [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")]
-        await respond(send, Answer(200, headers, b"".join([*pages, self._page()])))
+        await respond(send, Answer(200, headers, of_tritons + self._page()))
 
     async def _of_triton(self, resident: Resident) -> bytes:
         endpoints = resident.sleeper.awake

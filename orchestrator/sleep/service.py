@@ -18,12 +18,13 @@ from trierarch.orchestrator.announcement import Announced
 from trierarch.orchestrator.console import ERR, say, warn
 from trierarch.orchestrator.gateway.gateway_config import GatewayConfig
 from trierarch.orchestrator.gateway.gateway_server import GatewayServer
+from trierarch.orchestrator.gateway.source import Source
 from trierarch.orchestrator.kv_tiers import AS_THE_REPOSITORY_SAYS, KvTiers
 from trierarch.orchestrator.server_config import Endpoints, ModelControl, ServerConfig
 from trierarch.orchestrator.serving import prepared
 from trierarch.orchestrator.sleep.appetite import appetite
-from trierarch.orchestrator.sleep.front import Front, opened
-from trierarch.orchestrator.sleep.front_door import FrontDoor
+from trierarch.orchestrator.sleep.front import opened
+from trierarch.orchestrator.sleep.introductions import Introductions
 from trierarch.orchestrator.sleep.rest import Rest
 from trierarch.orchestrator.sleep.triton import SleepableTriton
 
@@ -50,7 +51,7 @@ class SleepConfig:
     tiers: KvTiers = AS_THE_REPOSITORY_SAYS
     """Behind the KV cache of each."""
     gateway: GatewayConfig | None = None
-    """Of the OpenAI API in front of the first of them; None serves none."""
+    """Of the OpenAI API in front of them; None serves none."""
 
     def __post_init__(self) -> None:
         """Raise ConfigError for what cannot be had together."""
@@ -59,9 +60,18 @@ class SleepConfig:
                 "--idle-timeout with --model-control explicit: what clients load and unload would be forgotten in the "
                 "next sleep; leave out one of them"
             )
-        names = [path.resolve().name for path in self.paths]
-        if len(set(names)) < len(names):
-            raise ConfigError(f"PATHs are named {', '.join(names)}: clients tell them by these names; rename one")
+        if len(set(self.names)) < len(self.names):
+            raise ConfigError(f"PATHs are named {', '.join(self.names)}: clients tell them by these names; rename one")
+        if len(self.names) > 1 and not all(name.isascii() and name.isprintable() for name in self.names):
+            raise ConfigError(
+                f"PATHs are named {', '.join(self.names)}: clients tell them by these names in a header, which holds "
+                "ASCII alone; rename those that have other characters"
+            )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What clients call each of `paths`, where there are several."""
+        return tuple(path.resolve().name for path in self.paths)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +93,11 @@ def serve_sleeping(config: SleepConfig, announce: Announce) -> bool:
     behind = replace(config.server, host=BEHIND)
     with ExitStack() as stack:
         servers = {}
-        for path in config.paths:
+        for name, path in zip(config.names, config.paths, strict=True):
             server = stack.enter_context(
                 prepared(path, behind, config.adapters, keep_prefixes=True, tiers=config.tiers)
             )
-            servers[path.resolve().name] = SleepableTriton(server), appetite(path) + (config.tiers.host_bytes or 0)
+            servers[name] = SleepableTriton(server), appetite(path) + (config.tiers.host_bytes or 0)
         return asyncio.run(_serve(config, servers, announce))
 
 
@@ -95,17 +105,19 @@ async def _serve(config: SleepConfig, servers: dict[str, tuple[SleepableTriton, 
     budget = config.memory_budget
     if budget is None and len(servers) > 1:
         budget = psutil.virtual_memory().available
-    ending = _Ending()
+    ending, introductions = _Ending(), Introductions()
     try:
         with ERR.status("starting Triton") as status:
             async with (
-                opened(servers, config.server, config.rest, warn, budget) as front,
-                _gateway(config.gateway, front) as gateway,
+                opened(servers, config.server, config.rest, warn, budget, introductions.greet) as front,
+                _gateway(config.gateway, introductions.sources(front)) as gateway,
             ):
                 ending.is_drained = True
                 status.stop()
                 served = Served(front.endpoints, next(iter(servers.values()))[0].server.log)
                 await asyncio.to_thread(announce, served, None if gateway is None else gateway.url)
+                if len(config.names) > 1:
+                    say(f"engines: {', '.join(config.names)}; who names none means the first")
                 say(f"Triton sleeps after {config.rest.idle_timeout:g} s without a request, and wakes for the next one")
                 status.start()
                 await ending.wait(lambda: status.update(front.line))
@@ -124,13 +136,12 @@ async def _serve(config: SleepConfig, servers: dict[str, tuple[SleepableTriton, 
 
 
 @asynccontextmanager
-async def _gateway(config: GatewayConfig | None, front: Front) -> AsyncIterator[GatewayServer | None]:
+async def _gateway(config: GatewayConfig | None, sources: list[Source]) -> AsyncIterator[GatewayServer | None]:
     """The OpenAI API, on a thread of its own; None where it is not wanted."""
     if config is None:
         yield None
         return
-    door = FrontDoor(front.house.find(None), front.endpoints)
-    server = GatewayServer(config, lambda: nullcontext(door))
+    server = GatewayServer(config, lambda: nullcontext(sources))
     await asyncio.to_thread(server.__enter__)
     try:
         yield server

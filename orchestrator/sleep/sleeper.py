@@ -31,7 +31,7 @@ class _Lease:
 
 
 class Sleeper:
-    """Implements Upstream. Everything happens in one event loop; what blocks, in threads."""
+    """Everything happens in one event loop; what blocks, in threads."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Sleeper:
 
     @property
     def is_ready(self) -> bool:
-        """See Upstream."""
+        """Whether a request would be answered."""
         return self.lifecycle.is_ready(_now())
 
     @property
@@ -67,7 +67,7 @@ class Sleeper:
 
     @asynccontextmanager
     async def lease(self, patience: float | None = None) -> AsyncIterator[Endpoints]:
-        """See Upstream; `patience`: seconds to wait in place of the usual ones. Who leaves by an exception was not answered."""
+        """As Upstream has it; `patience`: seconds to wait in place of the usual ones. Who leaves by an exception was not answered."""
         lease = await self._admission(patience)
         is_answered = False
         try:

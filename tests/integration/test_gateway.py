@@ -23,6 +23,7 @@ from support.eventually import eventually
 from support.gateway import gateway_before, openai_client
 from support.metrics import wait_for_active, wait_until_idle
 from support.serve_process import FREE_PORTS, TRIERARCH, serve
+from support.triton_requests import ask
 from trierarch.builder.manifest import MANIFEST_NAME
 from trierarch.orchestrator.client import TritonClient
 from trierarch.orchestrator.gateway.gateway_server import GatewayServer
@@ -194,6 +195,36 @@ def test_tools_that_may_be_called_leave_text_as_it_is(ai: openai.OpenAI) -> None
     offered = ai.chat.completions.create(messages=MESSAGES, max_tokens=16, tools=tools, **GREEDY).choices[0]
     assert offered.message.content == plain.message.content  # the demo's template shows no tools
     assert offered.message.tool_calls is None
+
+
+def test_beams_are_the_models_own_streamed_or_not(ai: openai.OpenAI, triton: TritonServer) -> None:
+    asked: Any = {"prompt": QUESTION, "max_tokens": 6, "n": 2, **GREEDY}
+    beams: Any = {"use_beam_search": True, "best_of": 3}
+    *_, direct = (
+        reply
+        for reply in ask(
+            triton.endpoints.grpc,
+            MODEL,
+            text_input=QUESTION,
+            max_tokens=6,
+            beam_width=3,
+            num_return_sequences=2,
+            len_penalty=1.0,
+            early_stopping=False,
+            exclude_input_in_output=True,
+            return_num_output_tokens=True,
+        )
+        if reply.arrays
+    )
+    best = [text.decode() for text in direct.arrays["text_output"]]
+    whole = ai.completions.create(extra_body=beams, **asked)
+    assert [choice.text for choice in whole.choices] == best
+    assert len(set(best)) == 2
+    assert whole.usage is not None
+    assert whole.usage.completion_tokens == direct.arrays["num_output_tokens"].item()
+    chunks = list(ai.completions.create(extra_body=beams, stream=True, **asked))
+    for index, text in enumerate(best):
+        assert "".join(c.text for chunk in chunks for c in chunk.choices if c.index == index) == text
 
 
 def test_refusals_are_the_clients_own_errors(ai: openai.OpenAI) -> None:

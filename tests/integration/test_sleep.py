@@ -91,6 +91,17 @@ def test_two_engines_take_turns_where_there_is_room_for_one(demo_engine: Path, d
             assert "Paris" in answer["text_output"]
             assert figure(server, "phase", engine=path.name, phase="awake") == 1
             assert len([member for member in server.family() if member.name() == "tritonserver"]) == 1
+        openai = server.endpoints["openai"]
+        models = httpx.get(f"{openai}/v1/models", trust_env=False).json()["data"]
+        assert [model["id"] for model in models] == [demo_engine.name, demo_engine_float32.name], "whoever is awake"
+        for path in (demo_engine_float32, demo_engine):
+            asked = {"model": path.name, "prompt": SHORT.text, "max_tokens": 8, "temperature": 0}
+            answer = httpx.post(f"{openai}/v1/completions", json=asked, timeout=60, trust_env=False).raise_for_status()
+            assert "Paris" in answer.json()["choices"][0]["text"]
+            page = Metrics.parse(httpx.get(f"{openai}/metrics", trust_env=False).text)
+            assert page.value("trierarch_sleep_phase", engine=path.name, phase="awake") == 1
+            assert page.value("nv_trt_llm_request_metrics", engine=path.name, request_type="max") > 0
+            assert page.value("trierarch_gateway_engine_ready", engine=path.name) == 1
 
 
 def test_a_stub_killed_under_load_breaks_who_was_midway_and_nobody_else(demo_engine: Path) -> None:

@@ -7,7 +7,7 @@ import json
 import struct
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -15,8 +15,9 @@ import grpc.aio
 
 from trierarch.orchestrator.gateway.gateway_config import GatewayConfig
 from trierarch.orchestrator.gateway.gateway_server import GatewayServer
+from trierarch.orchestrator.gateway.source import Source
 from trierarch.orchestrator.gateway.triton_messages import service_pb2
-from trierarch.orchestrator.gateway.upstream import Endpoints, Unavailable
+from trierarch.orchestrator.gateway.upstream import ENGINE_HEADER, Endpoints, Unavailable
 
 ENGINE: Final = "demo"
 DESCRIPTION: Final = {
@@ -39,6 +40,9 @@ class Asked:
     inputs: dict[str, list[Any]]
     """Name -> elements."""
     outputs: list[str]
+    model: str
+    engine: str
+    """Whom the metadata name; empty is nobody."""
 
     def one(self, name: str) -> Any:
         """The one element of an input; None where it was not sent."""
@@ -85,7 +89,8 @@ class FakeTriton:
     async def stream_infer(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
         """ModelStreamInfer."""
         async for request in requests:
-            asked = _read(request)
+            metadata = dict(context.invocation_metadata())
+            asked = _read(request, metadata.get(ENGINE_HEADER, ""))
             if asked.one("describe"):
                 self.num_described += 1
                 yield _response(Said({"description": json.dumps(self.description)}), True)
@@ -138,8 +143,8 @@ def fake_triton() -> Iterator[tuple[FakeTriton, str]]:
 class FixedUpstream:
     """An upstream at one address, as a test wants it."""
 
-    def __init__(self, address: str) -> None:
-        self._endpoints = Endpoints(grpc=address, http="127.0.0.1:1", metrics="127.0.0.1:1")
+    def __init__(self, address: str, engine: str = "") -> None:
+        self._endpoints = Endpoints(grpc=address, http="127.0.0.1:1", metrics="127.0.0.1:1", engine=engine)
         self.refusal: Unavailable | None = None
         self.wake: asyncio.Event | None = None
         """Waited for by every lease, where there is one."""
@@ -173,6 +178,11 @@ class FixedUpstream:
         """See Upstream."""
         return None if self.refusal or self.wake else self._endpoints
 
+    @property
+    def metrics(self) -> str | None:
+        """See Upstream."""
+        return None if self.awake is None else self.awake.metrics
+
 
 @dataclass(frozen=True, slots=True)
 class Front:
@@ -194,25 +204,29 @@ class Front:
 
 
 @contextmanager
-def front(**config: Any) -> Iterator[Front]:
-    """A gateway on a free port, with fields of GatewayConfig, before a fake Triton."""
+def gateway_of(sources: list[Source], **config: Any) -> Iterator[GatewayServer]:
+    """A gateway on a free port, with fields of GatewayConfig."""
+    with GatewayServer(GatewayConfig(**{"port": 0} | config), lambda: nullcontext(sources)) as server:
+        yield server
+
+
+@contextmanager
+def front(names: tuple[str, ...] = (), **config: Any) -> Iterator[Front]:
+    """A gateway on a free port, with fields of GatewayConfig, before a fake Triton; `names` are what clients call it."""
     with fake_triton() as (triton, address):
         upstream = FixedUpstream(address)
 
-        @asynccontextmanager
-        async def opened() -> AsyncIterator[FixedUpstream]:
-            yield upstream
-
-        with GatewayServer(GatewayConfig(**{"port": 0} | config), opened) as server:
+        source = Source(label="only", upstream=upstream, names=names)
+        with gateway_of([source], **config) as server:
             yield Front(server, triton, upstream)
 
 
-def _read(request: Any) -> Asked:
+def _read(request: Any, engine: str) -> Asked:
     inputs = {
         tensor.name: _elements(tensor.datatype, content)
         for tensor, content in zip(request.inputs, request.raw_input_contents, strict=True)
     }
-    return Asked(request.id, inputs, [output.name for output in request.outputs])
+    return Asked(request.id, inputs, [output.name for output in request.outputs], request.model_name, engine)
 
 
 def _elements(datatype: str, content: bytes) -> list[Any]:

@@ -11,7 +11,8 @@ import openai
 
 from trierarch.orchestrator.gateway.gateway_config import GatewayConfig
 from trierarch.orchestrator.gateway.gateway_server import GatewayServer
-from trierarch.orchestrator.gateway.upstream import AlwaysOn, Endpoints
+from trierarch.orchestrator.gateway.source import always_on
+from trierarch.orchestrator.gateway.upstream import Endpoints
 from trierarch.orchestrator.triton_server import TritonServer
 
 
@@ -24,7 +25,7 @@ def gateway_before(triton: TritonServer, **config: Any) -> Iterator[GatewayServe
         http=at.http.removeprefix("http://"),
         metrics=at.metrics.removeprefix("http://").removesuffix("/metrics"),
     )
-    with GatewayServer(GatewayConfig(port=0, **config), lambda: AlwaysOn(endpoints)) as server:
+    with GatewayServer(GatewayConfig(port=0, **config), lambda: always_on(endpoints)) as server:
         yield server
 
 

@@ -18,7 +18,7 @@ import httpx
 from support.stand_in import StandIn
 from trierarch.orchestrator.ports import Ports
 from trierarch.orchestrator.server_config import ServerConfig
-from trierarch.orchestrator.sleep.front import Front, opened
+from trierarch.orchestrator.sleep.front import Front, Greet, opened
 from trierarch.orchestrator.sleep.lifecycle import Phase
 from trierarch.orchestrator.sleep.rest import Rest
 
@@ -103,13 +103,14 @@ async def sleeping(
     names: tuple[str, ...] = ("only",),
     budget: int | None = None,
     is_grpc: bool = False,
+    greet: Greet | None = None,
 ) -> AsyncIterator[Sleeping]:
     """Stand-ins behind a front on free ports."""
     servers = {name: StandIn(start_seconds, is_grpc) for name in names}
     rest = Rest(idle_timeout=idle_timeout, wake_timeout=wake_timeout, max_held_requests=max_held_requests)
     said: list[str] = []
     residents = {name: (server, 1) for name, server in servers.items()}
-    async with opened(residents, ServerConfig(ports=ANY_PORTS), rest, said.append, budget) as front:
+    async with opened(residents, ServerConfig(ports=ANY_PORTS), rest, said.append, budget, greet) as front:
         base_url = front.endpoints.http
         async with httpx.AsyncClient(base_url=base_url, timeout=PATIENCE_SECONDS, trust_env=False) as client:
             yield Sleeping(front, servers, client, said)

@@ -382,7 +382,7 @@ def test_models(gateway: Front) -> None:
 
 
 def test_a_new_adapter_is_found_and_names_can_be_the_operators(gateway: Front) -> None:
-    with front(served_names=("gpt-4o", "small")) as named:
+    with front(names=("gpt-4o", "small")) as named:
         named.triton.description["adapters"] = ["german"]
         assert [model["id"] for model in get(named, "/v1/models").json()["data"]] == ["gpt-4o", "small", "german"]
         assert chat(named, model="small").status_code == 200

@@ -14,6 +14,7 @@ from trierarch.builder.errors import ConfigError
 from trierarch.orchestrator.fetch import FetchFailed
 from trierarch.orchestrator.gateway.admission import Admission
 from trierarch.orchestrator.gateway.api_keys import NOBODY, ApiKeys
+from trierarch.orchestrator.gateway.capacity import Capacity
 from trierarch.orchestrator.gateway.errors import ApiError
 from trierarch.orchestrator.gateway.gateway_config import GatewayConfig
 from trierarch.orchestrator.gateway.pace import LEAST_SECONDS, MOST_SECONDS, Pace
@@ -84,7 +85,7 @@ def test_a_steady_pace_is_measured() -> None:
 
 
 def test_places_are_given_back_whatever_happens() -> None:
-    admission = Admission(2, 1)
+    admission = Admission(2, 1, [Capacity()])
     with admission.admit(1), admission.admit(2):
         for key in (1, 3):
             with pytest.raises(ApiError), admission.admit(key):
@@ -107,7 +108,7 @@ def page(seconds: int) -> str:
 
 
 def signs(clock: Clock, fetch: Callable[..., str]) -> VitalSigns:
-    return VitalSigns("h:1", "h:2", clock, fetch)
+    return VitalSigns("h:1", "h:2", now=clock, fetch=fetch)
 
 
 def test_a_heart_that_stands_still_is_no_life() -> None:
@@ -161,3 +162,21 @@ def test_bounds_are_at_least_one(field: str) -> None:
         GatewayConfig(port=65536)
     with pytest.raises(ConfigError, match="go together"):
         GatewayConfig(adapter_store=Path("x"))
+
+
+def test_a_model_is_looked_at_by_itself() -> None:
+    clock = Clock()
+    asked: list[str] = []
+
+    def fetch(url: str, timeout: float) -> str:
+        asked.append(url)
+        return page(int(clock.seconds)) + page(1).replace('model="tensorrt_llm"', 'model="other"')
+
+    ours = VitalSigns("h:1", "h:2", "tensorrt_llm", clock, fetch)
+    theirs = VitalSigns("h:1", "h:2", "other", clock, fetch)
+    assert ours.are_good()
+    assert theirs.are_good()
+    assert asked[0] == "http://h:1/v2/models/tensorrt_llm/ready"
+    clock.seconds += STILL_SECONDS + 1
+    assert ours.are_good()
+    assert not theirs.are_good()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,9 @@ from trierarch.orchestrator.gateway.chat_request import read_chat
 from trierarch.orchestrator.gateway.completion_request import read_completion
 from trierarch.orchestrator.gateway.errors import ApiError
 from trierarch.orchestrator.gateway.fields import parse_object
+from trierarch.orchestrator.gateway.piece import Piece, Usage, read_pieces
 from trierarch.orchestrator.gateway.tools import Calling
+from trierarch.orchestrator.gateway.triton_messages import service_pb2
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {"a": {}}}}}
@@ -128,6 +131,11 @@ def test_a_chat_that_cannot_be_honoured_is_refused_by_name(fields: dict[str, Any
         ({"prompt": {"a": 1}}, "prompt", "must be a string"),
         ({"suffix": "x"}, "suffix", "fills no gap"),
         ({"best_of": 3}, "best_of", "not ranked"),
+        ({"length_penalty": 1}, "length_penalty", "is for beams"),
+        ({"early_stopping": True}, "early_stopping", "is for beams"),
+        ({"use_beam_search": True, "n": 3, "best_of": 2}, "best_of", "at least n, which is 3"),
+        ({"use_beam_search": True, "n": 3, "logprobs": 0}, "logprobs", "does not go with use_beam_search"),
+        ({"use_beam_search": 1}, "use_beam_search", "true or false"),
         ({"logprobs": 21}, "logprobs", "between 0 and 20"),
         ({"logprobs": True}, "logprobs", "an integer"),
         ({"messages": MESSAGES}, "messages", "/v1/chat/completions"),
@@ -193,6 +201,9 @@ NAMES = st.sampled_from(
         "echo",
         "suffix",
         "best_of",
+        "use_beam_search",
+        "length_penalty",
+        "early_stopping",
         "user",
         "metadata",
         "parallel_tool_calls",
@@ -302,3 +313,34 @@ def test_tool_choice() -> None:
 
 def test_what_openai_keeps_and_counts_is_ignored() -> None:
     read_chat(CHAT | {"user": "me", "metadata": {"a": "b"}, "store": True, "service_tier": "flex", "top_k": None})
+
+
+def test_beams() -> None:
+    """The best n of best_of; one beam is greedy drawing."""
+    asked = read_completion(PROMPT | {"use_beam_search": True, "n": 2, "best_of": 3, "temperature": 0.5})
+    sent = tensors(asked)
+    assert struct.unpack("<i", sent["beam_width"]) == (3,)
+    assert struct.unpack("<i", sent["num_return_sequences"]) == (2,)
+    assert struct.unpack("<f", sent["len_penalty"]) == (1.0,)
+    assert sent["early_stopping"] == b"\0"
+    assert "temperature" not in sent
+    assert "num_output_tokens" in asked.generation.outputs()
+    sent = tensors(read_chat(CHAT | {"use_beam_search": True, "n": 1, "best_of": 2, "early_stopping": True}))
+    assert sent["early_stopping"] == b"\1"
+    assert struct.unpack("<i", sent["num_return_sequences"]) == (1,)
+    alone = read_chat(CHAT | {"use_beam_search": True})
+    assert not alone.generation.has_beams
+    assert struct.unpack("<i", tensors(alone)["top_k"]) == (1,)
+
+
+def test_every_beam_of_a_response_is_an_answer() -> None:
+    response = service_pb2.ModelInferResponse()
+    usage = json.dumps({"prompt_tokens": 3, "completion_tokens": 2, "cached_tokens": 0})
+    for name, texts in (("text_output", ["a", "né"]), ("finish_reason", ["stop", "length"]), ("usage", [usage])):
+        response.outputs.add(name=name, datatype="BYTES", shape=[len(texts)])
+        response.raw_output_contents.append(
+            b"".join(struct.pack("<I", len(text.encode())) + text.encode() for text in texts)
+        )
+    response.outputs.add(name="num_output_tokens", datatype="INT32", shape=[1, 1])
+    response.raw_output_contents.append(struct.pack("<i", 5))
+    assert read_pieces(response) == [Piece(0, "a", "stop", Usage(3, 5, 0)), Piece(1, "né", "length")]

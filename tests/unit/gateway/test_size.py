@@ -12,8 +12,9 @@ PROGRAM = f"""
 import json, sys
 from trierarch.orchestrator.gateway.gateway_config import GatewayConfig
 from trierarch.orchestrator.gateway.gateway_server import GatewayServer
-from trierarch.orchestrator.gateway.upstream import AlwaysOn, Endpoints
-with GatewayServer(GatewayConfig(port=0), lambda: AlwaysOn(Endpoints("127.0.0.1:1", "127.0.0.1:1", "127.0.0.1:1"))):
+from trierarch.orchestrator.gateway.source import always_on
+from trierarch.orchestrator.gateway.upstream import Endpoints
+with GatewayServer(GatewayConfig(port=0), lambda: always_on(Endpoints("127.0.0.1:1", "127.0.0.1:1", "127.0.0.1:1"))):
     pages = int(open("/proc/self/statm").read().split()[1])
     print(json.dumps({{"bytes": pages * 4096, "heavy": [name for name in {HEAVY!r} if name in sys.modules]}}))
 """

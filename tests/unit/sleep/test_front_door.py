@@ -8,7 +8,7 @@ from contextlib import aclosing
 import pytest
 
 from support.sleeping import Sleeping, sleeping
-from trierarch.orchestrator.gateway.upstream import Unavailable, Upstream
+from trierarch.orchestrator.gateway.upstream import Endpoints, Unavailable, Upstream
 from trierarch.orchestrator.sleep.front_door import FrontDoor
 from trierarch.orchestrator.sleep.http_exchange import exchange
 
@@ -51,4 +51,4 @@ def test_what_is_awake_may_be_looked_at() -> None:
 
 
 def _door(it: Sleeping) -> FrontDoor:
-    return FrontDoor(it.front.house.find(None), it.front.endpoints)
+    return FrontDoor(it.front.house.find(None), Endpoints.of(it.front.endpoints))

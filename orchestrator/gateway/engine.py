@@ -1,0 +1,95 @@
+"""Engine: one of those behind the gateway: what it says of itself, what it is called, and how much it has to do."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, Final
+
+from trierarch.orchestrator.gateway.capacity import Capacity
+from trierarch.orchestrator.gateway.description import Description, describe
+from trierarch.orchestrator.gateway.source import Source
+from trierarch.orchestrator.gateway.triton import Triton
+
+FRESH_SECONDS: Final = 1.0
+"""How long what the model said of itself is believed by who looks for something new."""
+KNOWN_SECONDS: Final = 30.0
+"""The same for a name that is known: should it be gone, the model says so itself."""
+
+
+class Engine:
+    """Asks the model, and remembers. For one event loop."""
+
+    def __init__(self, source: Source, triton: Triton) -> None:
+        self.label, self.model, self.upstream = source.label, source.model, source.upstream
+        self.capacity = Capacity()
+        self._triton = triton
+        self._given_names = source.names
+        self._known_at = float("-inf")
+        self._asking = asyncio.Lock()  # one asks for all
+        self._known: Description | None = None
+        if source.description is not None:
+            self._learn(source.description)
+        self.created = int(time.time())
+        """Seconds of Unix time: since when it is served."""
+
+    async def description(self, max_age: float = KNOWN_SECONDS) -> Description:
+        """What the model said of itself `max_age` seconds ago at most; of one that sleeps, what it said last.
+
+        Raises:
+            Unavailable, RelayedError, ApiError: it cannot be asked.
+        """
+        async with self._asking:
+            is_fresh = time.monotonic() - self._known_at < max_age
+            if self._known is not None and (is_fresh or self.upstream.awake is None):
+                return self._known
+            async with self.upstream.lease() as endpoints:
+                description = await describe(self._triton, endpoints, self.model)
+            self._known_at = time.monotonic()
+            self._learn(description)
+            return description
+
+    def is_called(self, name: str) -> bool:
+        """Whether that is a name which nobody need be asked about."""
+        return name in self._given_names
+
+    async def adapter_of(self, name: str, max_age: float) -> str | None:
+        """The adapter that a model's name stands for here; empty is the base model, None is nothing.
+
+        Raises:
+            Unavailable, RelayedError, ApiError: the model cannot be asked.
+        """
+        description = await self.description(max_age)
+        if name in self._names(description):
+            return ""
+        return name if name in description.adapters else None
+
+    async def entries(self) -> list[dict[str, Any]]:
+        """What it serves, for JSON: the base model under each of its names, then adapters by name.
+
+        Raises:
+            Unavailable, RelayedError, ApiError: the model cannot be asked.
+        """
+        description = await self.description(FRESH_SECONDS)
+        names = self._names(description)
+        entries = [self._entry(name, None, description) for name in names]
+        adapters = sorted(description.adapters.difference(names))
+        return entries + [self._entry(name, names[0], description) for name in adapters]
+
+    def _learn(self, description: Description) -> None:
+        self._known = description
+        self.capacity.fit(description.max_batch_size, description.max_queue_size)
+
+    def _names(self, description: Description) -> tuple[str, ...]:
+        return self._given_names or (description.name,)
+
+    def _entry(self, name: str, parent: str | None, description: Description) -> dict[str, Any]:
+        return {
+            "id": name,
+            "object": "model",
+            "created": self.created,
+            "owned_by": "trierarch",
+            "root": name,
+            "parent": parent,
+            "max_model_len": description.max_seq_len,
+        }
