@@ -35,6 +35,7 @@ class HttpServer(uvicorn.Server):
                 lifespan="off",
                 log_config=None,
                 access_log=False,
+                proxy_headers=False,  # nobody here asks who the client is
                 server_header=False,
                 date_header=has_date,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,

@@ -33,6 +33,9 @@ class AdapterGate:
         if seen == self._seen:
             return []
         self._seen = seen
+        if not waiting.num_adapted:
+            self._pool.prefer(())
+            return []
         adapters: dict[str, Adapter] = {}
         refused: dict[str, tuple[Request, ServingError]] = {}
         has_failures = self._pool.cache.has_failures

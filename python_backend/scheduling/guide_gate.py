@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from trierarch.python_backend.errors import ServingError
@@ -54,9 +54,9 @@ class GuideGate:
         errors = ((request, self._error(request)) for request in guided.values())
         return [(request, error) for request, error in errors if error is not None]
 
-    def startable(self, waiting: Iterable[Sequence]) -> tuple[Sequence, ...]:
-        """Those of `waiting` that may start."""
-        return tuple(sequence for sequence in waiting if self._is_ready(sequence.request))
+    def startable(self, waiting: Iterable[Sequence]) -> Iterator[Sequence]:
+        """Those of `waiting` that may start, each judged when it is its turn."""
+        return (sequence for sequence in waiting if self._is_ready(sequence.request))
 
     def _is_ready(self, request: Request) -> bool:
         guide = request.sampling.guide

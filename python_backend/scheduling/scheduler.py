@@ -256,8 +256,12 @@ class Scheduler:
     def _schedule_waiting(self, step: Step, now: int) -> None:
         if not step.num_tokens_left or self._running.is_full:
             return
-        waiting = tuple(self._waiting) if self._guide_gate is None else self._guide_gate.startable(self._waiting)
-        for sequence in waiting if self._gate is None else self._gate.startable(waiting, now):
+        waiting = self._waiting.in_turn()
+        if self._guide_gate is not None:
+            waiting = self._guide_gate.startable(waiting)
+        if self._gate is not None:
+            waiting = self._gate.startable(waiting, now)
+        for sequence in waiting:
             if self._kv.is_recalling(sequence):
                 continue
             prefix = self._match(sequence)

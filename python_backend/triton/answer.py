@@ -38,6 +38,7 @@ class Answer:
         self._on_end = on_end
         self._num_unfinished = sum(row.request.sampling.n for row in rows)
         self._lock = threading.Lock()
+        self._has_begun = False
         self._is_over = False
 
     @property
@@ -58,6 +59,11 @@ class Answer:
                 self._abort_rows()  # the end may have come from another thread, before this row was in
                 return
 
+    @property
+    def has_begun(self) -> bool:
+        """See Cancellable."""
+        return self._has_begun
+
     def is_cancelled(self) -> bool:
         """See Cancellable."""
         return self._channel.is_cancelled()
@@ -71,6 +77,7 @@ class Answer:
         self._end(None)
 
     def _deliver(self, row: RunningRow, delta: TextDelta) -> None:
+        self._has_begun = True
         if delta.error is not None:
             self._end(row.client_named(delta.error) if isinstance(delta.error, InvalidRequest) else delta.error)
             return

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from typing import Protocol
+from itertools import islice
+from typing import Final, Protocol
 
 from trierarch.python_backend.errors import InvalidRequest
+
+MAX_WAITING_ASKED: Final = 32
+"""Requests without a token that one look asks about: looking costs the same however many wait."""
 
 
 class Cancellable(Protocol):
@@ -15,6 +19,11 @@ class Cancellable(Protocol):
     @property
     def client_id(self) -> str:
         """The id the client gave; empty where it gave none."""
+        ...
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything was computed for it that its client hears of."""
         ...
 
     def is_cancelled(self) -> bool:
@@ -37,20 +46,23 @@ class OpenRequests:
         """Start empty."""
         self._lock = threading.Lock()
         self._by_client_id: dict[str, set[Cancellable]] = defaultdict(set)
+        self._turns: dict[Cancellable, None] = {}  # all of them; those asked about last stand last
 
     def __len__(self) -> int:
         """Requests being answered."""
         with self._lock:
-            return sum(len(requests) for requests in self._by_client_id.values())
+            return len(self._turns)
 
     def add(self, request: Cancellable) -> None:
         """Watch a request."""
         with self._lock:
             self._by_client_id[request.client_id].add(request)
+            self._turns[request] = None
 
     def discard(self, request: Cancellable) -> None:
         """Forget a request. Idempotent."""
         with self._lock:
+            self._turns.pop(request, None)
             requests = self._by_client_id.get(request.client_id, set())
             requests.discard(request)
             if not requests:
@@ -70,9 +82,17 @@ class OpenRequests:
             request.stop()
 
     def cancel_abandoned(self) -> None:
-        """Cancel the requests whose client has gone. Asks Triton once for each, some 0.2 ms."""
+        """Cancel requests whose client has gone. Asks Triton about each that has begun, and about those that wait in turn.
+
+        A question is a round trip of some 0.2 ms. A request that waits costs nothing, so it is known to be abandoned
+        some looks later.
+        """
         with self._lock:
-            requests = [request for requests in self._by_client_id.values() for request in requests]
-        for request in requests:
+            asked = [request for request in self._turns if request.has_begun]
+            waiting = list(islice((one for one in self._turns if not one.has_begun), MAX_WAITING_ASKED))
+            for request in waiting:
+                del self._turns[request]
+                self._turns[request] = None
+        for request in (*asked, *waiting):
             if request.is_cancelled():
                 request.cancel()

@@ -123,11 +123,17 @@ class Relay:
         self._request_id = uuid.uuid4().hex
         self._texts: dict[tuple[int, int], bytes] = {}  # (batch index, sequence index) -> text so far
         self._num_unfinished = 0
+        self._has_begun = False
 
     @property
     def client_id(self) -> str:
         """See Cancellable."""
         return self._incoming.client_id
+
+    @property
+    def has_begun(self) -> bool:
+        """See Cancellable."""
+        return self._has_begun
 
     def is_cancelled(self) -> bool:
         """See Cancellable."""
@@ -164,6 +170,7 @@ class Relay:
             forwarded["max_draft_tokens"] = arrays["num_draft_tokens"]
         forwarded["return_finish_reason"] = np.ones((batch_size(arrays), 1), np.bool_)
         for outputs in self._ask(forwarded, sorted(self._incoming.requested | _CONTROL)):
+            self._has_begun = True
             self._pass_on(outputs)
         self._channel.send([], is_final=True)  # nothing happens if the last response is out
 

@@ -43,3 +43,17 @@ def test_taking_out_from_anywhere_and_what_is_not_here() -> None:
     assert order(queue) == [0, 2]
     assert next(iter(queue)) is sequences[0]
     assert len(queue) == 2
+
+
+def test_who_is_told_may_leave_or_come_back_meanwhile() -> None:
+    queue = WaitingQueue(ageing_seconds=5.0)
+    for sequence_id in range(5):
+        queue.push(make_sequence(sequence_id))
+    told = []
+    for sequence in queue.in_turn():
+        told.append(sequence.sequence_id)
+        queue.discard(sequence)
+        if sequence.sequence_id % 2:
+            queue.push(sequence)
+    assert told == [0, 1, 2, 3, 4]
+    assert order(queue) == [1, 3]

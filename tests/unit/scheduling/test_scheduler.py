@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from support.checking_runner import alone
@@ -393,3 +395,29 @@ def test_stats() -> None:
     assert (stats.num_context_requests, stats.num_context_tokens) == (2, 3 + 4)
     assert (stats.max_requests, stats.max_blocks, stats.tokens_per_block) == (4, 20, 4)
     assert (stats.used_blocks, stats.free_blocks, stats.used_slots) == (3, 17, 4 + 3 + 4)
+
+
+def calls_of_a_step(num_waiting: int) -> int:
+    """Calls of functions, resumed generators included, while a step is planned in which none of so many finds blocks."""
+    world = World(num_blocks=5, block_size=4, max_queue_size=1000, max_adapters=2)
+    world.add("runs", prompt=12)
+    world.step()
+    for number in range(num_waiting):
+        world.add(str(number), prompt=12)
+    num_calls = 0
+
+    def count(frame: object, event: str, argument: object) -> None:
+        nonlocal num_calls
+        num_calls += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        plan = world.scheduler.schedule()
+    finally:
+        sys.setprofile(None)
+    assert shares(plan) == [("runs", 12, 1)]
+    return num_calls
+
+
+def test_a_step_costs_no_more_the_more_wait() -> None:
+    assert calls_of_a_step(500) == calls_of_a_step(10)

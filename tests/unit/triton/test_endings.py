@@ -13,17 +13,20 @@ from trierarch.python_backend.errors import (
     ShuttingDown,
     UnknownAdapter,
 )
-from trierarch.python_backend.triton.cancellation import OpenRequests
+from trierarch.python_backend.triton.cancellation import MAX_WAITING_ASKED, OpenRequests
 from trierarch.python_backend.triton.status import StatusCode, status_of, tag, untag
 
 
 class Open:
-    def __init__(self, client_id: str, is_gone: bool = False) -> None:
+    def __init__(self, client_id: str, is_gone: bool = False, has_begun: bool = False) -> None:
         self.client_id = client_id
         self.is_gone = is_gone
+        self.has_begun = has_begun
+        self.num_asked = 0
         self.heard: list[str] = []
 
     def is_cancelled(self) -> bool:
+        self.num_asked += 1
         return self.is_gone
 
     def cancel(self) -> None:
@@ -43,6 +46,23 @@ def test_only_the_gone_are_cancelled() -> None:
     requests.cancel_abandoned()
     assert (here.heard, gone.heard, left.heard) == ([], ["cancel"], [])
     assert len(requests) == 2
+
+
+def test_looking_costs_no_more_the_more_wait_and_misses_nobody() -> None:
+    requests = OpenRequests()
+    running = [Open(str(number), has_begun=True) for number in range(40)]
+    waiting = [Open(str(number)) for number in range(5 * MAX_WAITING_ASKED)]
+    for request in (*waiting, *running):
+        requests.add(request)
+    for look in range(1, 11):
+        requests.cancel_abandoned()
+        assert {request.num_asked for request in running} == {look}
+        assert sum(request.num_asked for request in waiting) == look * MAX_WAITING_ASKED
+    assert {request.num_asked for request in waiting} == {2}
+    waiting[-1].is_gone = True
+    for _ in range(5):
+        requests.cancel_abandoned()
+    assert waiting[-1].heard == ["cancel"]
 
 
 def test_stop_reaches_every_request_of_the_id() -> None:
