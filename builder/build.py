@@ -34,6 +34,7 @@ from trierarch.builder.manifest import (
 from trierarch.builder.model import Model, read_model
 from trierarch.builder.mtp import read_mtp
 from trierarch.builder.parallel import plan_parallel
+from trierarch.builder.pooling import read_pooling
 from trierarch.builder.progress import DraftProgress, NoProgress, Progress
 from trierarch.builder.source import open_checkpoint
 from trierarch.builder.speculation import choose_drafters, plan_speculation
@@ -60,6 +61,11 @@ def build(config: BuildConfig, progress: Progress | None = None, measure: Evalua
     """
     progress = progress or NoProgress()
     if config.target is Target.TENSORRT_LLM:
+        if config.pooling is not None:
+            raise ConfigError(
+                f"pooling is {config.pooling.value!r}, but target is 'tensorrt_llm', whose executor tells no states; leave it out, or "
+                "build for torch"
+            )
         from trierarch.builder.tensorrt_llm.build import build as build_for_tensorrt_llm
 
         return build_for_tensorrt_llm(config, progress)
@@ -81,7 +87,7 @@ def build(config: BuildConfig, progress: Progress | None = None, measure: Evalua
     blueprint = _blueprint(main, model, limits, kv_cache, speculation, progress)
     blueprint = replace(blueprint, manifest=blueprint.manifest.model_copy(update={"parallel": parallel}))
     blueprint = replace(blueprint, small_files={**blueprint.small_files, **tokenizer.files()})
-    blueprint = _with_adapters(blueprint, config)
+    blueprint = _with_pooling(_with_adapters(blueprint, config), config)
     if draft_model is not None:
         kv_cache = plan_kv_cache(config, draft_model, beside=model)
         draft = _blueprint(config, draft_model, limits, kv_cache, None, DraftProgress(progress))
@@ -141,6 +147,12 @@ def _with_adapters(blueprint: Blueprint, config: BuildConfig) -> Blueprint:
         return blueprint
     manifest = blueprint.manifest.model_copy(update={"lora": config.lora})
     return replace(blueprint, manifest=manifest, adapters=plan_adapters(config.adapters, manifest))
+
+
+def _with_pooling(blueprint: Blueprint, config: BuildConfig) -> Blueprint:
+    """The same engine, making embeddings if it is to."""
+    pooling = config.pooling or read_pooling(config.model)
+    return replace(blueprint, manifest=blueprint.manifest.model_copy(update={"pooling": pooling}))
 
 
 def _blueprint(

@@ -18,6 +18,7 @@ from trierarch.builder.manifest import (
     KvType,
     Limits,
     Lora,
+    Pooling,
     PositiveInt,
     Target,
     TensorRTLLM,
@@ -82,6 +83,8 @@ class BuildConfig(Frozen):
     """None takes Speculation's default, or as many as the limits allow."""
     speculation_history_bytes: Annotated[int, Field(ge=0)] | None = None
     """None takes Speculation's default."""
+    pooling: Pooling | None = None
+    """What an embedding is made of; None takes what a sentence-transformers checkpoint says, else there are none."""
     draft: str | None = Field(default=None, min_length=1)
     """Of DRAFT_MODEL: a SOURCE as `model` is, the directory of an engine, or `int8` or `int4`, which is `model` itself
     so quantised. Of EAGLE3: a head's checkpoint, a directory or a hub id. MTP layers are in `model`."""

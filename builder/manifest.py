@@ -107,6 +107,15 @@ class DType(StrEnum):
         return 4 if self is DType.FLOAT32 else 2
 
 
+class Pooling(StrEnum):
+    """Which states behind the last norm make an embedding of a text; a checkpoint is trained for one of them."""
+
+    LAST = "last"
+    """That of the last token."""
+    MEAN = "mean"
+    """The mean of all tokens'."""
+
+
 class KvType(StrEnum):
     """Element type of keys and values."""
 
@@ -479,6 +488,8 @@ class EngineManifest(Frozen):
     """Of an engine that guesses for another from its hidden states, and computes nothing by itself."""
     tensorrt_llm: TensorRTLLM | None = None
     """Of an engine whose target is TensorRT-LLM."""
+    pooling: Pooling | None = None
+    """None makes no embeddings."""
     kernels: str | None = None
     """Compiled library among `files` that runs this model on the CPU; None runs eagerly."""
     files: dict[str, FileDigest]

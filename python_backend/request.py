@@ -101,6 +101,8 @@ class SamplingParams:
     """Whether the logits behind each prompt token are told."""
     return_generation_logits: bool = False
     """Whether the logits that each output token was drawn from are told."""
+    return_embedding: bool = False
+    """Whether the prompt's embedding is told, by an engine that makes one."""
 
     def __post_init__(self) -> None:
         """Raise InvalidRequest for a value out of range."""
@@ -137,7 +139,7 @@ class SamplingParams:
     @property
     def tells_prompt(self) -> bool:
         """Whether anything is told of the prompt's tokens, so that all of them must be computed."""
-        return self.prompt_logprobs is not None or self.return_context_logits
+        return self.prompt_logprobs is not None or self.return_context_logits or self.return_embedding
 
     def check_vocabulary(self, vocab_size: int) -> None:
         """Raise InvalidRequest for a token id outside [0, vocab_size)."""
@@ -296,6 +298,8 @@ class TokenDelta:
     """With the first delta of index 0, where asked: one for each prompt token, None for the first."""
     context_logits: tuple[Logits, ...] | None = None
     """With the first delta of index 0, where asked: those behind each prompt token."""
+    embedding: Logits | None = None
+    """With the first delta of index 0, where asked: (hidden), of whatever length its pooling gives it."""
     generation_logits: tuple[Logits, ...] | None = None
     """Where asked: those that each of `token_ids` was drawn from."""
     finish_reason: FinishReason | None = None

@@ -51,6 +51,8 @@ class Sequence:
     prompt_logprobs: list[TokenLogprob | None] = field(default_factory=list)
     """Filled as the prompt is computed, where asked; so `context_logits`."""
     context_logits: list[Logits] = field(default_factory=list)
+    pooled: Logits | None = None
+    """Of the prompt tokens computed so far, where asked."""
     num_cached_tokens: int = 0
     """Tokens whose KV was there when it first started: in the prefix cache, or in a sibling's blocks."""
     num_new_blocks: int = 0

@@ -181,6 +181,14 @@ def build(
             rich_help_panel=ADAPTERS,
         ),
     ] = None,
+    pooling: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND",
+            help="Make embeddings, of the last token's state (last) or of all (mean).",
+            show_default="as the checkpoint's sentence-transformers files say, else none",
+        ),
+    ] = None,
     max_adapters: Annotated[
         int | None,
         typer.Option(
@@ -326,6 +334,7 @@ def build(
         else parse_size(speculation_history_bytes, least=0),
         draft=draft,
         draft_quantization=draft_quantization,
+        pooling=pooling,
         adapters=None if adapter is None else _adapters(adapter),
         max_adapters=max_adapters,
         max_lora_rank=max_lora_rank,

@@ -105,18 +105,18 @@ def with_prompt(common: Tensors, prompt: Prompt) -> Tensors:
     return tensors
 
 
-def read_prompts(fields: Fields) -> tuple[Prompt, ...]:
-    """A string, token ids, or a list of either."""
-    value = fields.raw("prompt")
-    name = fields.named("prompt")
+def read_prompts(fields: Fields, field: str = "prompt", most: int = MAX_PROMPTS) -> tuple[Prompt, ...]:
+    """A string, token ids, or a list of either; `most`: how many there may be."""
+    value = fields.raw(field)
+    name = fields.named(field)
     if value is None or value == []:
-        fields.fail("prompt", "send a string, a list of strings, token ids or a list of those")
+        fields.fail(field, "send a string, a list of strings, token ids or a list of those")
     if isinstance(value, str) or (isinstance(value, list) and isinstance(value[0], int)):
         value = [value]
     if not isinstance(value, list):
-        fields.fail("prompt", "must be a string, a list of strings, token ids or a list of those")
-    if len(value) > MAX_PROMPTS:
-        raise invalid(name, len(value), f"takes at most {MAX_PROMPTS} prompts")
+        fields.fail(field, "must be a string, a list of strings, token ids or a list of those")
+    if len(value) > most:
+        raise invalid(name, len(value), f"takes at most {most} texts")
     return tuple(_prompt(item, name) for item in value)
 
 

@@ -22,6 +22,7 @@ class Description:
     max_batch_size: int
     max_queue_size: int
     has_chat_template: bool
+    makes_embeddings: bool
     adapters: frozenset[str]
 
     @classmethod
@@ -34,6 +35,7 @@ class Description:
             max_batch_size=told["max_batch_size"],
             max_queue_size=told["max_queue_size"],
             has_chat_template=told["has_chat_template"],
+            makes_embeddings=told.get("makes_embeddings", False),  # servers of before do not say
             adapters=frozenset(told["adapters"]),
         )
 

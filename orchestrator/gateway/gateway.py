@@ -20,6 +20,7 @@ from trierarch.orchestrator.gateway.chat_reply import ChatReply
 from trierarch.orchestrator.gateway.chat_request import read_chat
 from trierarch.orchestrator.gateway.completion_reply import CompletionReply
 from trierarch.orchestrator.gateway.completion_request import read_completion
+from trierarch.orchestrator.gateway.embeddings import Embeddings, read_embeddings
 from trierarch.orchestrator.gateway.endpoint import Call, Endpoint, Work
 from trierarch.orchestrator.gateway.engine import Engine
 from trierarch.orchestrator.gateway.errors import ApiError, unknown_model
@@ -43,6 +44,7 @@ class Gateway:
         self._engines = tuple(Engine(source, self._triton) for source in sources)
         self._catalogue = Catalogue(self._engines)
         self._tokenization = Tokenization(self._triton, self._catalogue)
+        self._embeddings = Embeddings(self._triton, self._catalogue)
         self._shelf = AdapterShelf.open(config.adapter_store, config.adapter_directory)
         self._keys = ApiKeys.read(config.api_keys_file, config.api_keys_variable)
         self.admission = Admission(
@@ -82,7 +84,7 @@ class Gateway:
         return [
             route("/v1/chat/completions", "POST", self._chat, generates=True),
             route("/v1/completions", "POST", self._complete, generates=True),
-            route("/v1/embeddings", "POST", self._embed),
+            route("/v1/embeddings", "POST", self._embed, generates=True),
             route("/v1/models", "GET", self._list_models),
             route("/v1/models/{model:path}", "GET", self._show_model),
             route("/v1/load_lora_adapter", "POST", self._load_adapter),
@@ -159,11 +161,8 @@ class Gateway:
         raise unknown_model(name)
 
     async def _embed(self, call: Call) -> None:
-        raise ApiError(
-            400,
-            "this server's engine generates text and makes no embeddings; ask a server of an embedding model",
-            code="unsupported",
-        )
+        request = read_embeddings(parse_object(call.body))
+        await _answer_json(call, await self._embeddings.answer(request, call.exchange.request_id))
 
     async def _tokenize(self, call: Call) -> None:
         await _answer_json(call, await self._tokenization.tokenize(parse_object(call.body)))

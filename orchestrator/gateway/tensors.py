@@ -104,3 +104,8 @@ def first_text(content: bytes) -> str:
 def all_integers(content: bytes) -> tuple[int, ...]:
     """The elements of an INT32 output."""
     return struct.unpack(f"<{len(content) // 4}i", content)
+
+
+def all_numbers(content: bytes) -> tuple[float, ...]:
+    """The elements of an FP32 output."""
+    return struct.unpack(f"<{len(content) // 4}f", content)

@@ -196,13 +196,14 @@ class DraftModel:
 
 
 def _drafting(request: Request) -> Request:
-    """The request as the draft model draws for it: nobody reads log-probs or logits of a guess."""
+    """The request as the draft model draws for it: nobody reads log-probs, logits or states of a guess."""
     untold = replace(
         request.sampling,
         logprobs=None,
         prompt_logprobs=None,
         return_context_logits=False,
         return_generation_logits=False,
+        return_embedding=False,
     )
     return replace(request, sampling=untold)
 

@@ -6,8 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final, Generic, TypeVar
 
+import numpy as np
+
 from trierarch.python_backend.adapters.active_adapter import ActiveAdapter
 from trierarch.python_backend.executors.following import Following, StepRows
+from trierarch.python_backend.executors.pooling import Pooler
 from trierarch.python_backend.executors.sampling.sampler import Sampler, take_rows
 from trierarch.python_backend.executors.sampling.token_history import Floats
 from trierarch.python_backend.executors.verification import draw, with_harmless_drafts
@@ -27,10 +30,11 @@ _PROMPT_LOGITS_ROWS: Final = 64
 class Drawing(Generic[A]):
     """Turns rows into tokens and log-probs. Logits are computed of no row that nobody asks for."""
 
-    def __init__(self, logits: Callable[[A, Adapters], A], sampler: Sampler[A]) -> None:
-        """logits: rows of `StepRows.hidden`, and the adapter of each → (n, vocab) float32."""
+    def __init__(self, logits: Callable[[A, Adapters], A], sampler: Sampler[A], pooler: Pooler | None = None) -> None:
+        """logits: rows of `StepRows.hidden`, and the adapter of each → (n, vocab) float32. pooler: of embeddings."""
         self._logits = logits
         self._sampler = sampler
+        self._pooler = pooler
         self.following: Following[A] | None = None
         """Who is shown every step once its tokens are drawn."""
 
@@ -83,8 +87,13 @@ class Drawing(Generic[A]):
         return told
 
     def _told(self, output: SequenceOutput, item: ScheduledSequence, hidden: A) -> SequenceOutput:
-        """The output with log-probs and logits of the prompt, where asked: hidden (>= num_tokens, hidden), from its first."""
+        """The output with log-probs, logits and states of the prompt, where asked: hidden (>= num_tokens, hidden), from its first."""
         sequence, sampling = item.sequence, item.sequence.request.sampling
+        if sampling.return_embedding and self._pooler is not None:
+            states = np.stack(self._sampler.rows(hidden[: item.num_tokens]))
+            output = replace(output, pooled=self._pooler.pooled(states, item.samples))
+        if sampling.prompt_logprobs is None and not sampling.return_context_logits:
+            return output
         following = sequence.token_ids[item.start + 1 : item.start + 1 + item.num_tokens]
         logprobs: list[TokenLogprob] = []
         rows: list[Floats] = []

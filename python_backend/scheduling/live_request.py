@@ -89,6 +89,21 @@ class LiveRequest:
         told, item.sequence.context_logits = tuple(known), []
         return told
 
+    def take_embedding(self, item: ScheduledSequence, output: SequenceOutput) -> Logits | None:
+        """Add up what steps pooled of the prompt; all of it, once it draws.
+
+        Raises:
+            RuntimeError: the runner pooled nothing.
+        """
+        if not self.request.sampling.return_embedding or not self.wants_prompt_told(item.sequence):
+            return None
+        if output.pooled is None:
+            raise RuntimeError(f"sequence {item.sequence.sequence_id}: the runner pooled nothing for {item}")
+        # After a preemption the prompt is computed again from its first token.
+        before = item.sequence.pooled if item.start else None
+        item.sequence.pooled = output.pooled if before is None else before + output.pooled
+        return item.sequence.pooled if item.samples else None
+
     def usage(self, sequence: Sequence) -> Usage:
         """What `sequence` has cost up to now."""
         return Usage(

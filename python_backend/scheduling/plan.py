@@ -82,6 +82,8 @@ class SequenceOutput:
     """Where asked: those behind prompt tokens start and on, as far as the step goes."""
     generation_logits: tuple[Logits, ...] | None = None
     """Those that each of `token_ids` was drawn from, where asked."""
+    pooled: Logits | None = None
+    """Where asked: (hidden), what the step's prompt tokens add to the embedding; the sum over the prompt is all of it."""
     error: ServingError | None = None
     """Why nothing could be drawn for this sequence; it must end with FinishReason.ERROR, the others go on."""
 

@@ -313,6 +313,7 @@ class Scheduler:
         live = self._live[sequence.request.request_id]
         prompt_logprobs = live.take_prompt_logprobs(item, output)
         context_logits = live.take_context_logits(item, output)
+        embedding = live.take_embedding(item, output)
         num_computed_tokens = item.start + item.num_tokens
         if not item.samples:
             self._kv.advance(sequence, num_computed_tokens)
@@ -331,6 +332,7 @@ class Scheduler:
             logprobs=None if output.logprobs is None else output.logprobs[:num_shown],
             prompt_logprobs=prompt_logprobs,
             context_logits=context_logits,
+            embedding=embedding,
             generation_logits=None if output.generation_logits is None else output.generation_logits[:num_shown],
         )
         sequence.first_token_ns = sequence.first_token_ns or now

@@ -55,5 +55,6 @@ def _merged(deltas: Sequence[TokenDelta]) -> TokenDelta:
         logprobs=logprobs,
         prompt_logprobs=deltas[0].prompt_logprobs,
         context_logits=deltas[0].context_logits,
+        embedding=deltas[0].embedding,
         generation_logits=generation_logits,
     )

@@ -55,6 +55,7 @@ class TextGenerator:
         self._built_speculation = manifest.speculation
         self._max_seq_len = manifest.limits.max_seq_len
         self._end_ids = manifest.tokens.eos
+        self._makes_embeddings = manifest.pooling is not None
         self._vocab_size = manifest.architecture.vocab_size
         self._max_prompt_bytes = _MAX_BYTES_PER_TOKEN * self._max_seq_len
         self._deltas: SimpleQueue[tuple[_LiveRequest | LiveBeams, TokenDelta] | None] = SimpleQueue()
@@ -75,7 +76,7 @@ class TextGenerator:
 
         Raises:
             InvalidRequest: text that is not UTF-8, a prompt without tokens, stop strings or words out of bounds, a chat
-                without a template, a drafter that the engine lacks, more words than beams leave room for; and whatever
+                without a template, a drafter or embeddings that the engine lacks, more words than beams leave room for; and whatever
                 the executor refuses.
             UnknownAdapter, UnusableAdapter: see Executor.find_adapter.
             Overloaded: see Executor.submit; it is draining.
@@ -83,6 +84,10 @@ class TextGenerator:
         arrival_time = time.monotonic()
         self._refuse_while_draining()
         check_drafters(request.speculation, self._built_speculation)
+        if request.sampling.return_embedding and not self._makes_embeddings:
+            raise InvalidRequest(
+                "return_embedding", True, "this engine makes none; build it with --pooling last or mean"
+            )
         prompt_token_ids = tuple(self._encode(request))
         if not prompt_token_ids:
             raise InvalidRequest("prompt", request.prompt, "has no tokens; send at least one")

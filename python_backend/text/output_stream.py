@@ -51,6 +51,7 @@ class OutputStream:
             logprobs=delta.logprobs[:num_shown] if delta.logprobs is not None else None,
             prompt_logprobs=delta.prompt_logprobs,
             context_logits=delta.context_logits,
+            embedding=delta.embedding,
             generation_logits=delta.generation_logits[:num_shown] if delta.generation_logits is not None else None,
         )
         return self._ended(shown, delta) if is_last else shown

@@ -95,6 +95,7 @@ class TextRequest:
             ("guided_decoding_guide", sampling.guide is not None),
             ("return_context_logits", sampling.return_context_logits),
             ("return_generation_logits", sampling.return_generation_logits),
+            ("return_embedding", sampling.return_embedding),
         ):
             if is_asked:
                 raise InvalidRequest(
@@ -120,8 +121,9 @@ class TextDelta:
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
     """With the first delta of index 0, where asked: one for each prompt token, None for the first."""
     context_logits: tuple[Logits, ...] | None = None
-    """As TokenDelta has them; so `generation_logits`."""
+    """As TokenDelta has them; so `generation_logits` and `embedding`."""
     generation_logits: tuple[Logits, ...] | None = None
+    embedding: Logits | None = None
     token_bytes: Mapping[int, bytes] = field(default_factory=dict)
     """Of every token that the log-probs name, where asked; what a character is made of need not be one by itself."""
     finish_reason: FinishReason | None = None

@@ -110,10 +110,13 @@ _GATEWAY_INPUTS = (
     *_optional(INT32, -1, names="logit_bias_ids"),
     *_optional(FP32, -1, names="logit_bias_values"),
     *_optional(BOOL, 1, names="add_special_tokens skip_special_tokens fit_max_tokens return_usage return_token_bytes"),
-    *_optional(BOOL, 1, names="tokenize_only describe"),
+    *_optional(BOOL, 1, names="tokenize_only describe return_embedding"),
     *_optional(INT64, 1, names="kv_events_since"),
 )
-_GATEWAY_OUTPUTS = _required(STRING, -1, names="usage token_bytes description kv_events")
+_GATEWAY_OUTPUTS = (
+    *_required(STRING, -1, names="usage token_bytes description kv_events"),
+    *_required(FP32, -1, names="embedding"),
+)
 
 _TOKEN_DOOR = (
     *_optional(INT32, -1, names="input_ids draft_input_ids decoder_input_ids"),

@@ -25,6 +25,7 @@ def description(manifest: EngineManifest, adapters: Sequence[str], has_chat_temp
         "max_batch_size": limits.max_batch_size,
         "max_queue_size": limits.max_queue_size,
         "has_chat_template": has_chat_template,
+        "makes_embeddings": manifest.pooling is not None,
         "adapters": list(adapters),
     }
     return [("description", np.array([json.dumps(told).encode()], np.object_))]

@@ -40,6 +40,7 @@ class Reply:
     _prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
     _context_logits: tuple[Array, ...] = ()
     _generation_logits: list[Array] = field(default_factory=list)
+    _embedding: Array | None = None
     _token_bytes: dict[int, bytes] = field(default_factory=dict)
     _cum_log_prob: float = 0.0
 
@@ -52,6 +53,7 @@ class Reply:
         self._prompt_logprobs = delta.prompt_logprobs or self._prompt_logprobs
         self._context_logits = delta.context_logits or self._context_logits
         self._generation_logits += delta.generation_logits or ()
+        self._embedding = self._embedding if delta.embedding is None else delta.embedding
         self._token_bytes |= delta.token_bytes
         is_last = delta.finish_reason is not None
         # Tokens whose text is still held back wait for it where the client sees only the text.
@@ -69,6 +71,7 @@ class Reply:
             prompt_logprobs=self._prompt_logprobs,
             context_logits=self._context_logits,
             generation_logits=tuple(self._generation_logits),
+            embedding=self._embedding,
             token_bytes=self._token_bytes,
             num_prompt_tokens=len(self.prompt_token_ids),
             batch_index=self.options.batch_index,
@@ -78,6 +81,6 @@ class Reply:
             stop_reason=delta.stop_reason or "",
         )
         self._token_ids, self._text, self._logprobs, self._prompt_logprobs = [], [], [], None
-        self._context_logits, self._generation_logits = (), []
+        self._context_logits, self._generation_logits, self._embedding = (), [], None
         self._token_bytes = {}
         return piece

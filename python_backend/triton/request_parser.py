@@ -227,6 +227,7 @@ class RequestParser:
             guide=guide_inputs.read_guide(inputs),
             return_context_logits=inputs.flag("return_context_logits") or False,
             return_generation_logits=inputs.flag("return_generation_logits") or False,
+            return_embedding=inputs.flag("return_embedding") or False,
             **_drawing(inputs),
         )
 
@@ -294,6 +295,7 @@ def _outputs(
         "prompt_log_probs": "num_prompt_log_probs" in inputs,
         "context_logits": request.sampling.return_context_logits,
         "generation_logits": request.sampling.return_generation_logits,
+        "embedding": request.sampling.return_embedding,
         "batch_index": num_rows > 1,
         "sequence_index": request.sampling.n > 1 and request.beams is None,
         "num_input_tokens": inputs.flag("return_num_input_tokens"),

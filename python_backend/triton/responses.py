@@ -35,6 +35,8 @@ class Piece:
     context_logits: tuple[Array, ...] = ()
     """Those behind each prompt token, with a row's first piece; `generation_logits` are those of the new tokens."""
     generation_logits: tuple[Array, ...] = ()
+    embedding: Array | None = None
+    """With a row's first piece."""
     token_bytes: Mapping[int, bytes] = field(default_factory=dict)
     """Of tokens that the log-probs name."""
     num_prompt_tokens: int = 0
@@ -80,6 +82,13 @@ def _logits(rows: Sequence[Array], rank: int) -> Array | None:
     return np.stack(rows).reshape((1,) * (rank - 2) + (len(rows), -1)) if rows else None
 
 
+def _unit(vector: Array) -> Array:
+    """(1, n), of length 1."""
+    floats = vector.astype(np.float32)
+    unit: Array = floats.reshape(1, -1) / (np.linalg.norm(floats) or 1.0)
+    return unit
+
+
 def _usage(piece: Piece) -> Array | None:
     """JSON: what the sequence cost, with its last piece."""
     if piece.finish_reason is None:
@@ -121,6 +130,7 @@ _OUTPUTS: Final[dict[str, Callable[[Piece], Array | None]]] = {
     "stop_reason": lambda piece: None if piece.finish_reason is None else _string(piece.stop_reason),
     "usage": _usage,
     "token_bytes": _token_bytes,
+    "embedding": lambda piece: None if piece.embedding is None else _unit(piece.embedding),
 }
 """None where a piece has nothing to fill the output with."""
 

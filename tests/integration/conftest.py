@@ -10,7 +10,7 @@ import pytest
 from support.demo import demo_checkpoint
 from trierarch.builder.build import build
 from trierarch.builder.config import BuildConfig
-from trierarch.builder.manifest import DType
+from trierarch.builder.manifest import DType, Pooling
 from trierarch.orchestrator.client import TritonClient
 from trierarch.orchestrator.ports import Ports
 from trierarch.orchestrator.server_config import ServerConfig
@@ -42,7 +42,10 @@ def demo_engine_float32(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _build(output: Path, dtype: DType | None) -> Path:
-    build(BuildConfig(model=str(demo_checkpoint()), output=output, dtype=dtype, kv_cache_bytes=KV_CACHE_BYTES))
+    config = BuildConfig(
+        model=str(demo_checkpoint()), output=output, dtype=dtype, kv_cache_bytes=KV_CACHE_BYTES, pooling=Pooling.MEAN
+    )
+    build(config)
     return output
 
 

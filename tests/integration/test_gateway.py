@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import openai
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -236,8 +237,21 @@ def test_refusals_are_the_clients_own_errors(ai: openai.OpenAI) -> None:
         ai.completions.create(model=MODEL, prompt=[10**6], max_tokens=1)
     with pytest.raises(openai.BadRequestError, match="chat_template_kwargs"):
         ai.chat.completions.create(model=MODEL, messages=MESSAGES, extra_body={"chat_template_kwargs": {"messages": 1}})
-    with pytest.raises(openai.BadRequestError, match="no embeddings"):
-        ai.embeddings.create(model=MODEL, input="x")
+
+
+def test_embeddings_are_of_the_text_alone_and_of_length_one(ai: openai.OpenAI) -> None:
+    texts = ["A cat sat on the mat.", "A kitten lay on the rug.", "Interest rates rose by a quarter of a point."]
+    answer = ai.embeddings.create(model=MODEL, input=texts)
+    cat, kitten, rates = (np.array(item.embedding) for item in answer.data)
+    assert np.linalg.norm(cat) == pytest.approx(1, abs=1e-5)
+    assert cat @ kitten > cat @ rates
+    (alone,) = ai.embeddings.create(model=MODEL, input=texts[0], encoding_format="float").data
+    np.testing.assert_allclose(alone.embedding, cat, atol=1e-6)
+    tokens = ai.completions.create(prompt=texts[0], max_tokens=1, **GREEDY).usage
+    assert tokens is not None
+    assert ai.embeddings.create(model=MODEL, input=texts[0]).usage.prompt_tokens == tokens.prompt_tokens
+    (first,) = ai.embeddings.create(model=MODEL, input=texts[0], dimensions=8).data
+    assert np.linalg.norm(first.embedding) == pytest.approx(1, abs=1e-5)
 
 
 def test_models_are_listed(ai: openai.OpenAI) -> None:

@@ -28,6 +28,7 @@ DESCRIPTION: Final = {
     "max_batch_size": 4,
     "max_queue_size": 8,
     "has_chat_template": True,
+    "makes_embeddings": False,
     "adapters": ["french"],
 }
 
@@ -55,6 +56,7 @@ class Said:
 
     texts: dict[str, str] = field(default_factory=dict)
     integers: dict[str, list[int]] = field(default_factory=dict)
+    numbers: dict[str, list[float]] = field(default_factory=dict)
     error: str = ""
 
 
@@ -249,6 +251,9 @@ def _response(said: Said, is_final: bool) -> Any:
         data = text.encode()
         response.outputs.add(name=name, datatype="BYTES", shape=[1])
         response.raw_output_contents.append(struct.pack("<I", len(data)) + data)
+    for name, numbers in said.numbers.items():
+        response.outputs.add(name=name, datatype="FP32", shape=[1, len(numbers)])
+        response.raw_output_contents.append(struct.pack(f"<{len(numbers)}f", *numbers))
     for name, values in said.integers.items():
         response.outputs.add(name=name, datatype="INT32", shape=[1, len(values)])
         response.raw_output_contents.append(struct.pack(f"<{len(values)}i", *values))

@@ -16,6 +16,7 @@ from trierarch.python_backend.executors.cpu.sampler import CpuSampler
 from trierarch.python_backend.executors.drawing import Drawing
 from trierarch.python_backend.executors.following import Follower, Following
 from trierarch.python_backend.executors.kv_budget import plan_num_blocks
+from trierarch.python_backend.executors.pooling import open_pooler
 from trierarch.python_backend.executors.sampling.token_history import Floats
 from trierarch.python_backend.executors.sampling.uniforms import Uniforms
 from trierarch.python_backend.scheduling.plan import Plan, StepOutput
@@ -57,7 +58,9 @@ class CpuRunner:
         kv = KvArrays(self.num_blocks, manifest.architecture, manifest.kv_cache)
         self.device = "cpu"
         self._sampler = CpuSampler(manifest.tokens.eos, uniforms)
-        self._loaded: _Loaded | None = _Loaded(model, kv, Drawing(model.logits, self._sampler))
+        self._loaded: _Loaded | None = _Loaded(
+            model, kv, Drawing(model.logits, self._sampler, open_pooler(engine, manifest))
+        )
         logger.info("%s on cpu, compiled: %d threads, %s", manifest.name, model.num_threads, manifest.dtype)
 
     def arrange(self, tensors: AdapterTensors) -> Arranged:

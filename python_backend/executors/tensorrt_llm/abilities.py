@@ -25,6 +25,7 @@ from trierarch.python_backend.request import SamplingParams
 _REBUILD: Final = "rebuild the engine with"
 _LEAVE: Final = "leave it out"
 
+_NO_STATES: Final = f"TensorRT-LLM tells no hidden states; {_LEAVE}"
 _NO_DRAFTS: Final = "--speculation none"
 _NOT_GATHERED: Final = f"this engine keeps no logits; {_REBUILD} --gather-logits, or {_LEAVE}"
 _NOT_BESIDE_DRAFTS: Final = f"TensorRT-LLM tells none where tokens are guessed; {_REBUILD} {_NO_DRAFTS}, or {_LEAVE}"
@@ -114,6 +115,7 @@ def abilities_of(record: TensorRTLLM) -> Abilities:
     arguments = record.llm_args
     gathers = bool(arguments.get("gather_generation_logits")) and decoding_type(record) is None
     refused = _untold(record, gathers)
+    refused["return_embedding"] = _NO_STATES
     if arguments.get("guided_decoding_backend") is None:
         refused["guide"] = _NO_GUIDES
     if _is_torch_sampled(record):

@@ -14,6 +14,7 @@ from trierarch.python_backend.adapters.active_adapter import Arranged
 from trierarch.python_backend.executors.drawing import Drawing
 from trierarch.python_backend.executors.following import Follower, Following
 from trierarch.python_backend.executors.kv_budget import plan_num_blocks
+from trierarch.python_backend.executors.pooling import open_pooler
 from trierarch.python_backend.executors.sampling.uniforms import Uniforms
 from trierarch.python_backend.executors.torch.device import default_device, free_memory, prepare_cpu
 from trierarch.python_backend.executors.torch.eager_model import EagerModel
@@ -67,7 +68,9 @@ class TorchRunner:
             kv = KvArrays(self.num_blocks, architecture, manifest.kv_cache, device)
         self.device = str(device)
         self._sampler = TorchSampler(architecture.vocab_size, manifest.tokens.eos, device, uniforms)
-        self._loaded: _Loaded | None = _Loaded(model, kv, Drawing(model.logits, self._sampler))
+        self._loaded: _Loaded | None = _Loaded(
+            model, kv, Drawing(model.logits, self._sampler, open_pooler(engine, manifest))
+        )
         logger.info("%s on %s, eagerly: %d threads, %s", manifest.name, device, torch.get_num_threads(), manifest.dtype)
 
     @torch.inference_mode()

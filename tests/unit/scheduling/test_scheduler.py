@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 
+import numpy as np
 import pytest
 
 from support.checking_runner import alone
 from support.scheduling import World, make_request, shares
 from trierarch.python_backend.errors import ExecutorFailed
 from trierarch.python_backend.request import FinishReason, TokenLogprob
-from trierarch.python_backend.scheduling.plan import SequenceOutput, StepOutput
+from trierarch.python_backend.scheduling.live_request import LiveRequest
+from trierarch.python_backend.scheduling.plan import ScheduledSequence, SequenceOutput, StepOutput
 
 
 def test_a_prompt_is_computed_then_one_token_a_step() -> None:
@@ -421,3 +423,19 @@ def calls_of_a_step(num_waiting: int) -> int:
 
 def test_a_step_costs_no_more_the_more_wait() -> None:
     assert calls_of_a_step(500) == calls_of_a_step(10)
+
+
+def test_what_is_pooled_of_a_prompt_is_added_up_and_begins_anew_with_it() -> None:
+    live = LiveRequest.create(make_request("a", 6, return_embedding=True), (), 0)
+    (sequence,) = live.sequences
+
+    def take(start: int, end: int, value: float) -> float | None:
+        item = ScheduledSequence(sequence, start, end - start, samples=end == 6)
+        told = live.take_embedding(item, SequenceOutput(pooled=np.array([value], np.float32)))
+        return None if told is None else float(told[0])
+
+    assert take(0, 4, 1.0) is None
+    assert take(0, 3, 2.0) is None, "preempted: computed again from the first token"
+    assert take(3, 6, 8.0) == 10.0
+    with pytest.raises(RuntimeError, match="pooled nothing"):
+        live.take_embedding(ScheduledSequence(sequence, 0, 6), SequenceOutput())
