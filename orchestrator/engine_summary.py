@@ -18,6 +18,7 @@ from trierarch.builder.manifest import (
     Flow,
     Head,
     Parallel,
+    Pooling,
     Quantization,
     Speculation,
     TensorRTLLM,
@@ -49,6 +50,8 @@ def summary_rows(manifest: EngineManifest, draft: EngineManifest | None = None) 
     yield "KV cache", _kv_cache(manifest)
     yield "adapters", _adapters(manifest)
     yield "speculation", _speculation(manifest.speculation)
+    if manifest.pooling is not None:
+        yield "embeddings", f"of the {'last token' if manifest.pooling is Pooling.LAST else 'mean of all tokens'}"
     if draft is not None:
         yield "draft", _draft(draft)
         yield "its KV cache", _kv_cache(draft)
