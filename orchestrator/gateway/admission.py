@@ -24,8 +24,9 @@ class Admission:
         self.num_open = 0
         self.is_draining = False
 
-    def check(self, key: int = 0) -> None:
-        """Whether there is a place, told from the counts alone: so that a request may be refused before it is read.
+    @contextmanager
+    def admit(self, key: int = 0) -> Iterator[None]:
+        """Hold a place for one request; at once, or not at all.
 
         Raises:
             ApiError: there is none, or the gateway drains.
@@ -43,15 +44,6 @@ class Admission:
                 code="too_many_requests",
                 retry_after=self.retry_after(),
             )
-
-    @contextmanager
-    def admit(self, key: int = 0) -> Iterator[None]:
-        """Hold a place for one request; at once, or not at all.
-
-        Raises:
-            ApiError: as `check` does.
-        """
-        self.check(key)
         self.num_open += 1
         self._per_key[key] += 1
         self._idle.clear()

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 
-from trierarch.orchestrator.gateway.engine import FRESH_SECONDS, KNOWN_SECONDS, Engine
+from trierarch.orchestrator.gateway.engine import Engine
 from trierarch.orchestrator.gateway.errors import ApiError, invalid, unknown_model
 from trierarch.orchestrator.gateway.upstream import Unavailable
 from trierarch.python_backend.triton.status import RelayedError
@@ -30,7 +30,7 @@ class Catalogue:
     async def find(self, name: str) -> tuple[Engine, str]:
         """Whom a model's name means, and with which adapter; empty is the base model.
 
-        Engines whose name is given are found without asking anybody: no other one is woken for it.
+        What is known is found without asking anybody, so that nobody is woken, or kept awake, for the sake of another.
 
         Raises:
             ApiError: nothing of that name is served, or several are.
@@ -43,16 +43,16 @@ class Catalogue:
             if engine.model == name:
                 return engine, ""
         engines, adapter = self._meant(name)
-        failure: Exception | None = None
-        for max_age in (KNOWN_SECONDS, FRESH_SECONDS):
-            told = await asyncio.gather(*(_adapter_of(engine, adapter, max_age) for engine in engines))
-            found = [(engine, held) for engine, held in zip(engines, told, strict=True) if isinstance(held, str)]
-            if len(found) > 1:
-                labels = ", ".join(f"{engine.label}/{name}" for engine, _ in found)
-                raise invalid("model", name, f"several engines have it; name one: {labels}")
-            if found:
-                return found[0]
-            failure = next((held for held in told if isinstance(held, Exception)), None)
+        told: Sequence[str | Exception | None] = [engine.known_adapter(adapter) for engine in engines]
+        if all(held is None for held in told):
+            told = await asyncio.gather(*(_adapter_of(engine, adapter) for engine in engines))
+        found = [(engine, held) for engine, held in zip(engines, told, strict=True) if isinstance(held, str)]
+        if len(found) > 1:
+            labels = ", ".join(f"{engine.label}/{name}" for engine, _ in found)
+            raise invalid("model", name, f"several engines have it; name one: {labels}")
+        if found:
+            return found[0]
+        failure = next((held for held in told if isinstance(held, Exception)), None)
         raise failure or unknown_model(name)
 
     async def entries(self) -> list[dict[str, Any]]:
@@ -80,9 +80,9 @@ class Catalogue:
         return self.engines, name
 
 
-async def _adapter_of(engine: Engine, name: str, max_age: float) -> str | Exception | None:
+async def _adapter_of(engine: Engine, name: str) -> str | Exception | None:
     try:
-        return await engine.adapter_of(name, max_age)
+        return await engine.adapter_of(name)
     except CANNOT_SAY as error:
         return error
 

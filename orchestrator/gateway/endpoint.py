@@ -84,8 +84,6 @@ class Endpoint:
         if self._method and sent != self._method:
             raise ApiError(405, f"{self._name} takes {self._method}, not {sent[:20]}", code="method_not_allowed")
         key = NOBODY if self._is_open else self._keys.check(exchange.header(b"authorization"))
-        if self._generates:
-            self._admission.check(key)  # before its body costs anything
         body = b""
         if self._method == "POST":
             body = await exchange.read_body(self._config.max_body_bytes, self._config.read_timeout)

@@ -53,16 +53,22 @@ class Engine:
         """Whether that is a name which nobody need be asked about."""
         return name in self._given_names
 
-    async def adapter_of(self, name: str, max_age: float) -> str | None:
-        """The adapter that a model's name stands for here; empty is the base model, None is nothing.
+    def known_adapter(self, name: str) -> str | None:
+        """The adapter that a model's name stands for here, as far as is known; empty is the base model, None is nothing."""
+        if self._known is None:
+            return None
+        if name in self._names(self._known):
+            return ""
+        return name if name in self._known.adapters else None
+
+    async def adapter_of(self, name: str) -> str | None:
+        """The same, asking the model.
 
         Raises:
-            Unavailable, RelayedError, ApiError: the model cannot be asked.
+            Unavailable, RelayedError, ApiError: it cannot be asked.
         """
-        description = await self.description(max_age)
-        if name in self._names(description):
-            return ""
-        return name if name in description.adapters else None
+        await self.description(FRESH_SECONDS)
+        return self.known_adapter(name)
 
     async def entries(self) -> list[dict[str, Any]]:
         """What it serves, for JSON: the base model under each of its names, then adapters by name.

@@ -49,7 +49,7 @@ class ToolCallParser:
         self._read = ""  # since the marker: said as text where it turns out to be no call
         self._format = BARE
         self._opening = ""  # the marker, until a call stands behind it
-        self._has_begun = False  # whether anything but space was read as text
+        self._has_begun = False  # whether anything but space was read as text, since the last call
         self._scanner: Scanner | None = None
         self._num_told = 0  # characters of the scanner's arguments
         self._is_told = False  # whether the scanner's call is
@@ -87,14 +87,17 @@ class ToolCallParser:
             place, marker = min(found)
             self._format = FORMATS[marker]
             return self._seek_from(place, len(marker))
-        said, self._rest = _without_beginnings(self._rest)
-        return self._say(said) if said else None
+        said, rest = _without_beginnings(self._rest)
+        if not said or not (self._has_begun or said.strip()):
+            return None
+        self._rest = rest
+        return self._say(said)
 
     def _seek_from(self, place: int, length: int) -> Iterator[Delta]:
         said, self._rest = self._rest[:place], self._rest[place + length :]
         self._read, self._opening = "", self._format.marker
         self._go_on = self._seek
-        return self._say(said) if said.strip() else iter(())
+        return self._say(said) if said.strip() or (said and self._has_begun) else iter(())
 
     def _seek(self) -> Iterator[Delta] | None:
         """Read what stands between calls up to the next."""
@@ -162,7 +165,7 @@ class ToolCallParser:
 
     def _end_call(self) -> Iterator[Delta]:
         yield from self._arguments()
-        self._read, self._opening, self._scanner, self._is_told = "", "", None, False
+        self._read, self._opening, self._scanner, self._is_told, self._has_begun = "", "", None, False, False
         self._go_on = self._seek
 
     def _arguments(self) -> Iterator[Delta]:
@@ -197,7 +200,7 @@ class ToolCallParser:
 
     def _say(self, text: str) -> Iterator[Delta]:
         self._has_begun = True
-        if text.strip() or (text and not self.num_calls):
+        if text:
             yield Text(text)
 
 

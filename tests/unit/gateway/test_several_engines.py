@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import pytest
 from support.eventually import eventually
 from support.fake_triton import Asked, FakeTriton, FixedUpstream, Said, fake_triton, gateway_of, last
 from trierarch.builder.errors import ConfigError
+from trierarch.orchestrator.gateway.engine import FRESH_SECONDS
 from trierarch.orchestrator.gateway.source import Source, always_on
 from trierarch.orchestrator.gateway.upstream import Endpoints, Unavailable
 
@@ -157,3 +159,15 @@ def test_models_of_one_triton_have_names_of_their_own() -> None:
         asyncio.run(ask(("small", "small")))
     with pytest.raises(ConfigError, match="--served-name"):
         asyncio.run(ask(("small", "large"), ("gpt",)))
+
+
+def test_who_has_an_adapter_is_known_without_asking_the_others(two: Two) -> None:
+    two.get("/v1/models")
+    asked = two.a.num_described
+    two.a.description["adapters"] = []
+    time.sleep(FRESH_SECONDS)
+    assert two.complete("german").status_code == 200
+    assert two.a.num_described == asked, "it would be kept awake by it"
+    assert two.complete("late").status_code == 404
+    assert two.a.num_described == asked + 1
+    assert two.complete("french").status_code == 200, "of b alone by now"

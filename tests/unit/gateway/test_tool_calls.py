@@ -48,6 +48,7 @@ CASES: list[tuple[str, Told]] = [
         ("I add.\n", [("add", '{"a": "}"}'), ("weather", '{"b": [1, {}]}')]),
     ),
     ('<tool_call>{"name": "other", "arguments": {}}</tool_call> done', (" done", [("other", "{}")])),
+    ('<tool_call>{"name": "add", "arguments": {}}</tool_call>\n That is all.\n', ("\n That is all.\n", [("add", "{}")])),
     ('[TOOL_CALLS][{"name": "add", "arguments": {"a": 1}}, {"name": "add", "arguments": {}}]',
      ("", [("add", '{"a": 1}'), ("add", "{}")])),
     ('[TOOL_CALLS]add{"a": {"b": "\\"}"}}[TOOL_CALLS]weather[ARGS]{}',
