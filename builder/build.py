@@ -63,8 +63,8 @@ def build(config: BuildConfig, progress: Progress | None = None, measure: Evalua
     if config.target is Target.TENSORRT_LLM:
         if config.pooling is not None:
             raise ConfigError(
-                f"pooling is {config.pooling.value!r}, but target is 'tensorrt_llm', whose executor tells no states; leave it out, or "
-                "build for torch"
+                f"pooling is {config.pooling.value!r}, but target is 'tensorrt_llm', whose executor tells no states; leave it "
+                "out, or build for torch"
             )
         from trierarch.builder.tensorrt_llm.build import build as build_for_tensorrt_llm
 

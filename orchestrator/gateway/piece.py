@@ -44,7 +44,7 @@ class Piece:
 
 
 def read_pieces(response: Any) -> Sequence[Piece]:
-    """The pieces in a ModelInferResponse: one; of a beam search one of each beam; none where it only says that it is the last."""
+    """The pieces in a ModelInferResponse: one, or one of each beam; none where it only says that it is the last."""
     contents = response.raw_output_contents
     if not contents:
         return ()

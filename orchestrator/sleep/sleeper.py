@@ -67,7 +67,7 @@ class Sleeper:
 
     @asynccontextmanager
     async def lease(self, patience: float | None = None) -> AsyncIterator[Endpoints]:
-        """As Upstream has it; `patience`: seconds to wait in place of the usual ones. Who leaves by an exception was not answered."""
+        """As Upstream has it; `patience`: seconds to wait in place of the usual. Who leaves by an exception was not answered."""
         lease = await self._admission(patience)
         is_answered = False
         try:

@@ -87,7 +87,7 @@ class Drawing(Generic[A]):
         return told
 
     def _told(self, output: SequenceOutput, item: ScheduledSequence, hidden: A) -> SequenceOutput:
-        """The output with log-probs, logits and states of the prompt, where asked: hidden (>= num_tokens, hidden), from its first."""
+        """The output with what is asked of the prompt: hidden (>= num_tokens, hidden), from its first."""
         sequence, sampling = item.sequence, item.sequence.request.sampling
         if sampling.return_embedding and self._pooler is not None:
             states = np.stack(self._sampler.rows(hidden[: item.num_tokens]))
