@@ -39,6 +39,7 @@ from trierarch.python_backend.executors.parallel.shard import Shard, shards
 from trierarch.python_backend.executors.parallel.sharded_adapter import shard_adapter
 from trierarch.python_backend.executors.parallel.sharded_adapters import ShardedAdapter
 from trierarch.python_backend.executors.parallel.step_wire import AdapterRef, StepWire
+from trierarch.python_backend.executors.pooling import open_pooler
 from trierarch.python_backend.executors.sampling.uniforms import Uniforms
 from trierarch.python_backend.executors.torch.device import prepare_cpu
 from trierarch.python_backend.executors.torch.sampler import TorchSampler
@@ -97,7 +98,9 @@ class ParallelRunner:
             raise
         self._crew.listen(lambda _: model.group.abort())
         self._sampler = TorchSampler(manifest.architecture.vocab_size, manifest.tokens.eos, devices[0], uniforms)
-        self._loaded: _Loaded | None = _Loaded(model, Drawing(self._logits, self._sampler))
+        self._loaded: _Loaded | None = _Loaded(
+            model, Drawing(self._logits, self._sampler, open_pooler(engine, manifest))
+        )
         logger.info("%s on %s, eagerly: %s", manifest.name, ", ".join(map(str, devices)), manifest.dtype)
 
     def watch(self, on_loss: Callable[[str], None]) -> None:

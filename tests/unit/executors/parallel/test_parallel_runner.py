@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -25,7 +26,7 @@ from support.stepping import Stepper
 from support.threaded_ranks import CPU, split
 from support.token_stream import TokenStream
 from trierarch.builder.errors import EngineError, ResourceError
-from trierarch.builder.manifest import MANIFEST_NAME, DrafterKind, EngineManifest, Speculation
+from trierarch.builder.manifest import MANIFEST_NAME, DrafterKind, EngineManifest, Pooling, Speculation
 from trierarch.python_backend.errors import ExecutorFailed
 from trierarch.python_backend.executors.executor import Executor
 from trierarch.python_backend.executors.factory import open_executor
@@ -36,19 +37,19 @@ from trierarch.python_backend.executors.parallel.runner import ParallelRunner
 from trierarch.python_backend.executors.runner import RunnerLost
 from trierarch.python_backend.executors.torch.runner import TorchRunner
 from trierarch.python_backend.request import FinishReason, Request, SamplingParams, TokenDelta
-from trierarch.python_backend.scheduling.plan import Plan, ScheduledSequence
+from trierarch.python_backend.scheduling.plan import Plan, ScheduledSequence, StepOutput
 
 PROMPTS = [[7], [3, 4, 5, 6, 7], list(range(2, 40))]
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of two ranks; it takes adapters, and guesses."""
+    """Of two ranks; it takes adapters, guesses, and makes embeddings."""
     folder = tmp_path_factory.mktemp("engine")
     architecture = tiny_architecture(qk_norm=True, qkv_bias=True)
     manifest = tiny_manifest(architecture, max_num_tokens=16)
     speculation = Speculation(drafters=(DrafterKind.PROMPT_LOOKUP,), max_draft_tokens=4)
-    manifest = manifest.model_copy(update={"speculation": speculation})
+    manifest = manifest.model_copy(update={"speculation": speculation, "pooling": Pooling.MEAN})
     write_engine(folder, manifest, random_weights(architecture))
     manifest = split(taking_adapters(manifest, folder, max_adapters=2), 2)
     (folder / MANIFEST_NAME).write_text(manifest.to_json())
@@ -97,6 +98,20 @@ def test_draws_what_one_process_draws(engine: Path, runner: ParallelRunner) -> N
         for temperature in (0.0, 0.9)
     ]
     assert drawn[:2] == drawn[2:]
+
+
+def test_embeddings_are_those_of_one_process(engine: Path, runner: ParallelRunner) -> None:
+    manifest = EngineManifest.load(engine)
+    pooled = []
+    for one in (TorchRunner(engine, whole(manifest), CPU), runner):
+        stepper = Stepper.open(manifest, one)
+        stepper.add([3, 4, 5, 6, 7], max_tokens=1, return_embedding=True)
+        plan = stepper.scheduler.schedule()
+        (output,) = one.run(plan).outputs.values()
+        pooled.append(output.pooled)
+        stepper.scheduler.update(plan, StepOutput({plan.scheduled[0].sequence.sequence_id: output}))
+    assert pooled[0] is not None
+    np.testing.assert_allclose(pooled[1], pooled[0], atol=1e-5)
 
 
 def test_a_plan_that_cannot_be_computed_concerns_nobody_else(engine: Path, runner: ParallelRunner) -> None:
