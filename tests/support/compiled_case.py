@@ -20,9 +20,11 @@ from trierarch.python_backend.executors.cpu.decoder import CompiledDecoder
 from trierarch.python_backend.executors.cpu.paged_batch import PagedBatch
 from trierarch.python_backend.executors.cpu.weights import Weight
 from trierarch.python_backend.executors.torch.adapter import TorchAdapter
+from trierarch.python_backend.executors.torch.attention import EagerAttention
 from trierarch.python_backend.executors.torch.attention_tile import BlockShape
 from trierarch.python_backend.executors.torch.input_batch import InputBatch
 from trierarch.python_backend.executors.torch.kv_arrays import KvArrays
+from trierarch.python_backend.executors.torch.looped_adapters import LoopedAdapters
 from trierarch.python_backend.executors.torch.model import Decoder
 from trierarch.python_backend.executors.torch.quantized_matrix import QuantizedMatrix
 from trierarch.python_backend.executors.torch.weights import TORCH_DTYPES
@@ -173,14 +175,14 @@ def eager_logits(case: Case, dtype: DType | None = None) -> torch.Tensor:
     computed = TORCH_DTYPES[dtype or case.dtype]
     weights = {name: plain(one, computed) if dtype or is_quantized(one) else one for name, one in case.weights.items()}
     kv = KvArrays(NUM_BLOCKS, architecture, case.kv_cache(dtype), CPU)
-    model = Decoder(architecture, weights, computed)
+    model = Decoder(architecture, weights, computed, LoopedAdapters())
     shape = BlockShape(BLOCK_SIZE, architecture.num_kv_heads, kv.padding_block)
     windows = {layer.window for layer in architecture.layers}
     activate(case, arranged_once(case, lambda one: TorchAdapter(architecture, in_dtype(one, dtype or case.dtype), CPU)))
     logits = []
     for plan in case.plans(None):
         for item in plan.scheduled:
-            batch = InputBatch.build(Plan((item,)), windows, shape, computed, CPU)
+            batch = InputBatch.build(Plan((item,)), windows, shape, computed, CPU, EagerAttention())
             hidden = model.hidden(batch, kv)
             logits.append(model.logits(hidden, [item.sequence.adapter] * len(hidden)))
     return torch.cat(logits)

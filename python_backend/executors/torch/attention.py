@@ -1,54 +1,79 @@
 """Paged attention: queries of a step against the keys and values that lie in their sequences' blocks.
 
-`attend` is the eager path: sequences of alike length share one padded gather and two batched matrix products.
-`attend_reference` says the same slowly and plainly, one sequence and one head at a time; tests hold the two together.
+`EagerAttention` batches: sequences of alike length share one padded gather and two batched matrix products; a kernel of
+ours takes its place on CUDA (kernels/). `attend_reference` says the same slowly and plainly, one sequence and one head at a time; tests hold the two together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 
-from trierarch.python_backend.executors.torch.attention_tile import AttentionTile
+from trierarch.python_backend.executors.torch.attention_backend import AttentionShape
+from trierarch.python_backend.executors.torch.attention_tile import AttentionTile, BlockShape, SequenceGroup
 from trierarch.python_backend.executors.torch.kv_arrays import LayerKv
 
 
-class Attention:
-    """One layer's attention, without its projections."""
+class EagerAttention:
+    """By torch's own operators, on any device. Implements AttentionBackend."""
 
-    def __init__(self, num_kv_heads: int, scale: float, softcap: float | None) -> None:
-        self._num_kv_heads = num_kv_heads
-        self._scale = scale
-        self._softcap = softcap
+    label = "torch's operators"
 
-    def __call__(self, queries: torch.Tensor, kv: LayerKv, tiles: Sequence[AttentionTile]) -> torch.Tensor:
-        """queries: (num_tokens, num_heads, head_dim) → (num_tokens, num_heads * head_dim)."""
+    def of_step(
+        self,
+        groups: Sequence[SequenceGroup],
+        windows: Collection[int | None],
+        shape: BlockShape,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> Mapping[int | None, TiledAttention]:
+        """See AttentionBackend.of_step."""
+        return {
+            window: TiledAttention(
+                tuple(tile for group in groups for tile in group.tiles(window, shape, dtype, device))
+            )
+            for window in windows
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class TiledAttention:
+    """Implements StepAttention."""
+
+    tiles: tuple[AttentionTile, ...]
+    """Those that cover all tokens."""
+
+    def __call__(self, queries: torch.Tensor, kv: LayerKv, shape: AttentionShape) -> torch.Tensor:
+        """See StepAttention."""
         num_tokens, num_heads, head_dim = queries.shape
         result = queries.new_empty(num_tokens, num_heads * head_dim)
-        for tile in tiles:
-            grouped = (tile.num_sequences, tile.num_queries, self._num_kv_heads, -1, head_dim)
+        for tile in self.tiles:
+            grouped = (tile.num_sequences, tile.num_queries, shape.num_kv_heads, -1, head_dim)
             mine = queries[tile.rows].view(grouped)[:, tile.queries]
-            result[tile.rows].view(grouped)[:, tile.queries] = self._attend(mine, kv, tile)
+            result[tile.rows].view(grouped)[:, tile.queries] = _attend(mine, kv, tile, shape)
         return result
 
-    def _attend(self, queries: torch.Tensor, kv: LayerKv, tile: AttentionTile) -> torch.Tensor:
-        """queries: (n, t, num_kv_heads, group, head_dim), and so the result."""
-        n, t, heads, group, head_dim = queries.shape
-        keys, values = kv.gather(tile.kv_tiles, queries.dtype)  # (n, heads, length, head_dim)
-        keys, values = keys.flatten(0, 1), values.flatten(0, 1)
-        # The heads of a group read the same keys: they are rows of one product.
-        rows = queries.permute(0, 2, 3, 1, 4).reshape(n * heads, group * t, head_dim)
-        scores = torch.bmm(rows, keys.transpose(1, 2)).view(n, heads, group, t, -1)
-        probabilities = self._masked(scores, tile.mask).softmax(-1)
-        mixed = torch.bmm(probabilities.view(n * heads, group * t, -1), values)
-        return mixed.view(n, heads, group, t, head_dim).permute(0, 3, 1, 2, 4)
 
-    def _masked(self, scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        if self._softcap is None:
-            return torch.add(mask, scores, alpha=self._scale)
-        capped = (scores.float() * (self._scale / self._softcap)).tanh_()
-        return torch.add(mask, capped, alpha=self._softcap).to(scores.dtype)
+def _attend(queries: torch.Tensor, kv: LayerKv, tile: AttentionTile, shape: AttentionShape) -> torch.Tensor:
+    """queries: (n, t, num_kv_heads, group, head_dim), and so the result."""
+    n, t, heads, group, head_dim = queries.shape
+    keys, values = kv.gather(tile.kv_tiles, queries.dtype)  # (n, heads, length, head_dim)
+    keys, values = keys.flatten(0, 1), values.flatten(0, 1)
+    # The heads of a group read the same keys: they are rows of one product.
+    rows = queries.permute(0, 2, 3, 1, 4).reshape(n * heads, group * t, head_dim)
+    scores = torch.bmm(rows, keys.transpose(1, 2)).view(n, heads, group, t, -1)
+    probabilities = _masked(scores, tile.mask, shape).softmax(-1)
+    mixed = torch.bmm(probabilities.view(n * heads, group * t, -1), values)
+    return mixed.view(n, heads, group, t, head_dim).permute(0, 3, 1, 2, 4)
+
+
+def _masked(scores: torch.Tensor, mask: torch.Tensor, shape: AttentionShape) -> torch.Tensor:
+    if shape.softcap is None:
+        return torch.add(mask, scores, alpha=shape.scale)
+    capped = (scores.float() * (shape.scale / shape.softcap)).tanh_()
+    return torch.add(mask, capped, alpha=shape.softcap).to(scores.dtype)
 
 
 def attend_reference(

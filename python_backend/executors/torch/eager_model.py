@@ -1,4 +1,4 @@
-"""EagerModel: the decoder by torch's own operators, on any device; slow and obvious."""
+"""EagerModel: the decoder operator by operator, on any device; which operators, `Operators` says."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from trierarch.python_backend.executors.torch.attention_tile import BlockShape
 from trierarch.python_backend.executors.torch.input_batch import InputBatch
 from trierarch.python_backend.executors.torch.kv_arrays import KvArrays
 from trierarch.python_backend.executors.torch.model import Decoder
+from trierarch.python_backend.executors.torch.operators import Operators
 from trierarch.python_backend.executors.torch.parts import Parts
 from trierarch.python_backend.executors.torch.weights import TORCH_DTYPES, Weights
 from trierarch.python_backend.scheduling.plan import Plan
@@ -29,21 +30,26 @@ class EagerModel:
         weights: Weights,
         device: torch.device,
         taps: tuple[int, ...] = (),
+        operators: Operators | None = None,
         parts: Parts | None = None,
     ) -> None:
-        """weights: as `load_weights` maps them. taps: as `Head.taps`, of the head that reads along. parts: see Decoder."""
+        """weights: as `load_weights` maps them. taps: as `Head.taps`, of the head that reads along.
+
+        operators: None takes the best for the device. parts: see Decoder.
+        """
+        self.operators = Operators.best(manifest, device) if operators is None else operators
         self._architecture = manifest.architecture
         self._block_size = manifest.kv_cache.block_size
         self._windows = frozenset(layer.window for layer in manifest.architecture.layers)
         self._dtype = TORCH_DTYPES[manifest.dtype]
         self._device = device
         self._taps = taps
-        self._decoder = Decoder(manifest.architecture, weights, self._dtype, parts)
+        self._decoder = Decoder(manifest.architecture, weights, self._dtype, self.operators.adapters, parts)
 
     def compute(self, plan: Plan, kv: KvArrays) -> StepRows[torch.Tensor]:
         """Run the layers over the plan's tokens, drafts included, storing their keys and values."""
         shape = BlockShape(self._block_size, self._architecture.num_kv_heads, kv.padding_block)
-        batch = InputBatch.build(plan, self._windows, shape, self._dtype, self._device)
+        batch = InputBatch.build(plan, self._windows, shape, self._dtype, self._device, self.operators.attention)
         if len(batch.fresh_blocks):
             kv.clear(batch.fresh_blocks)
         *tapped, hidden = self._decoder.hidden_after(batch, kv, (*self._taps, self._architecture.num_layers))

@@ -18,6 +18,7 @@ from trierarch.python_backend.executors.torch.embedding import Embedding
 from trierarch.python_backend.executors.torch.input_batch import InputBatch
 from trierarch.python_backend.executors.torch.kv_arrays import KvArrays
 from trierarch.python_backend.executors.torch.model import DecoderLayer
+from trierarch.python_backend.executors.torch.operators import Operators
 from trierarch.python_backend.executors.torch.scope import Scope
 from trierarch.python_backend.executors.torch.weights import TORCH_DTYPES, load_weights
 from trierarch.python_backend.scheduling.plan import Plan, ScheduledSequence
@@ -43,6 +44,7 @@ class TorchHead:
         self._device = device
         self._dtype = TORCH_DTYPES[manifest.dtype]
         self._window = architecture.layers[0].window
+        self._attention = Operators.best(manifest, device).attention
         self._embed = Embedding(weights["embed.weight"], architecture.embedding_scale, self._dtype)
         self._fc = own.linear("fc")
         self._hidden_norm = own.norm("hidden_norm", architecture)
@@ -69,7 +71,9 @@ class TorchHead:
     @torch.inference_mode()
     def run(self, items: Rows[ScheduledSequence], hidden: torch.Tensor) -> list[torch.Tensor]:
         """See HeadModel.run."""
-        batch = InputBatch.build(Plan(tuple(items)), (self._window,), self._shape, self._dtype, self._device)
+        batch = InputBatch.build(
+            Plan(tuple(items)), (self._window,), self._shape, self._dtype, self._device, self._attention
+        )
         if len(batch.fresh_blocks):
             self._kv.clear(batch.fresh_blocks)
         output = self._outputs(batch, hidden[self._order(items, batch)])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from trierarch.python_backend.executors.torch.attention_tile import AttentionTile, BlockShape, Ints, SequenceGroup
+from trierarch.python_backend.executors.torch.attention_backend import AttentionBackend, StepAttention
+from trierarch.python_backend.executors.torch.attention_tile import BlockShape, Ints, SequenceGroup
 from trierarch.python_backend.scheduling.plan import Plan, ScheduledSequence
 
 _SHORT_CONTEXT_BITS = 3
@@ -27,8 +28,8 @@ class InputBatch:
     positions: torch.Tensor  # (num_tokens) int64
     kv_rows: torch.Tensor  # (num_tokens * num_kv_heads) int64: where LayerKv.write puts each token's heads
     fresh_blocks: torch.Tensor  # (n) int64: blocks whose first slot is written
-    attention: dict[int | None, tuple[AttentionTile, ...]]
-    """A layer's window -> the tiles that cover all tokens."""
+    attention: Mapping[int | None, StepAttention]
+    """A layer's window -> its attention."""
 
     @property
     def num_tokens(self) -> int:
@@ -43,8 +44,9 @@ class InputBatch:
         shape: BlockShape,
         dtype: torch.dtype,
         device: torch.device,
+        attention: AttentionBackend,
     ) -> InputBatch:
-        """Flatten `plan` for a model whose layers have these `windows`; masks are of `dtype`."""
+        """Flatten `plan` for a model whose layers have these `windows`, with activations of `dtype`."""
         items: list[ScheduledSequence] = []
         groups: list[SequenceGroup] = []
         num_tokens = 0
@@ -66,10 +68,7 @@ class InputBatch:
             positions=torch.from_numpy(positions).to(device),
             kv_rows=torch.from_numpy(kv_rows.ravel()).to(device),
             fresh_blocks=torch.from_numpy(blocks[offsets == 0]).to(device),
-            attention={
-                window: tuple(tile for group in groups for tile in group.tiles(window, shape, dtype, device))
-                for window in set(windows)
-            },
+            attention=attention.of_step(groups, frozenset(windows), shape, dtype, device),
         )
 
 

@@ -37,6 +37,7 @@ class LayerKv:
 
     def __init__(self, array: torch.Tensor, scales: torch.Tensor | None) -> None:
         """array: (2, num_blocks + 1, num_kv_heads, block_size, head_dim); scales: the same without head_dim."""
+        self.array, self.scales = array, scales
         self._keys = KvRows(array[0], None if scales is None else scales[0])
         self._values = KvRows(array[1], None if scales is None else scales[1])
 

@@ -9,8 +9,8 @@ import torch
 from trierarch.builder.manifest import Architecture, Layer
 from trierarch.python_backend.adapters.active_adapter import ActiveAdapter
 from trierarch.python_backend.executors.torch.adaptable_linear import AdaptableLinear
-from trierarch.python_backend.executors.torch.adapted_rows import AdaptedRows
-from trierarch.python_backend.executors.torch.attention import Attention
+from trierarch.python_backend.executors.torch.adapted_rows import AdaptedRows, AdapterBackend, rows_of, rows_of_step
+from trierarch.python_backend.executors.torch.attention_backend import AttentionShape
 from trierarch.python_backend.executors.torch.embedding import Embedding
 from trierarch.python_backend.executors.torch.input_batch import InputBatch
 from trierarch.python_backend.executors.torch.kv_arrays import KvArrays, LayerKv
@@ -30,11 +30,20 @@ class Decoder:
     """Token ids → hidden states → logits. Reads and writes the KV arrays; holds no state of a sequence."""
 
     def __init__(
-        self, architecture: Architecture, weights: Weights, dtype: torch.dtype, parts: Parts | None = None
+        self,
+        architecture: Architecture,
+        weights: Weights,
+        dtype: torch.dtype,
+        adapters: AdapterBackend,
+        parts: Parts | None = None,
     ) -> None:
-        """weights: as `load_weights` returns them. dtype: of activations. parts: the others, where it is one of several."""
-        self._architecture = architecture
+        """weights: as `load_weights` returns them. dtype: of activations. adapters: who computes them.
+
+        parts: the others, where it is one of several.
+        """
         parts = parts or Whole()
+        self._architecture = architecture
+        self._adapters = adapters
         outer = Scope(weights, "")
         self._embed: Embed = parts.receive
         if "embed.weight" in weights:
@@ -53,7 +62,7 @@ class Decoder:
 
     def hidden_after(self, batch: InputBatch, kv: KvArrays, counts: Sequence[int]) -> list[torch.Tensor]:
         """The same, and what `hidden` would return after so many layers each. All layers run."""
-        adapted = AdaptedRows.of_step(batch.items, batch.first_rows)
+        adapted = self._adapters.adapt(rows_of_step(batch.items, batch.first_rows))
         x = self._embed(batch.token_ids, adapted)
         rotations = [rope(batch.positions, x.dtype) for rope in self._ropes]
         states = {}
@@ -68,7 +77,7 @@ class Decoder:
 
         adapters: of each row; none at all is the base model.
         """
-        logits = self._lm_head(self._norm(hidden), AdaptedRows.of_rows(adapters)).float()
+        logits = self._lm_head(self._norm(hidden), self._adapters.adapt(rows_of(adapters))).float()
         cap = self._architecture.logit_softcap
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
@@ -83,7 +92,7 @@ class DecoderLayer:
         self.attn_norm = scope.norm("attn_norm", architecture)
         self._qkv = scope.linear("qkv")
         self._qk_norm = _qk_norm(architecture, scope) if architecture.qk_norm else None
-        self._attention = Attention(
+        self._attention = AttentionShape(
             architecture.num_kv_heads, architecture.attention_scale, architecture.attention_softcap
         )
         self._o = scope.linear("o")
@@ -135,7 +144,7 @@ class DecoderLayer:
             queries_keys = rotations[self._layer.rope](queries_keys)
         queries, keys = queries_keys.split_with_sizes((self._num_heads, self._num_kv_heads), 1)
         kv.write(batch.kv_rows, keys, values)
-        return self._o(self._attention(queries, kv, batch.attention[self._layer.window]), adapted)
+        return self._o(batch.attention[self._layer.window](queries, kv, self._attention), adapted)
 
 
 def _qk_norm(architecture: Architecture, scope: Scope) -> RmsNorm:

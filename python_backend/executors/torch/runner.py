@@ -1,4 +1,4 @@
-"""TorchRunner: plan → tensors → model → drawn tokens, by torch's own operators, on the CPU or a CUDA device."""
+"""TorchRunner: plan → tensors → model → drawn tokens, by torch's operators and kernels of ours, on the CPU or a CUDA device."""
 
 from __future__ import annotations
 
@@ -72,6 +72,7 @@ class TorchRunner:
             model, kv, Drawing(model.logits, self._sampler, open_pooler(engine, manifest))
         )
         logger.info("%s on %s, eagerly: %d threads, %s", manifest.name, device, torch.get_num_threads(), manifest.dtype)
+        logger.info("%s: %s", manifest.name, model.operators)
 
     @torch.inference_mode()
     def arrange(self, tensors: AdapterTensors) -> Arranged:

@@ -30,9 +30,11 @@ from trierarch.python_backend.executors.cpu import kv_arrays as cpu_kv_arrays
 from trierarch.python_backend.executors.cpu.abi import open_library
 from trierarch.python_backend.executors.cpu.decoder import CompiledDecoder
 from trierarch.python_backend.executors.cpu.paged_batch import PagedBatch
+from trierarch.python_backend.executors.torch.attention import EagerAttention
 from trierarch.python_backend.executors.torch.attention_tile import BlockShape
 from trierarch.python_backend.executors.torch.input_batch import InputBatch
 from trierarch.python_backend.executors.torch.kv_arrays import KvArrays
+from trierarch.python_backend.executors.torch.looped_adapters import LoopedAdapters
 from trierarch.python_backend.executors.torch.model import Decoder
 from trierarch.python_backend.scheduling.plan import Plan
 
@@ -58,13 +60,16 @@ def test_hidden_states_are_tapped_between_layers(library: ctypes.CDLL, dtype: DT
     first, last = np.split(tapped, len(taps), axis=1)
     assert np.array_equal(last, hidden)
     eager = Decoder(
-        architecture, {name: plain(one, torch.float32) for name, one in case.weights.items()}, torch.float32
+        architecture,
+        {name: plain(one, torch.float32) for name, one in case.weights.items()},
+        torch.float32,
+        LoopedAdapters(),
     )
     eager_kv = KvArrays(NUM_BLOCKS, architecture, case.kv_cache(DType.FLOAT32), CPU)
     shape = BlockShape(BLOCK_SIZE, architecture.num_kv_heads, eager_kv.padding_block)
     windows = {layer.window for layer in architecture.layers}
     for item, first_row in zip(batch.items, batch.first_rows, strict=True):
-        eager_batch = InputBatch.build(Plan((item,)), windows, shape, torch.float32, CPU)
+        eager_batch = InputBatch.build(Plan((item,)), windows, shape, torch.float32, CPU, EagerAttention())
         (expected,) = eager.hidden_after(eager_batch, eager_kv, (1,))
         found = torch.from_numpy(first[first_row : first_row + item.num_tokens])
         assert relative_errors(found, expected).max() < (1e-4 if dtype is DType.FLOAT32 else 0.05)

@@ -1,0 +1,69 @@
+"""Rows of adapters of many ranks in one launch, against adapter after adapter."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from support.grouped_adapters import (
+    adapted_manifest,
+    adapters,
+    check_embeddings,
+    check_linears,
+    owned_rows,
+)
+from trierarch.builder.manifest import DType, EngineManifest
+from trierarch.python_backend.executors.torch.kernels import grouped_adapters
+from trierarch.python_backend.executors.torch.kernels.grouped_adapters import GroupedAdapters
+from trierarch.python_backend.executors.torch.looped_adapters import LoopedAdapters
+
+CPU = torch.device("cpu")
+
+
+def grouped(manifest: EngineManifest) -> GroupedAdapters:
+    assert manifest.lora is not None
+    return GroupedAdapters(manifest.architecture, manifest.lora, CPU)
+
+
+@given(seed=st.integers(0, 1000), order=st.permutations(range(4)), count=st.integers(1, 4))
+@settings(max_examples=3, deadline=None)
+def test_equals_adapter_after_adapter(seed: int, order: list[int], count: int) -> None:
+    manifest = adapted_manifest()
+    members = adapters(manifest, CPU)
+    owned = owned_rows([members[number] for number in order[:count]], seed)
+    if owned:
+        backend = grouped(manifest)
+        check_linears(manifest, backend, LoopedAdapters(), owned, 1e-5)
+        check_embeddings(manifest, backend, LoopedAdapters(), owned, 1e-5)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(DType.BFLOAT16, 0.05), (DType.FLOAT16, 0.006)])
+def test_half_precision_is_near_the_reference(dtype: DType, tolerance: float) -> None:
+    manifest = adapted_manifest(dtype)
+    owned = owned_rows(adapters(manifest, CPU), seed=1)
+    check_linears(manifest, grouped(manifest), LoopedAdapters(), owned, tolerance)
+    check_embeddings(manifest, grouped(manifest), LoopedAdapters(), owned, tolerance)
+
+
+def test_a_slot_gets_another_adapter_between_steps() -> None:
+    """And one that its table was not made for, as a draft model's may."""
+    manifest = adapted_manifest()
+    backend, members = grouped(manifest), adapters(manifest, CPU)
+    for order in ((0, 1), (1, 0), (3, 2)):
+        owned = owned_rows([members[number] for number in order], seed=2)
+        check_linears(manifest, backend, LoopedAdapters(), owned, 1e-5)
+    beyond = [type(one)(one.numbers, one.slot + 6, one.owner) for one in owned]
+    check_linears(manifest, backend, LoopedAdapters(), beyond, 1e-5)
+
+
+def test_long_inputs_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grouped_adapters, "_INPUTS_PER_SPLIT", 16)  # one share is a block of 64, some are empty
+    manifest = adapted_manifest(hidden_size=136)
+    owned = owned_rows(adapters(manifest, CPU), seed=3)
+    check_linears(manifest, grouped(manifest), LoopedAdapters(), owned, 1e-5)
+
+
+def test_steps_of_the_base_model_launch_nothing() -> None:
+    assert grouped(adapted_manifest()).adapt([]) is None

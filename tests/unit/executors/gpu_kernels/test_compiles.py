@@ -1,0 +1,112 @@
+"""Every kernel compiles for the GPUs it is for, as it is launched, and fits their shared memory. No GPU is needed."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from support.kernel_compiler import Launches
+from support.packed_adapters import random_packed, taking_adapters
+from support.ragged_attention import RaggedCase
+from support.random_engine import tiny_architecture, tiny_manifest
+from trierarch.builder.manifest import DType, Layer
+from trierarch.python_backend.executors.torch.adapted_rows import OwnedRows
+from trierarch.python_backend.executors.torch.adapter import TorchAdapter
+from trierarch.python_backend.executors.torch.attention_backend import AttentionShape
+from trierarch.python_backend.executors.torch.attention_tile import BlockShape
+from trierarch.python_backend.executors.torch.input_batch import InputBatch
+from trierarch.python_backend.executors.torch.kv_arrays import LayerKv
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton's language is not installed")
+
+CPU = torch.device("cpu")
+SHARED_MEMORY = {80: 163 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10}
+"""Compute capability -> bytes that a block may have (CUDA C++ Programming Guide, "Technical Specifications per Compute
+Capability")."""
+
+
+@dataclass(frozen=True)
+class Heads:
+    """What a kernel is compiled anew for."""
+
+    dtype: torch.dtype
+    kv_dtype: torch.dtype
+    head_dim: int
+    group: int
+    max_length: int
+    window: int | None = None
+    softcap: float | None = None
+    num_processors: int = 1
+
+
+ATTENTIONS = {
+    "decoding, shared out": Heads(torch.bfloat16, torch.bfloat16, 128, 4, 4, num_processors=132),
+    "prompts": Heads(torch.bfloat16, torch.bfloat16, 128, 4, 60),
+    "gemma": Heads(torch.bfloat16, torch.bfloat16, 256, 2, 60, window=9, softcap=50.0),
+    "odd heads, int8": Heads(torch.float16, torch.int8, 80, 1, 60),
+    "float32": Heads(torch.float32, torch.float32, 128, 8, 60),
+    "fp8": Heads(torch.bfloat16, torch.float8_e4m3fn, 128, 8, 60),
+}
+
+
+@pytest.mark.parametrize("capability", [80, 89, 90, 100])
+@pytest.mark.parametrize("heads", ATTENTIONS.values(), ids=ATTENTIONS)
+def test_attention(heads: Heads, capability: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trierarch.python_backend.executors.torch.kernels import paged_attention
+    from trierarch.python_backend.executors.torch.kernels.ragged_attention import RaggedAttention
+
+    if heads.kv_dtype is torch.float8_e4m3fn and capability < 89:
+        pytest.skip("older than E4M3")
+    launches = Launches().record(paged_attention, ("attend", "merge"), monkeypatch)
+    case = RaggedCase(0, group=heads.group, head_dim=heads.head_dim, block_size=16, max_length=heads.max_length)
+    backend = RaggedAttention(heads.group, heads.num_processors, min_keys_per_split=1)
+    batch = InputBatch.build(case.plan(), {heads.window}, BlockShape(16, 2, 0), heads.dtype, CPU, backend)
+    array = torch.empty((2, case.num_blocks, 2, 16, heads.head_dim), dtype=heads.kv_dtype)
+    layer = LayerKv(array, torch.empty(array.shape[:-1]) if heads.kv_dtype.itemsize == 1 else None)
+    queries = torch.empty((batch.num_tokens, case.num_heads, heads.head_dim), dtype=heads.dtype)
+    batch.attention[heads.window](queries, layer, AttentionShape(2, 0.1, heads.softcap))
+    assert len(launches) == (1 if heads.num_processors == 1 else 2)
+    check(launches, capability)
+
+
+@pytest.mark.parametrize("capability", [80, 90, 100])
+@pytest.mark.parametrize("dtype, num_rows", [(DType.BFLOAT16, 1), (DType.BFLOAT16, 200), (DType.FLOAT16, 20)])
+def test_adapters(dtype: DType, num_rows: int, capability: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    launches = adapter_launches(dtype, num_rows, monkeypatch)
+    assert {launch.kernel.__name__ for launch in launches} == {"embed", "shrink", "expand", "replace"}
+    check(launches, capability)
+
+
+def test_adapters_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    check(adapter_launches(DType.FLOAT32, 1, monkeypatch), 80)
+
+
+def adapter_launches(dtype: DType, num_rows: int, monkeypatch: pytest.MonkeyPatch) -> Launches:
+    """Of a step whose rows all have one adapter."""
+    from trierarch.python_backend.executors.torch.kernels import grouped_lora
+    from trierarch.python_backend.executors.torch.kernels.grouped_adapters import GroupedAdapters
+
+    launches = Launches().record(grouped_lora, ("embed", "shrink", "expand", "replace"), monkeypatch)
+    architecture = tiny_architecture(hidden_size=4096, layers=(Layer(),), qkv_bias=True)
+    manifest = taking_adapters(tiny_manifest(architecture, dtype), max_rank=64)
+    assert manifest.lora is not None
+    member = TorchAdapter(architecture, random_packed(manifest, pieces=("q",)), CPU)
+    backend = GroupedAdapters(architecture, manifest.lora, CPU)
+    rows = backend.adapt([OwnedRows(tuple(range(num_rows)), 1, member)])
+    assert rows is not None
+    x = torch.empty((num_rows, 4096), dtype=member.pieces["layers.0.qkv"][0].a.dtype)
+    rows.embed(torch.zeros(num_rows, dtype=torch.int64), x, 1.5)
+    rows.add("layers.0.qkv", x, x.new_empty((num_rows, 64)), x.new_empty(64))
+    rows.add("lm_head", x, x.new_empty((num_rows, 50)), None)
+    return launches
+
+
+def check(launches: Launches, capability: int) -> None:
+    """All compile and fit."""
+    for launch in launches:
+        compiled = launch.compile(capability)
+        assert "cubin" in compiled.asm, launch.kernel.__name__
+        assert compiled.metadata.shared <= SHARED_MEMORY[capability], launch.kernel.__name__
