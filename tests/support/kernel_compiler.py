@@ -39,11 +39,11 @@ class Launch:
         attributes: dict[tuple[int], list[list[Any]]] = {}
         for parameter in self.kernel.params:
             name, value = parameter.name, self.arguments[parameter.name]
-            if parameter.is_constexpr or value is None or (type(value) is int and value == 1):
+            is_special = not parameter.do_not_specialize
+            if parameter.is_constexpr or value is None or (is_special and type(value) is int and value == 1):
                 signature[name], constants[name] = "constexpr", value
                 continue
-            is_aligned = isinstance(value, torch.Tensor) or (isinstance(value, int) and value % 16 == 0)
-            if is_aligned:
+            if isinstance(value, torch.Tensor) or (is_special and isinstance(value, int) and value % 16 == 0):
                 attributes[(parameter.num,)] = [["tt.divisibility", 16]]
             if isinstance(value, torch.Tensor):
                 signature[name] = _POINTERS[value.dtype]

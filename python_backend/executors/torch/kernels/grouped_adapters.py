@@ -80,6 +80,7 @@ class GroupedRows:
         """See AdaptedRows.add."""
         matrix = self.table.matrices.get(name)
         if matrix is not None:
+            assert y.stride(1) == 1
             x = x if x.stride(1) == 1 else x.contiguous()
             if name == "lm_head":
                 self._replace(x, y, bias)

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["entry"])
 def shrink(
     h: tl.tensor,
     x: tl.tensor,
@@ -60,11 +60,11 @@ def shrink(
             a + r[:, None] * num_inputs + k[None, :], mask=(r < rank)[:, None] & (k < end)[None, :], other=0.0
         )
         sums += tl.dot(its_x, tl.trans(its_a), input_precision="ieee")
-    part = (tile * num_pieces + piece) * SPLITS + split
+    part = ((tile * num_pieces + piece) * SPLITS + split).to(tl.int64)
     tl.store(h + (part * BLOCK_M + m)[:, None] * MAX_RANK + r[None, :], sums)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["entry"])
 def expand(
     y: tl.tensor,
     h: tl.tensor,
@@ -104,7 +104,7 @@ def expand(
         is_rank = r < rank
         its_h = tl.zeros([BLOCK_M, BLOCK_R], tl.float32)
         for split in range(SPLITS):
-            part = (tile * num_pieces + piece) * SPLITS + split
+            part = ((tile * num_pieces + piece) * SPLITS + split).to(tl.int64)
             shares = h + (part * BLOCK_M + m)[:, None] * MAX_RANK + r[None, :]
             its_h += tl.load(shares, mask=is_rank[None, :], other=0.0)
         its_b = tl.load(

@@ -82,7 +82,6 @@ def paged_attention(
         "GROUP": num_heads // shape.num_kv_heads,
         "BLOCK_M": tile_rows,
         "BLOCK_D": block_d,
-        "SPLITS": num_splits,
     }
     attend[(num_tiles, shape.num_kv_heads, num_splits)](
         result,
@@ -105,12 +104,15 @@ def paged_attention(
         HAS_SOFTCAP=shape.softcap is not None,
         HAS_WINDOW=window is not None,
         HAS_SCALES=kv.scales is not None,
+        IS_SPLIT=num_splits > 1,
         BLOCK_N=keys_per_turn(queries.dtype, block_d),
         **sizes,
         **_OPTIONS,
     )
     if num_splits > 1:
-        merge[(num_tiles, shape.num_kv_heads)](result, found, batch.sequences, batch.tiles, **sizes, **_OPTIONS)
+        merge[(num_tiles, shape.num_kv_heads)](
+            result, found, batch.sequences, batch.tiles, num_splits, **sizes, **_OPTIONS
+        )
     return result
 
 
@@ -146,7 +148,7 @@ def attend(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
-    SPLITS: tl.constexpr,
+    IS_SPLIT: tl.constexpr,
 ) -> None:
     """One tile, one KV head, one share of the keys. Arrays as `paged_attention` has them; without splits the result."""
     tile, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -172,8 +174,8 @@ def attend(
 
     end = start + tl.minimum(first_query + BLOCK_M // GROUP, num_queries)
     begin = tl.maximum(start + first_query + 1 - window, 0) if HAS_WINDOW else 0
-    if SPLITS > 1:
-        share = tl.cdiv(end - begin, SPLITS * BLOCK_N) * BLOCK_N
+    if IS_SPLIT:
+        share = tl.cdiv(end - begin, tl.num_programs(2) * BLOCK_N) * BLOCK_N
         begin += split * share
         end = tl.minimum(begin + share, end)
 
@@ -215,7 +217,7 @@ def attend(
         mixed = mixed * fading[:, None] + tl.dot(weights.to(q.dtype), v.to(q.dtype), input_precision="ieee")
         highest = higher
 
-    if SPLITS == 1:
+    if not IS_SPLIT:
         total = tl.where(is_query, total, 1.0)
         place = (row[:, None] * num_kv_heads * GROUP + head[:, None]) * HEAD_DIM + d[None, :]
         tl.store(result + place, (mixed / total[:, None]).to(q.dtype), mask=is_element)
@@ -233,13 +235,13 @@ def merge(
     found: tl.tensor,
     sequences: tl.tensor,
     tiles: tl.tensor,
+    num_splits: tl.tensor,
     HEAD_DIM: tl.constexpr,
     GROUP: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
-    SPLITS: tl.constexpr,
 ) -> None:
-    """What the splits of a tile found, made one. found: (splits, tiles, KV heads, BLOCK_M, BLOCK_D + 2)."""
+    """What the splits of a tile found, made one. found: (num_splits, tiles, KV heads, BLOCK_M, BLOCK_D + 2)."""
     tile, kv_head = tl.program_id(0), tl.program_id(1)
     num_kv_heads = tl.num_programs(1)
     sequence = tl.load(tiles + 2 * tile)
@@ -253,7 +255,7 @@ def merge(
     highest = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     mixed = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    for split in range(SPLITS):
+    for split in range(num_splits):
         part = (split * tl.num_programs(0) + tile) * num_kv_heads + kv_head
         place = (part.to(tl.int64) * BLOCK_M + m) * (BLOCK_D + 2)
         its_highest = tl.load(found + place + BLOCK_D)
