@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -50,10 +50,11 @@ def check_linears(
     reference: AdapterBackend,
     owned: list[OwnedRows],
     tolerance: float,
+    matrices: Iterable[str] = STACKED,
 ) -> None:
-    """Every matrix of a layer and lm_head, with bias and without; the base model's rows are poisoned, and stay so."""
+    """Matrices of a layer and lm_head, with bias and without; the base model's rows are poisoned, and stay so."""
     device, dtype = owned[0].owner.device, TORCH_DTYPES[manifest.dtype]
-    for number, stacked in enumerate(STACKED):
+    for number, stacked in enumerate(matrices):
         generator = torch.Generator().manual_seed(number)
         name = stacked if stacked == "lm_head" else f"layers.1.{stacked}"
         shapes = [piece_shape(manifest.architecture, piece) for piece in STACKED[stacked]]
