@@ -25,8 +25,10 @@ from trierarch.python_backend.executors.torch.kv_arrays import LayerKv
 SMALL_TILE: Final = 16
 """Rows of a tile: a tensor core multiplies no fewer."""
 LARGE_TILE: Final = 64
-_OPTIONS: Final = {"num_warps": 4, "num_stages": 2, "enable_fp_fusion": True}
-"""Of the compiler. None was chosen by a measurement yet."""
+_OPTIONS: Final = {"num_stages": 2, "enable_fp_fusion": True}
+"""Of the compiler; as warps, chosen so that registers suffice, and by no measurement yet."""
+_MAX_OF_FOUR_WARPS: Final = 2**13
+"""Sums of a tile, in float32."""
 MAX_HEAD_DIM: Final = 256
 """Of larger heads the keys and values of a turn do not fit into shared memory."""
 
@@ -82,6 +84,7 @@ def paged_attention(
         "GROUP": num_heads // shape.num_kv_heads,
         "BLOCK_M": tile_rows,
         "BLOCK_D": block_d,
+        "num_warps": 4 if tile_rows * block_d < _MAX_OF_FOUR_WARPS else 8,
     }
     attend[(num_tiles, shape.num_kv_heads, num_splits)](
         result,

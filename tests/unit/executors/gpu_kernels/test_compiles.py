@@ -23,7 +23,7 @@ from trierarch.python_backend.executors.torch.kv_arrays import LayerKv
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton's language is not installed")
 
 CPU = torch.device("cpu")
-SHARED_MEMORY = {80: 99 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10}
+SHARED_MEMORY = {80: 99 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
 """Compute capability -> bytes that a block may have; of 8.0, which has more, what 8.6 has, where the same code runs (CUDA
 C++ Programming Guide, "Technical Specifications per Compute Capability")."""
 
@@ -69,9 +69,10 @@ def test_adapters_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     check(adapter_launches(DType.FLOAT32, 1, monkeypatch), 80)
 
 
-def test_blackwell(monkeypatch: pytest.MonkeyPatch) -> None:
-    check(attention_launches(ATTENTIONS["prompts"], monkeypatch), 100)
-    check(adapter_launches(DType.BFLOAT16, 1, monkeypatch), 100)
+@pytest.mark.parametrize("capability", [100, 120])
+def test_blackwell(capability: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    check(attention_launches(ATTENTIONS["prompts"], monkeypatch), capability)
+    check(adapter_launches(DType.BFLOAT16, 1, monkeypatch), capability)
 
 
 def attention_launches(heads: Heads, monkeypatch: pytest.MonkeyPatch) -> Launches:
@@ -80,14 +81,16 @@ def attention_launches(heads: Heads, monkeypatch: pytest.MonkeyPatch) -> Launche
     from trierarch.python_backend.executors.torch.kernels.ragged_attention import RaggedAttention
 
     launches = Launches().record(paged_attention, ("attend", "merge"), monkeypatch)
-    case = RaggedCase(0, group=heads.group, head_dim=heads.head_dim, block_size=16, max_length=heads.max_length)
+    case = RaggedCase(1, group=heads.group, head_dim=heads.head_dim, block_size=16, max_length=heads.max_length)
     backend = RaggedAttention(heads.group, heads.num_processors, min_keys_per_split=1)
     batch = InputBatch.build(case.plan(), {heads.window}, BlockShape(16, 2, 0), heads.dtype, CPU, backend)
     array = torch.empty((2, case.num_blocks, 2, 16, heads.head_dim), dtype=heads.kv_dtype)
     layer = LayerKv(array, torch.empty(array.shape[:-1]) if heads.kv_dtype.itemsize == 1 else None)
     queries = torch.empty((batch.num_tokens, case.num_heads, heads.head_dim), dtype=heads.dtype)
     batch.attention[heads.window](queries, layer, AttentionShape(2, 0.1, heads.softcap))
-    assert len(launches) == (1 if heads.num_processors == 1 else 2)
+    is_decoding = heads.num_processors > 1
+    assert [launch.kernel.__name__ for launch in launches] == (["attend", "merge"] if is_decoding else ["attend"])
+    assert launches[0].arguments["BLOCK_M"] == (16 if is_decoding else 64)
     return launches
 
 
