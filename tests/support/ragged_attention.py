@@ -112,6 +112,7 @@ class RaggedCase:
         return found, expected
 
     def arrays(self, device: torch.device) -> KvArrays:
+        """Blocks that are all zero."""
         architecture = tiny_architecture(
             num_heads=self.num_heads, num_kv_heads=self.num_kv_heads, head_dim=self.head_dim
         )

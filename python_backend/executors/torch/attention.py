@@ -1,7 +1,8 @@
 """Paged attention: queries of a step against the keys and values that lie in their sequences' blocks.
 
-`EagerAttention` batches: sequences of alike length share one padded gather and two batched matrix products; a kernel of
-ours takes its place on CUDA (kernels/). `attend_reference` says the same slowly and plainly, one sequence and one head at a time; tests hold the two together.
+`EagerAttention` batches: sequences of alike length share one padded gather and two batched matrix products; on CUDA a kernel
+of ours takes its place (kernels/). `attend_reference` says the same slowly and plainly, one sequence and one head at a time;
+tests hold them together.
 """
 
 from __future__ import annotations

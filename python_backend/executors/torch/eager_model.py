@@ -30,14 +30,10 @@ class EagerModel:
         weights: Weights,
         device: torch.device,
         taps: tuple[int, ...] = (),
-        operators: Operators | None = None,
         parts: Parts | None = None,
     ) -> None:
-        """weights: as `load_weights` maps them. taps: as `Head.taps`, of the head that reads along.
-
-        operators: None takes the best for the device. parts: see Decoder.
-        """
-        self.operators = Operators.best(manifest, device) if operators is None else operators
+        """weights: as `load_weights` maps them. taps: as `Head.taps`, of the head that reads along. parts: see Decoder."""
+        self.operators = Operators.best(manifest, device)
         self._architecture = manifest.architecture
         self._block_size = manifest.kv_cache.block_size
         self._windows = frozenset(layer.window for layer in manifest.architecture.layers)

@@ -22,8 +22,8 @@ _MAX_BLOCK_R: Final = 64
 _BLOCK_N: Final = 64
 _BLOCK_K: Final = 64
 _INPUTS_PER_SPLIT: Final = 1024
-"""Of shrink. Few rows keep few processors busy, so long inputs are shared out; by the matrix alone, not by the step, so
-that a row's sums do not depend on who is beside it."""
+"""Of shrink. Few rows keep few processors busy, so long inputs are shared out; by the matrix alone, so that grids depend on
+the number of tiles and on nothing else of a step."""
 _MAX_SPLITS: Final = 8
 _OPTIONS: Final = {"num_warps": 4, "num_stages": 3, "enable_fp_fusion": True}
 """Of the compiler. None was chosen by a measurement yet."""

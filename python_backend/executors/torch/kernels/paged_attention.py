@@ -26,9 +26,9 @@ SMALL_TILE: Final = 16
 """Rows of a tile: a tensor core multiplies no fewer."""
 LARGE_TILE: Final = 64
 _OPTIONS: Final = {"num_stages": 2, "enable_fp_fusion": True}
-"""Of the compiler; as warps, chosen so that registers suffice, and by no measurement yet."""
-_MAX_OF_FOUR_WARPS: Final = 2**13
-"""Sums of a tile, in float32."""
+"""Of the compiler. They and the sizes below were chosen so that memory and registers suffice, by no measurement yet."""
+_EIGHT_WARPS_FROM: Final = 2**13
+"""Elements of a tile: four warps have no registers for as many sums."""
 MAX_HEAD_DIM: Final = 256
 """Of larger heads the keys and values of a turn do not fit into shared memory."""
 
@@ -37,11 +37,12 @@ MAX_HEAD_DIM: Final = 256
 class RaggedQueries:
     """A step's queries and where their keys lie, on the device."""
 
-    sequences: (
-        torch.Tensor
-    )  # (num_sequences, 3) int32: row of its first query, number of queries, position of the first
+    sequences: torch.Tensor  # (num_sequences, 3) int32
+    """Of each the row of its first query, the number of its queries, and the position of the first."""
     block_tables: torch.Tensor  # (num_sequences, width) int32
     tiles: torch.Tensor  # (num_tiles, 2) int32: a sequence and the first of its queries; sequence -1 is no tile
+    group: int
+    """Query heads to a KV head, for which the tiles were cut."""
     tile_rows: int
     """A power of two, SMALL_TILE to LARGE_TILE, and no fewer than query heads share a KV head."""
     num_splits: int
@@ -67,6 +68,7 @@ def paged_attention(
 ) -> torch.Tensor:
     """queries: (num_tokens, num_heads, head_dim) → (num_tokens, num_heads * head_dim)."""
     num_tokens, num_heads, head_dim = queries.shape
+    assert num_heads == batch.group * shape.num_kv_heads
     queries = queries if queries.stride(2) == 1 else queries.contiguous()
     keys, values = kv.array
     key_scales, value_scales = (None, None) if kv.scales is None else kv.scales
@@ -81,10 +83,10 @@ def paged_attention(
     )
     sizes = {
         "HEAD_DIM": head_dim,
-        "GROUP": num_heads // shape.num_kv_heads,
+        "GROUP": batch.group,
         "BLOCK_M": tile_rows,
         "BLOCK_D": block_d,
-        "num_warps": 4 if tile_rows * block_d < _MAX_OF_FOUR_WARPS else 8,
+        "num_warps": 8 if tile_rows * block_d >= _EIGHT_WARPS_FROM else 4,
     }
     attend[(num_tiles, shape.num_kv_heads, num_splits)](
         result,

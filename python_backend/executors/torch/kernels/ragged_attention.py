@@ -53,6 +53,7 @@ class RaggedAttention:
             sequences=_on(device, _sequences(groups)),
             block_tables=_on(device, _block_tables(groups)),
             tiles=_on(device, tiles),
+            group=self._group,
             tile_rows=tile_rows,
             num_splits=self._num_splits(
                 len(tiles) * shape.num_kv_heads,
