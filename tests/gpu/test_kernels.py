@@ -49,7 +49,7 @@ ATTENTIONS = {
 }
 
 
-@pytest.mark.parametrize("num_processors", [1, 132])
+@pytest.mark.parametrize("num_processors", [1, 4096])
 @pytest.mark.parametrize("case, tolerance", ATTENTIONS.values(), ids=ATTENTIONS)
 def test_attention_equals_the_reference(case: RaggedCase, tolerance: float, num_processors: int) -> None:
     from trierarch.python_backend.executors.torch.kernels.ragged_attention import RaggedAttention

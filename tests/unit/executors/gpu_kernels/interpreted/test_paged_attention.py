@@ -37,11 +37,14 @@ def test_equals_the_reference_and_reads_no_slot_that_is_nobodys(case: RaggedCase
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_long_contexts_are_shared_out() -> None:
-    """Few programs and 60 keys: each share is a turn of the loop, and some shares are empty."""
-    case = RaggedCase(seed=5, max_sequences=1, num_kv_heads=1, window=33)
-    for num_processors in (1, 2, 8, 64):
-        backend = RaggedAttention(case.group, num_processors, min_keys_per_split=4)
+@pytest.mark.parametrize("window", [None, 140])
+def test_long_contexts_are_shared_out(window: int | None) -> None:
+    """Among two programs, whose shares are more than a turn of the loop, and among more than there are turns."""
+    case = RaggedCase(seed=12, max_sequences=1, max_length=400, num_kv_heads=1, window=window)
+    (item,) = case.plan().scheduled
+    assert (item.start > 300, item.num_tokens) == (True, 1)
+    for num_processors in (2, 16):
+        backend = RaggedAttention(case.group, num_processors, min_keys_per_split=1)
         found, expected = case.attend(backend, CPU, poison=math.nan)
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
