@@ -27,6 +27,9 @@ def guard(command: list[str]) -> int:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.execv(command[0], command)
+    # Both do it: whoever is gone before the program came to it shall find its group. Once it has, we may not.
+    with contextlib.suppress(PermissionError, ProcessLookupError):
+        os.setpgid(pid, pid)
     signal.signal(signal.SIGTERM, lambda number, frame: os.kill(pid, signal.SIGTERM))
     program = os.pidfd_open(pid)
     select.select([program, sys.stdin.fileno()], [], [])

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NoReturn, Self
@@ -34,6 +34,10 @@ STUB_NAME: Final = "triton_python_b"
 
 class ServerCrashed(ResourceError):
     """Triton crashed before it was ready."""
+
+
+class PortLost(ResourceError):
+    """Somebody else listens on a port that was free when the server was started: what he says is not ours."""
 
 
 class TritonServer:
@@ -63,7 +67,7 @@ class TritonServer:
         server that crashes is started again.
 
         Raises:
-            ResourceError: a port is occupied, a model did not load or was not ready in time.
+            ResourceError: a port is occupied, or was taken meanwhile (PortLost); a model did not load or was not ready in time.
         """
         for _ in range(START_ATTEMPTS - 1):
             self._start_process()
@@ -142,6 +146,7 @@ class TritonServer:
         """Wait until every model is ready.
 
         Raises:
+            PortLost: it was not our server that said it was ready.
             ResourceError: the server ended, or a model was not ready in time; the message has what its log says.
         """
         started = time.monotonic()
@@ -151,12 +156,34 @@ class TritonServer:
                 self._raise_ended()
             with contextlib.suppress(FetchFailed):  # not listening yet, or not ready
                 fetch(url, timeout=5.0)
+                self._check_ports()
                 return
             on_wait(waited)
             time.sleep(POLL_SECONDS)
         raise ResourceError(
             f"the models were not ready after {self.config.ready_timeout:g} s; the log's last lines:\n{tail(self.log)}"
         )
+
+    def _check_ports(self) -> None:
+        """Raise PortLost unless our processes listen where clients are sent: between choosing a port and listening on it
+        a server takes seconds, in which the port is anybody's.
+        """
+        listening = set[int]()
+        for process in self.processes():
+            try:
+                connections = process.net_connections("tcp")
+            except psutil.NoSuchProcess:
+                continue
+            except psutil.AccessDenied:  # where others may not look, nobody can tell
+                return
+            listening |= {
+                connection.laddr.port for connection in connections if connection.status == psutil.CONN_LISTEN
+            }
+        for name, port in asdict(self.config.ports).items():
+            if port not in listening:
+                raise PortLost(
+                    f"port {port} was free, and then another process took it: choose another with --{name}-port"
+                )
 
     def _raise_ended(self) -> NoReturn:
         assert self._process is not None
