@@ -15,7 +15,7 @@ from trierarch.builder.accuracy import measure_accuracy
 from trierarch.builder.blueprint import Blueprint
 from trierarch.builder.errors import ConfigError
 from trierarch.builder.evaluation_text import EvaluationText
-from trierarch.builder.manifest import Accuracy, DType, EngineManifest, KvType, WeightType
+from trierarch.builder.manifest import Accuracy, DType, EngineManifest, WeightType
 from trierarch.builder.progress import Progress
 
 
@@ -106,8 +106,8 @@ def _quantized(manifest: EngineManifest) -> tuple[str, str]:
     if manifest.quantization is not None:
         weights = manifest.quantization.weights
         whats.append(f"{weights.value} weights")
-        remedies += ["take int8 weights, "] if weights is WeightType.INT4 else []
-    if manifest.kv_cache.dtype is KvType.INT8:
-        whats.append("int8 keys and values")
+        remedies += ["take int8 weights, "] if weights in (WeightType.INT4, WeightType.FP8) else []
+    if manifest.kv_cache.dtype.is_quantized:
+        whats.append(f"{manifest.kv_cache.dtype.value} keys and values")
         remedies.append("leave --kv-cache-dtype out, ")
     return " with ".join(whats), "".join(remedies)

@@ -165,7 +165,9 @@ def _blueprint(
 ) -> Blueprint:
     """An engine's weights, kernels and manifest."""
     is_compiled = config.compile and model.head is None
-    kernels = compile_kernels(model.architecture, model.dtype, kv_cache, progress) if is_compiled else None
+    kernels = None
+    if is_compiled:
+        kernels = compile_kernels(model.architecture, model.dtype, kv_cache, progress, model.quantization)
     manifest = EngineManifest(
         name=model.name,
         target=config.target,

@@ -9,10 +9,10 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class Codes:
-    """Rows of a matrix as integers; an element is scale * code, plus the group's offset where there is one."""
+    """Rows of a matrix as codes; an element is scale * code, plus the group's offset where there is one."""
 
-    codes: torch.Tensor  # int8: (rows, in_features) int8; int4: (rows, in_features / 2) uint8
-    scales: torch.Tensor  # (rows, in_features / GROUP_SIZE) float16
+    codes: torch.Tensor  # int8 or fp8: (rows, in_features) int8 or float8_e4m3fn; int4: (rows, in_features / 2) uint8
+    scales: torch.Tensor  # (rows, in_features / GROUP_SIZE) float16; fp8: (rows) float32
     offsets: torch.Tensor | None  # likewise; int4 only
 
     def rows(self, indices: torch.Tensor) -> Codes:

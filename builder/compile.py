@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from trierarch.builder import machine
-from trierarch.builder.manifest import Architecture, DType, KvCache, KvType
+from trierarch.builder.manifest import Architecture, DType, KvCache, KvType, Quantization, WeightType
 from trierarch.builder.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -80,9 +80,15 @@ class Kernels:
     cpu_flags: tuple[str, ...]
 
 
-def compile_kernels(architecture: Architecture, dtype: DType, kv_cache: KvCache, progress: Progress) -> Kernels | None:
+def compile_kernels(
+    architecture: Architecture,
+    dtype: DType,
+    kv_cache: KvCache,
+    progress: Progress,
+    quantization: Quantization | None = None,
+) -> Kernels | None:
     """The library for this machine, or None, with a warning that says why, where the engine has to run eagerly."""
-    reason = obstacle(architecture, dtype, kv_cache)
+    reason = obstacle(architecture, dtype, kv_cache, quantization)
     if reason is None:
         progress.stage("kernels", None)
         instruction_set = best_instruction_set()
@@ -92,14 +98,18 @@ def compile_kernels(architecture: Architecture, dtype: DType, kv_cache: KvCache,
             reason = str(error)
         else:
             return Kernels(f"kernels/cpu-{instruction_set.name}.so", content, instruction_set.cpu_flags)
-    logger.warning("the engine will run without compiled kernels, several times slower: %s", reason)
+    logger.warning("on a CPU the engine will run without compiled kernels, several times slower: %s", reason)
     return None
 
 
-def obstacle(architecture: Architecture, dtype: DType, kv_cache: KvCache) -> str | None:
+def obstacle(
+    architecture: Architecture, dtype: DType, kv_cache: KvCache, quantization: Quantization | None = None
+) -> str | None:
     """Why the kernels cannot run a model; None where they can."""
     if dtype is DType.FLOAT16:
         return "there are none for float16; bfloat16 and float32 have them"
+    if quantization is not None and quantization.weights is WeightType.FP8:
+        return "there are none for fp8 weights, which are for GPUs; int8 and int4 have them"
     if architecture.moe is not None:
         return "there are none for mixture of experts"
     if architecture.head_dim % LANES:

@@ -137,5 +137,5 @@ class BuildConfig(Frozen):
     @property
     def measures_accuracy(self) -> bool:
         """Whether there is a cost of quantization to measure, and that is wanted."""
-        is_quantized = self.quantization is not None or self.kv_cache_dtype in (KvType.INT8, KvType.FP8)
-        return is_quantized and self.accuracy_check
+        is_kv_quantized = self.kv_cache_dtype is not None and self.kv_cache_dtype.is_quantized
+        return (self.quantization is not None or is_kv_quantized) and self.accuracy_check

@@ -70,12 +70,33 @@ class EngineMatrices:
             codes, scales = self._arrays[f"{name}.codes"][rows], self._arrays[f"{name}.scales"][rows]
         except KeyError:
             raise EngineError(f"{self._path} lacks {name}; rebuild the engine with: trierarch build") from None
+        if scales.ndim == 1:
+            return e4m3_to_floats(codes) * scales[:, None]
         offsets = self._arrays.get(f"{name}.offsets")
         grouped = _unpacked(codes, is_int4=offsets is not None).reshape(len(codes), -1, GROUP_SIZE)
         numbers: Floats = grouped * scales[..., None].astype(np.float32)
         if offsets is not None:
             numbers += offsets[rows][..., None].astype(np.float32)
         return numbers.reshape(len(codes), -1)
+
+
+def e4m3_to_floats(bits: Array) -> Floats:
+    """Numbers of E4M3 (arXiv 2209.05433): a sign, four bits of an exponent biased by 7, three of a fraction; no infinity."""
+    numbers: Floats = _E4M3[bits]
+    return numbers
+
+
+def _e4m3_table() -> Floats:
+    """What each byte stands for. (256)"""
+    bits = np.arange(256)
+    exponents, fractions = bits >> 3 & 15, bits & 7
+    magnitudes = np.where(exponents == 0, fractions * 2.0**-9, (8 + fractions) * 2.0 ** (exponents - 10.0))
+    magnitudes[(bits & 127) == 127] = np.nan
+    numbers: Floats = np.where(bits >> 7, -magnitudes, magnitudes).astype(np.float32)
+    return numbers
+
+
+_E4M3: Final = _e4m3_table()
 
 
 def _unpacked(codes: Array, is_int4: bool) -> Floats:

@@ -31,9 +31,15 @@ groups of GROUP_SIZE; an element is scale * code, plus the group's offset where 
     X.scales   (out_features, in_features / GROUP_SIZE) of float16
     X.offsets  likewise; int4 only
 
+Of fp8 an element is scale * code too, and a row has one scale for all of its inputs:
+
+    X.codes    (out_features, in_features) of E4M3
+    X.scales   (out_features) of float32
+
 Quantised may be qkv, o, gate_up, down (of experts too, with their leading axis), and the matrix that makes the logits:
 lm_head, or embed where `tie_embeddings` (as int8 where int8 or int4 is asked for: it is the most sensitive, and look-ups
-read it too; with `source`, as the checkpoint has it). Biases, norms, routers and an untied embed never are.
+read it too; with `source`, as the checkpoint has it; not with fp8, whose rows have but one scale). Biases, norms, routers
+and an untied embed never are.
 
 A *head* (`EngineManifest.head`) is an engine of one layer that guesses for another, its target, from the target's own
 hidden states. Row p of a step takes the hidden state of position p, h of T elements for each tap, side by side, and the
@@ -125,17 +131,22 @@ class KvType(StrEnum):
     INT8 = "int8"
     """Codes of -127 to 127, each row of head_dim with a float32 scale of its own; an element is scale * code."""
     FP8 = "fp8"
-    """Of E4M3; TensorRT-LLM's alone."""
+    """Numbers of E4M3, each row of head_dim with a float32 scale of its own, as of INT8; TensorRT-LLM has its own scales."""
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether elements are codes."""
+        return self in (KvType.INT8, KvType.FP8)
 
     @property
     def row_scale_bytes(self) -> int:
         """Bytes that the scale of one row takes; 0 where there is none."""
-        return 4 if self is KvType.INT8 else 0
+        return 4 if self.is_quantized else 0
 
     @property
     def num_bytes(self) -> int:
         """Bytes of one element."""
-        return 1 if self in (KvType.INT8, KvType.FP8) else DType(self).num_bytes
+        return 1 if self.is_quantized else DType(self).num_bytes
 
 
 class WeightType(StrEnum):
@@ -146,8 +157,9 @@ class WeightType(StrEnum):
     SOURCE = "source"
     """As the checkpoint has them: GGUF's Q8_0 as int8, Q4_0 and Q4_1 as int4, everything else unquantised."""
     FP8 = "fp8"
-    """This and the following are TensorRT-LLM's alone (builder/tensorrt_llm/quantization.py)."""
+    """E4M3, the logits' matrix left as it is; for TensorRT-LLM as its package does it."""
     NVFP4 = "nvfp4"
+    """This and the following are TensorRT-LLM's alone (builder/tensorrt_llm/quantization.py)."""
     INT4_AWQ = "int4_awq"
     INT8_SQ = "int8_sq"
 
@@ -232,9 +244,9 @@ class Architecture(Frozen):
             return (name == "embed.weight") is self.tie_embeddings
         return name.endswith((".qkv.weight", ".o.weight", ".gate_up.weight", ".down.weight"))
 
-    def kv_bytes_per_token(self, dtype: KvType) -> int:
-        """Bytes of keys and values that one token holds over all layers, scales included."""
-        row_bytes = self.head_dim * dtype.num_bytes + dtype.row_scale_bytes
+    def kv_bytes_per_token(self, dtype: KvType, has_row_scales: bool = True) -> int:
+        """Bytes of keys and values that one token holds over all layers, scales of rows included where it has any."""
+        row_bytes = self.head_dim * dtype.num_bytes + (dtype.row_scale_bytes if has_row_scales else 0)
         return 2 * self.num_layers * self.num_kv_heads * row_bytes
 
 
@@ -299,8 +311,9 @@ class Quantization(Frozen):
 
     weights: WeightType
     num_int8: int = Field(default=0, ge=0)
-    """Matrices stored as int8; so with the next two, of all that may be quantised."""
+    """Matrices stored as int8; so with the next three, of all that may be quantised."""
     num_int4: int = Field(default=0, ge=0)
+    num_fp8: int = Field(default=0, ge=0)
     num_unquantized: int = Field(default=0, ge=0)
 
 
@@ -499,8 +512,7 @@ class EngineManifest(Frozen):
     def is_quantized(self) -> bool:
         """Whether weights, or keys and values, are of fewer bits than `dtype`."""
         by_tensorrt_llm = self.tensorrt_llm is not None and self.tensorrt_llm.quant_algo is not None
-        is_kv_quantized = self.kv_cache.dtype in (KvType.INT8, KvType.FP8)
-        return self.quantization is not None or by_tensorrt_llm or is_kv_quantized
+        return self.quantization is not None or by_tensorrt_llm or self.kv_cache.dtype.is_quantized
 
     @property
     def digest(self) -> str:

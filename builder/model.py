@@ -72,8 +72,14 @@ def read_model(
 
 
 def _quantization(asked: WeightType, weights: Iterable[Weight], architecture: Architecture) -> Quantization:
-    matrices = Counter(weight.bits for weight in weights if architecture.may_quantize(weight.name))
-    return Quantization(weights=asked, num_int8=matrices[8], num_int4=matrices[4], num_unquantized=matrices[None])
+    matrices = Counter(weight.codes for weight in weights if architecture.may_quantize(weight.name))
+    return Quantization(
+        weights=asked,
+        num_int8=matrices[WeightType.INT8],
+        num_int4=matrices[WeightType.INT4],
+        num_fp8=matrices[WeightType.FP8],
+        num_unquantized=matrices[None],
+    )
 
 
 def safe_name(checkpoint: Checkpoint) -> str:

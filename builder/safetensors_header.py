@@ -24,6 +24,7 @@ DTYPES: Final[Mapping[str, npt.DTypeLike]] = {
     "F64": np.float64,
     "F32": np.float32,
     "F16": np.float16,
+    "F8_E4M3": np.uint8,  # its bits
     "BF16": np.uint16,
     "I64": np.int64,
     "I32": np.int32,

@@ -6,7 +6,7 @@ from typing import Final
 
 from trierarch.builder.config import BuildConfig
 from trierarch.builder.errors import ConfigError
-from trierarch.builder.manifest import KvType, WeightType
+from trierarch.builder.manifest import WeightType
 
 TENSORRT_LLM_FIELDS: Final = (
     "tensorrt_llm_version",
@@ -17,7 +17,7 @@ TENSORRT_LLM_FIELDS: Final = (
     "gather_logits",
     "kv_event_buffer",
 )
-_TORCH_WEIGHTS: Final = (WeightType.INT8, WeightType.INT4, WeightType.SOURCE)
+_TORCH_WEIGHTS: Final = (WeightType.INT8, WeightType.INT4, WeightType.FP8, WeightType.SOURCE)
 
 
 def check_torch_options(config: BuildConfig) -> None:
@@ -37,5 +37,3 @@ def check_torch_options(config: BuildConfig) -> None:
         if asked is not None and asked not in _TORCH_WEIGHTS:
             known = ", ".join(one.value for one in _TORCH_WEIGHTS)
             raise ConfigError(f"{field} is {asked.value!r}: torch engines take {known}; choose one of them")
-    if config.kv_cache_dtype is KvType.FP8:
-        raise ConfigError("kv_cache_dtype is 'fp8': torch engines take int8 or a floating type; choose one of them")

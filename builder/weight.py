@@ -10,8 +10,10 @@ from typing import Final
 import torch
 
 from trierarch.builder.checkpoint import Checkpoint
-from trierarch.builder.manifest import GROUP_SIZE, DType
+from trierarch.builder.codes import Codes
+from trierarch.builder.manifest import GROUP_SIZE, DType, WeightType
 from trierarch.builder.quantize import quantize
+from trierarch.builder.quantize_fp8 import quantize_fp8
 
 TORCH_DTYPES: Final = {
     DType.FLOAT32: torch.float32,
@@ -20,6 +22,8 @@ TORCH_DTYPES: Final = {
     None: torch.int64,
 }
 _NAMES: Final = {DType.FLOAT32: "F32", DType.BFLOAT16: "BF16", DType.FLOAT16: "F16", None: "I64"}
+CODE_BITS: Final = {WeightType.INT8: 8, WeightType.INT4: 4}
+"""Of codes in groups."""
 _ITEM_BYTES: Final = {"F32": 4, "BF16": 2, "F16": 2, "F8_E4M3": 1, "I8": 1, "U8": 1, "I64": 8}
 
 
@@ -59,8 +63,8 @@ class Weight:
     """Added to each element."""
     value: torch.Tensor | None = None
     """Held here in place of sources: what the configuration alone decides."""
-    bits: int | None = None
-    """Of its codes, where it is quantised."""
+    codes: WeightType | None = None
+    """INT8, INT4 or FP8, where it is quantised."""
     num_rows: int | None = None
     """That its one source's rows are cut to, or filled up to with zeros."""
     checkpoint: Checkpoint | None = None
@@ -74,12 +78,14 @@ class Weight:
     @property
     def entries(self) -> tuple[Entry, ...]:
         """The tensor it is stored as; those that `builder/manifest.py` puts in its place where it is quantised."""
-        if self.bits is None:
+        if self.codes is None:
             return (Entry(self.name, _NAMES[self.dtype], self.shape),)
         stem = self.name.removesuffix(".weight")
         *rows, in_features = self.shape
+        if self.codes is WeightType.FP8:
+            return Entry(f"{stem}.codes", "F8_E4M3", self.shape), Entry(f"{stem}.scales", "F32", tuple(rows))
         scales = Entry(f"{stem}.scales", "F16", (*rows, in_features // GROUP_SIZE))
-        if self.bits == 8:
+        if self.codes is WeightType.INT8:
             return Entry(f"{stem}.codes", "I8", self.shape), scales
         return (
             Entry(f"{stem}.codes", "U8", (*rows, in_features // 2)),
@@ -90,15 +96,12 @@ class Weight:
     def parts(self, checkpoint: Checkpoint) -> Iterator[torch.Tensor]:
         """Each source in turn, contiguous and as it is stored, so that one tensor at a time is in memory."""
         checkpoint = self.checkpoint or checkpoint
-        return self._values(checkpoint) if self.bits is None else self._codes(checkpoint, self.bits)
+        return self._values(checkpoint) if self.codes is None else self._codes(checkpoint, self.codes)
 
-    def _codes(self, checkpoint: Checkpoint, bits: int) -> Iterator[torch.Tensor]:
+    def _codes(self, checkpoint: Checkpoint, kind: WeightType) -> Iterator[torch.Tensor]:
         scales, offsets = [], []  # small: they wait until the codes of every source are out
         for source in self.sources:
-            if checkpoint.code_bits.get(source.name) == bits:
-                part = checkpoint.load_codes(source.name)
-            else:
-                part = quantize(source.name, checkpoint.load(source.name), bits)
+            part = _codes_of(checkpoint, source.name, kind)
             yield self._fitted(part.codes).contiguous()
             scales.append(self._fitted(part.scales).contiguous())
             if part.offsets is not None:
@@ -117,3 +120,13 @@ class Weight:
             return rows
         missing = rows.new_zeros(max(0, self.num_rows - len(rows)), *rows.shape[1:])
         return torch.cat([rows[: self.num_rows], missing])
+
+
+def _codes_of(checkpoint: Checkpoint, name: str, kind: WeightType) -> Codes:
+    """A tensor as `kind`: as it is stored, where it is stored so."""
+    if kind is WeightType.FP8:
+        return quantize_fp8(name, checkpoint.load(name))
+    bits = CODE_BITS[kind]
+    if checkpoint.code_bits.get(name) == bits:
+        return checkpoint.load_codes(name)
+    return quantize(name, checkpoint.load(name), bits)

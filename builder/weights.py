@@ -11,7 +11,7 @@ from trierarch.builder.checkpoint import Checkpoint
 from trierarch.builder.decoder import Decoder
 from trierarch.builder.errors import CheckpointError, ConfigError
 from trierarch.builder.manifest import GROUP_SIZE, Architecture, DType, Layer, WeightType
-from trierarch.builder.weight import Source, Weight
+from trierarch.builder.weight import CODE_BITS, Source, Weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,18 +163,18 @@ def _quantized(
     weights: tuple[Weight, ...], checkpoint: Checkpoint, architecture: Architecture, quantization: WeightType
 ) -> tuple[Weight, ...]:
     chosen = tuple(
-        replace(weight, bits=_bits(weight, checkpoint, quantization))
+        replace(weight, codes=_codes(weight, checkpoint, quantization))
         if architecture.may_quantize(weight.name)
         else weight
         for weight in weights
     )
-    if all(weight.bits is None for weight in chosen):
+    if all(weight.codes is None for weight in chosen):
         raise ConfigError(
             f"quantization is {quantization.value!r}: the checkpoint has no matrix in Q8_0, Q4_0 or Q4_1; "
             "ask for int8 or int4, or take such a GGUF"
         )
     for weight in chosen:
-        if weight.bits is not None and weight.shape[-1] % GROUP_SIZE:
+        if weight.codes in CODE_BITS and weight.shape[-1] % GROUP_SIZE:
             raise ConfigError(
                 f"quantization is {quantization.value!r}: {weight.sources[0].name.removesuffix('.weight')} has "
                 f"{weight.shape[-1]} inputs, not a multiple of {GROUP_SIZE}; leave the model unquantised"
@@ -182,13 +182,15 @@ def _quantized(
     return chosen
 
 
-def _bits(weight: Weight, checkpoint: Checkpoint, quantization: WeightType) -> int | None:
-    """Of a matrix that may be quantised. The one of the logits, which look-ups may read too, is too sensitive for int4."""
+def _codes(weight: Weight, checkpoint: Checkpoint, quantization: WeightType) -> WeightType | None:
+    """Of a matrix that may be quantised. The one of the logits is too sensitive for int4, and for one fp8 scale a row."""
     if quantization is WeightType.SOURCE:
         stored = {checkpoint.code_bits.get(source.name) for source in weight.sources}
-        return stored.pop() if len(stored) == 1 else None
-    is_int4 = quantization is WeightType.INT4 and weight.name not in ("embed.weight", "lm_head.weight")
-    return 4 if is_int4 else 8
+        bits = stored.pop() if len(stored) == 1 else None
+        return next((kind for kind, its_bits in CODE_BITS.items() if its_bits == bits), None)
+    if weight.name not in ("embed.weight", "lm_head.weight"):
+        return quantization
+    return None if quantization is WeightType.FP8 else WeightType.INT8
 
 
 def spelling_of(names: Iterable[str], family: Family) -> dict[str, str]:

@@ -100,17 +100,17 @@ def _split(split: TensorRTLLM | Parallel) -> Iterator[tuple[str, str]]:
 
 
 def _quantization(quantization: Quantization) -> str:
-    is_source = quantization.weights is WeightType.SOURCE
+    asked = quantization.weights
+    name = "as in the checkpoint" if asked is WeightType.SOURCE else asked.value
+    scales = "a scale a row" if asked is WeightType.FP8 else f"in groups of {GROUP_SIZE}"
     counts = {
         "int8": quantization.num_int8,
         "int4": quantization.num_int4,
+        "fp8": quantization.num_fp8,
         "unquantised": quantization.num_unquantized,
     }
     stored = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-    return (
-        f"{'as in the checkpoint' if is_source else quantization.weights.value}, in groups of {GROUP_SIZE} "
-        f"({sum(counts.values())} matrices: {stored})"
-    )
+    return f"{name}, {scales} ({sum(counts.values())} matrices: {stored})"
 
 
 def _accuracy(accuracy: Accuracy | None) -> Iterator[tuple[str, str]]:

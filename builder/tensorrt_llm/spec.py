@@ -122,7 +122,7 @@ def make_spec(
         block_size=config.block_size,
         num_bytes=config.kv_cache_bytes,
         memory_fraction=config.kv_cache_memory_fraction,
-        bytes_per_token=architecture.kv_bytes_per_token(kv_dtype) * copies,
+        bytes_per_token=architecture.kv_bytes_per_token(kv_dtype, has_row_scales=False) * copies,
         enable_prefix_caching=config.enable_prefix_caching,
     )
     _check_block(kv_cache)

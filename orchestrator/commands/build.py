@@ -50,8 +50,8 @@ def build(
         str | None,
         typer.Option(
             metavar="TYPE",
-            help="int8 or int4 weights in groups of 32 inputs, or source: a GGUF's Q8_0, Q4_0 and Q4_1 as they are. For "
-            "TensorRT-LLM: fp8, nvfp4, int4_awq, and up to 1.2 int8_sq, int8 and int4.",
+            help="int8 or int4 weights in groups of 32 inputs, fp8 weights for GPUs of sm_89 or later, or source: a GGUF's "
+            "Q8_0, Q4_0 and Q4_1 as they are. For TensorRT-LLM: fp8, nvfp4, int4_awq, and up to 1.2 int8_sq, int8, int4.",
             show_default="none: weights of DTYPE",
         ),
     ] = None,
@@ -81,7 +81,8 @@ def build(
         str | None,
         typer.Option(
             metavar="DTYPE",
-            help="int8 (for TensorRT-LLM fp8) keys and values take about half the memory; else float32, bfloat16 or float16.",
+            help="int8 or fp8 (for TensorRT-LLM only fp8) keys and values take about half the memory; else float32, bfloat16 "
+            "or float16.",
             show_default="that of --dtype",
         ),
     ] = None,

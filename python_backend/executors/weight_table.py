@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Final
 
 from trierarch.builder.errors import EngineError
-from trierarch.builder.manifest import GROUP_SIZE, Architecture, DrafterKind, DType, EngineManifest, Head, Layer
+from trierarch.builder.manifest import (
+    GROUP_SIZE,
+    Architecture,
+    DrafterKind,
+    DType,
+    EngineManifest,
+    Head,
+    Layer,
+    WeightType,
+)
 from trierarch.builder.safetensors_header import Header
 
 _SAFETENSORS_DTYPES: Final = {DType.FLOAT32: "F32", DType.BFLOAT16: "BF16", DType.FLOAT16: "F16"}
@@ -79,9 +88,12 @@ def _stored_as(
     """Name -> (type, shape) of the tensors that hold a weight: itself, or what quantised it."""
     stem = name.removesuffix(".weight")
     *rows, in_features = shape
-    may_quantize = manifest.architecture.may_quantize(name) and in_features % GROUP_SIZE == 0
+    is_fp8 = manifest.quantization is not None and manifest.quantization.weights is WeightType.FP8
+    may_quantize = manifest.architecture.may_quantize(name) and (is_fp8 or in_features % GROUP_SIZE == 0)
     if manifest.quantization is None or not may_quantize or f"{stem}.codes" not in found:
         return {name: (_stored_type(name, manifest.dtype), shape)}
+    if is_fp8:
+        return {f"{stem}.codes": ("F8_E4M3", shape), f"{stem}.scales": ("F32", tuple(rows))}
     groups = ("F16", (*rows, in_features // GROUP_SIZE))
     if f"{stem}.offsets" not in found:
         return {f"{stem}.codes": ("I8", shape), f"{stem}.scales": groups}

@@ -6,13 +6,13 @@ import torch
 
 from trierarch.python_backend.executors.torch.adapted_rows import AdaptedRows
 from trierarch.python_backend.executors.torch.linear import make_linear
-from trierarch.python_backend.executors.torch.quantized_matrix import QuantizedMatrix
+from trierarch.python_backend.executors.torch.matrix import Matrix
 
 
 class AdaptableLinear:
     """Knows the name by which adapters speak of it."""
 
-    def __init__(self, name: str, weight: torch.Tensor | QuantizedMatrix, bias: torch.Tensor | None = None) -> None:
+    def __init__(self, name: str, weight: Matrix, bias: torch.Tensor | None = None) -> None:
         """name: as `STACKED` has it, behind the layer's. weight: (out_features, in_features)."""
         self._name = name
         self._linear = make_linear(weight, bias)

@@ -6,13 +6,13 @@ import torch
 from torch.nn import functional
 
 from trierarch.python_backend.executors.torch.adapted_rows import AdaptedRows
-from trierarch.python_backend.executors.torch.quantized_matrix import QuantizedMatrix
+from trierarch.python_backend.executors.torch.matrix import Matrix
 
 
 class Embedding:
     """A look-up, scaled where the family wants that (Gemma). A quantised table is dequantised row by row."""
 
-    def __init__(self, table: torch.Tensor | QuantizedMatrix, scale: float, dtype: torch.dtype) -> None:
+    def __init__(self, table: Matrix, scale: float, dtype: torch.dtype) -> None:
         """table: (vocab, hidden). dtype: of activations, which an unquantised table is of."""
         self._table = table
         self._dtype = dtype
@@ -22,9 +22,9 @@ class Embedding:
     def __call__(self, token_ids: torch.Tensor, adapted: AdaptedRows | None = None) -> torch.Tensor:
         """token_ids: (num_tokens) int64 → (num_tokens, hidden)."""
         table = self._table
-        if isinstance(table, QuantizedMatrix):
-            x = table.rows(token_ids, self._dtype)
-        else:
+        if isinstance(table, torch.Tensor):
             x = functional.embedding(token_ids, table)
+        else:
+            x = table.rows(token_ids, self._dtype)
         x = x if self._scale == 1.0 else x * self._scale
         return x if adapted is None else adapted.embed(token_ids, x, self._scale)

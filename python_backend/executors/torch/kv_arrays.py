@@ -3,7 +3,7 @@
 Layout: (num_layers, 2, num_blocks + 1, num_kv_heads, block_size, head_dim), keys before values. What is contiguous is a
 *tile*, the `block_size` tokens of one KV head, because attention reads one head at a time: gathering tiles yields each
 head's keys ready for a batched matrix product, with no transposition. A block stays whole within a layer, so that one
-can be copied or offloaded, and the layout is the one TensorRT-LLM and FlashInfer's kernels expect. Int8 codes have their
+can be copied or offloaded, and the layout is the one TensorRT-LLM and FlashInfer's kernels expect. Codes have their
 scales in a second array, (num_layers, 2, num_blocks + 1, num_kv_heads, block_size) of float32, one for each row of
 head_dim.
 
@@ -23,12 +23,14 @@ import torch
 from trierarch.builder.manifest import Architecture, KvCache, KvType
 from trierarch.python_backend.executors.kv_budget import no_room_for_kv
 from trierarch.python_backend.executors.torch.kv_rows import KvRows
+from trierarch.python_backend.executors.torch.row_codes import as_bytes
 
 _ELEMENTS: Final = {
     KvType.FLOAT32: torch.float32,
     KvType.BFLOAT16: torch.bfloat16,
     KvType.FLOAT16: torch.float16,
     KvType.INT8: torch.int8,
+    KvType.FP8: torch.float8_e4m3fn,
 }
 
 
@@ -76,7 +78,7 @@ class KvArrays:
         )
         self.num_blocks = num_blocks
         self._array = _zeros(shape, _ELEMENTS[kv_cache.dtype], device)
-        self._scales = _zeros(shape[:-1], torch.float32, device) if kv_cache.dtype is KvType.INT8 else None
+        self._scales = _zeros(shape[:-1], torch.float32, device) if kv_cache.dtype.is_quantized else None
         self.layers = tuple(
             LayerKv(array, None if self._scales is None else self._scales[index])
             for index, array in enumerate(self._array)
@@ -89,7 +91,7 @@ class KvArrays:
 
     @property
     def scales(self) -> torch.Tensor | None:
-        """Of int8 codes, as the module says they are laid out; else None."""
+        """Of codes, as the module says they are laid out; else None."""
         return self._scales
 
     @property
@@ -104,7 +106,7 @@ class KvArrays:
 
     def clear(self, blocks: torch.Tensor) -> None:
         """Zero blocks that get a new owner. blocks: (n) int64."""
-        self._array.index_fill_(2, blocks, 0)
+        as_bytes(self._array).index_fill_(2, blocks, 0)
         if self._scales is not None:
             self._scales.index_fill_(2, blocks, 0)
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import torch
 
-MAX_CODE: Final = 127
+from trierarch.python_backend.executors.torch.row_codes import as_bytes, quantize_rows
 
 
 class KvRows:
@@ -15,8 +13,9 @@ class KvRows:
     def __init__(self, array: torch.Tensor, scales: torch.Tensor | None) -> None:
         """array: (num_blocks + 1, num_kv_heads, block_size, head_dim); scales: likewise, a row's each, of codes."""
         block_size, self._head_dim = array.shape[2:]
-        self._rows = array.view(-1, self._head_dim)
-        self._tiles = array.view(-1, block_size * self._head_dim)
+        self._dtype = array.dtype
+        self._rows = as_bytes(array).view(-1, self._head_dim)
+        self._tiles = as_bytes(array).view(-1, block_size * self._head_dim)
         self._scales = None if scales is None else scales.view(-1)
         self._tile_scales = None if scales is None else scales.view(-1, block_size)
 
@@ -24,9 +23,9 @@ class KvRows:
         """Store a step's tokens. rows: (num_tokens * num_kv_heads); elements: (num_tokens, num_kv_heads, head_dim)."""
         elements = elements.reshape(-1, self._head_dim)
         if self._scales is not None:
-            elements, scales = quantize_rows(elements)
+            elements, scales = quantize_rows(elements, self._dtype)
             self._scales.index_copy_(0, rows, scales)
-        self._rows.index_copy_(0, rows, elements.to(self._rows.dtype))
+        self._rows.index_copy_(0, rows, as_bytes(elements.to(self._dtype)))
 
     def gather(self, tiles: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Some tiles, as `dtype`. tiles: (n, num_kv_heads, num_tiles).
@@ -35,19 +34,8 @@ class KvRows:
         """
         shape = (*tiles.shape[:2], -1, self._head_dim)
         flat = tiles.view(-1)
-        elements = self._tiles.index_select(0, flat).view(shape)
+        elements = self._tiles.index_select(0, flat).view(shape).view(self._dtype)
         if self._tile_scales is not None:
             scales = self._tile_scales.index_select(0, flat).view(*shape[:3], 1)
-            elements = elements * scales
+            elements = elements.float() * scales
         return elements.to(dtype)
-
-
-def quantize_rows(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Round rows to codes, the largest of each to ±127. rows: (n, head_dim) → codes, of int8, and scales (n) float32.
-
-    A row that is not finite has a scale that is not finite, so that it does not pass for another.
-    """
-    rows = rows.float()
-    scales = rows.abs().amax(1) / MAX_CODE
-    codes = torch.nan_to_num(rows / scales[:, None], nan=0.0)
-    return codes.round().clamp(-MAX_CODE, MAX_CODE).to(torch.int8), scales

@@ -7,15 +7,20 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional
 
+from trierarch.python_backend.executors.torch.fp8_matrix import Fp8Matrix
+from trierarch.python_backend.executors.torch.matrix import Matrix
 from trierarch.python_backend.executors.torch.quantized_matrix import QuantizedMatrix
+from trierarch.python_backend.executors.torch.scaled_linear import ScaledLinear, can_scale
 
 Linear = Callable[[torch.Tensor], torch.Tensor]
 """x: (rows, in_features) → (rows, out_features), in x's type."""
 
 
-def make_linear(weight: torch.Tensor | QuantizedMatrix, bias: torch.Tensor | None = None) -> Linear:
+def make_linear(weight: Matrix, bias: torch.Tensor | None = None) -> Linear:
     """The fastest linear layer for where `weight` (out_features, in_features) lies and what type it has."""
-    if isinstance(weight, QuantizedMatrix):
+    if isinstance(weight, Fp8Matrix) and can_scale(weight):
+        return ScaledLinear(weight, bias)
+    if not isinstance(weight, torch.Tensor):
         return QuantizedLinear(weight, bias)
     if weight.device.type == "cpu" and weight.dtype is torch.bfloat16 and _has_onednn_bfloat16():
         return OneDnnLinear(weight, bias)
@@ -37,7 +42,7 @@ class PlainLinear:
 class QuantizedLinear:
     """The reference for codes: slow and obvious, on any device, since every call makes the matrix anew in x's type."""
 
-    def __init__(self, weight: QuantizedMatrix, bias: torch.Tensor | None = None) -> None:
+    def __init__(self, weight: QuantizedMatrix | Fp8Matrix, bias: torch.Tensor | None = None) -> None:
         self._weight = weight
         self._bias = bias
 

@@ -6,8 +6,8 @@ import torch
 
 from trierarch.builder.manifest import Architecture
 from trierarch.python_backend.executors.torch.adaptable_linear import AdaptableLinear
+from trierarch.python_backend.executors.torch.matrix import Matrix
 from trierarch.python_backend.executors.torch.norm import RmsNorm
-from trierarch.python_backend.executors.torch.quantized_matrix import QuantizedMatrix
 from trierarch.python_backend.executors.torch.rope import RotaryEmbedding
 from trierarch.python_backend.executors.torch.weights import Weights
 
@@ -19,7 +19,7 @@ class Scope:
         self._weights = weights
         self._prefix = prefix
 
-    def matrix(self, name: str) -> torch.Tensor | QuantizedMatrix:
+    def matrix(self, name: str) -> Matrix:
         """A weight as it is stored."""
         return self._weights[self._prefix + name]
 

@@ -10,10 +10,12 @@ import safetensors
 import torch
 
 from trierarch.builder.manifest import WEIGHTS_NAME, DType, EngineManifest
+from trierarch.python_backend.executors.torch.fp8_matrix import Fp8Matrix
+from trierarch.python_backend.executors.torch.matrix import Matrix
 from trierarch.python_backend.executors.torch.quantized_matrix import QuantizedMatrix
 from trierarch.python_backend.executors.weight_table import check_tensors, unreadable
 
-Weights = Mapping[str, torch.Tensor | QuantizedMatrix]
+Weights = Mapping[str, Matrix]
 """By the names in `builder/manifest.py`; a quantised matrix goes by the name it has unquantised."""
 
 TORCH_DTYPES: Final = {
@@ -40,10 +42,12 @@ def load_weights(engine: Path, manifest: EngineManifest, device: torch.device) -
         raise unreadable(path, error) from error
 
 
-def _read(file: Any, names: list[str]) -> torch.Tensor | QuantizedMatrix:
+def _read(file: Any, names: list[str]) -> Matrix:
     tensors = [file.get_tensor(name) for name in names]
     if len(tensors) == 1:
         weight: torch.Tensor = tensors[0]
         return weight
     codes, scales, *offsets = tensors
+    if codes.dtype is torch.float8_e4m3fn:
+        return Fp8Matrix(codes, scales)
     return QuantizedMatrix(codes, scales, offsets[0] if offsets else None)

@@ -17,7 +17,7 @@ from trierarch.builder import machine, weights_file
 from trierarch.builder.build import build
 from trierarch.builder.config import BuildConfig
 from trierarch.builder.errors import CheckpointError, ConfigError, ResourceError
-from trierarch.builder.manifest import DType, EngineManifest, KvType, Limits, Parallel, Tokens, WeightType
+from trierarch.builder.manifest import DType, EngineManifest, Limits, Parallel, Tokens, WeightType
 from trierarch.builder.verify import verify
 
 
@@ -187,8 +187,10 @@ def test_options_out_of_range_are_named(checkpoint: Path, tmp_path: Path) -> Non
             {"gpu_memory": 1 << 30},
             r"gpu_memory is '1073741824', but target is 'torch'; leave it out, or build for",
         ),
-        ({"quantization": WeightType.FP8}, r"quantization is 'fp8': torch engines take int8, int4, source; choose one"),
-        ({"kv_cache_dtype": KvType.FP8}, r"kv_cache_dtype is 'fp8': torch engines take int8 or a floating type"),
+        (
+            {"quantization": WeightType.NVFP4},
+            r"quantization is 'nvfp4': torch engines take int8, int4, fp8, source; choose",
+        ),
         ({"max_seq_len": 257}, r"max_seq_len is 257: the checkpoint's window is 256"),
         ({"kv_cache_bytes": 100}, r"kv_cache_bytes is 100: one block of this model takes 12288"),
     ):

@@ -12,7 +12,7 @@ from support.random_engine import tiny_architecture
 from trierarch.builder import compile as compiling
 from trierarch.builder.build import build
 from trierarch.builder.config import BuildConfig
-from trierarch.builder.manifest import Architecture, DType, KvCache, KvType, Moe
+from trierarch.builder.manifest import Architecture, DType, KvCache, KvType, Moe, Quantization, WeightType
 from trierarch.builder.progress import NoProgress
 from trierarch.builder.verify import verify
 
@@ -101,11 +101,19 @@ def test_models_without_kernels_are_named(
     [
         (kv_cache(block_size=8), "block_size is 8, and they want a multiple of 16"),
         (kv_cache(KvType.BFLOAT16), "kv_cache_dtype is bfloat16, and they want float32 or int8"),
+        (kv_cache(KvType.FP8), "kv_cache_dtype is fp8, and they want float32 or int8"),
     ],
 )
 def test_kv_caches_without_kernels_are_named(cache: KvCache, reason: str) -> None:
     assert compiling.obstacle(ARCHITECTURE, DType.FLOAT32, cache) == reason
     assert compiling.obstacle(ARCHITECTURE, DType.FLOAT32, kv_cache(KvType.INT8)) is None
+
+
+def test_fp8_weights_have_no_kernels() -> None:
+    cache = kv_cache(KvType.FLOAT32)
+    fp8, int4 = (Quantization(weights=one) for one in (WeightType.FP8, WeightType.INT4))
+    assert "fp8 weights" in (compiling.obstacle(ARCHITECTURE, DType.FLOAT32, cache, fp8) or "")
+    assert compiling.obstacle(ARCHITECTURE, DType.FLOAT32, cache, int4) is None
 
 
 @needs_compiler

@@ -29,6 +29,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (None, KvType.BFLOAT16, HEAD_DIM * 2),
         (KvType.FLOAT32, KvType.FLOAT32, HEAD_DIM * 4),
         (KvType.INT8, KvType.INT8, HEAD_DIM + 4),
+        (KvType.FP8, KvType.FP8, HEAD_DIM + 4),
     ],
 )
 def test_the_manifest_counts_its_bytes(

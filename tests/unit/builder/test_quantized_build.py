@@ -20,12 +20,15 @@ from support.gguf_files import write_gguf
 from trierarch.builder import weights_file
 from trierarch.builder.build import build
 from trierarch.builder.config import BuildConfig
+from trierarch.builder.engine_matrices import EngineMatrices, e4m3_to_floats
 from trierarch.builder.errors import CheckpointError, ConfigError
 from trierarch.builder.gguf_checkpoint import GgufCheckpoint
 from trierarch.builder.gguf_codes import CODE_BITS
 from trierarch.builder.manifest import WEIGHTS_NAME, DType, EngineManifest, Quantization, WeightType
 from trierarch.builder.verify import verify
 from trierarch.orchestrator.engine_summary import summary_rows
+from trierarch.python_backend.executors.torch.fp8_matrix import Fp8Matrix
+from trierarch.python_backend.executors.torch.matrix import Matrix
 from trierarch.python_backend.executors.torch.quantized_matrix import QuantizedMatrix
 from trierarch.python_backend.executors.torch.weights import Weights, load_weights
 
@@ -45,8 +48,8 @@ def bits_of(weights: Weights) -> dict[str, int]:
     return {name: one.bits for name, one in weights.items() if isinstance(one, QuantizedMatrix)}
 
 
-def plain(weight: torch.Tensor | QuantizedMatrix) -> torch.Tensor:
-    return weight.dequantize(torch.float32) if isinstance(weight, QuantizedMatrix) else weight
+def plain(weight: Matrix) -> torch.Tensor:
+    return weight if isinstance(weight, torch.Tensor) else weight.dequantize(torch.float32)
 
 
 def prompt(length: int = 40) -> list[int]:
@@ -75,6 +78,28 @@ def test_every_matrix_is_quantised_and_the_logits_to_int8(family: str, asked: st
         assert weight.shape == exact[name].shape
         error = (plain(weight) - plain(exact[name])).norm() / plain(exact[name]).norm()
         assert error < {8: 0.01, 4: 0.1, None: 1e-9}[expected.get(name)], name
+
+
+@pytest.mark.parametrize("family", ["llama", "llama-bias", "qwen3-moe"])
+def test_fp8_leaves_the_logits_matrix_as_it_is(family: str, tmp_path: Path) -> None:
+    """Also where inputs do not come in groups: a row has one scale."""
+    checkpoint = random_checkpoint(family, tmp_path / "hf", intermediate_size=48)
+    manifest, weights = build_engine(checkpoint, tmp_path / "engine", "fp8")
+    exact = build_engine(checkpoint, tmp_path / "exact", None)[1]
+    matrices = [name for name in weights if manifest.architecture.may_quantize(name)]
+    logits = "embed.weight" if manifest.architecture.tie_embeddings else "lm_head.weight"
+    assert {name for name, one in weights.items() if isinstance(one, Fp8Matrix)} == {*matrices} - {logits}
+    assert manifest.quantization == Quantization(weights=WeightType.FP8, num_fp8=len(matrices) - 1, num_unquantized=1)
+    for name, weight in weights.items():
+        assert weight.shape == exact[name].shape
+        error = (plain(weight) - plain(exact[name])).norm() / plain(exact[name]).norm()
+        assert error < (0.04 if isinstance(weight, Fp8Matrix) else 1e-9), name
+    rows = dict(summary_rows(manifest))
+    assert rows["weights"].startswith(f"fp8, a scale a row ({len(matrices)} matrices: ")
+    tensors = load_file(tmp_path / "engine" / WEIGHTS_NAME)
+    (_, numbers), *_ = EngineMatrices(tmp_path / "engine", manifest).chunks("layers.1.o", "o")
+    codes, scales = tensors["layers.1.o.codes"], tensors["layers.1.o.scales"]
+    assert torch.from_numpy(numbers).equal(codes.float() * scales[:, None])
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "phi3", "mixtral"])
@@ -210,7 +235,7 @@ def test_a_damaged_scale_is_named(tmp_path: Path) -> None:
         GgufCheckpoint(path).load_codes("model.layers.2.mlp.up_proj.weight")
 
 
-@pytest.mark.parametrize("asked", ["int8", "int4", "source"])
+@pytest.mark.parametrize("asked", ["int8", "int4", "fp8", "source"])
 def test_two_quantised_builds_are_byte_identical(asked: str, tmp_path: Path) -> None:
     path = write_gguf(random_checkpoint("llama", tmp_path / "hf"), tmp_path / "model.gguf", "Q4_0")
     shutil.copy(path, tmp_path / "hf" / "model.gguf")
@@ -221,7 +246,7 @@ def test_two_quantised_builds_are_byte_identical(asked: str, tmp_path: Path) -> 
     assert manifests[0] == manifests[1]
 
 
-@pytest.mark.parametrize("asked", ["int8", "int4"])
+@pytest.mark.parametrize("asked", ["int8", "int4", "fp8"])
 def test_tensors_lie_aligned_and_those_of_a_matrix_side_by_side(asked: str, tmp_path: Path) -> None:
     """Also with a vocabulary that makes the last matrix ragged."""
     checkpoint = random_checkpoint("llama", tmp_path / "hf", vocab_size=321)
@@ -230,7 +255,7 @@ def test_tensors_lie_aligned_and_those_of_a_matrix_side_by_side(asked: str, tmp_
     length = int.from_bytes(raw[:8], "little")
     entries = json.loads(raw[8 : 8 + length])
     assert (8 + length) % weights_file.ALIGNMENT == 0
-    item_bytes = {"F32": 4, "BF16": 2, "F16": 2, "I8": 1, "U8": 1}
+    item_bytes = {"F32": 4, "BF16": 2, "F16": 2, "F8_E4M3": 1, "I8": 1, "U8": 1}
     names = list(entries)
     for place, name in enumerate(names):
         begin = entries[name]["data_offsets"][0]
@@ -239,7 +264,7 @@ def test_tensors_lie_aligned_and_those_of_a_matrix_side_by_side(asked: str, tmp_
             assert begin % weights_file.ALIGNMENT == 0, name
         if name.endswith(".codes"):
             stem = name.removesuffix("codes")
-            others = ["scales"] if entries[name]["dtype"] == "I8" else ["scales", "offsets"]
+            others = ["scales"] if entries[name]["dtype"] != "U8" else ["scales", "offsets"]
             assert names[place + 1 : place + 1 + len(others)] == [stem + other for other in others]
     with safe_open(str(tmp_path / "engine" / WEIGHTS_NAME), "pt") as file:
         assert {file.get_tensor(name).isnan().any().item() for name in names if "scales" in name} == {False}
@@ -250,3 +275,21 @@ def test_an_unquantised_engine_says_nothing_of_it(tmp_path: Path) -> None:
     assert manifest.quantization is None
     assert bits_of(weights) == {}
     assert "weights" not in dict(summary_rows(manifest))
+
+
+def test_every_byte_of_e4m3_is_the_number_that_torch_takes_it_for() -> None:
+    numbers = torch.arange(256, dtype=torch.uint8)
+    expected = numbers.view(torch.float8_e4m3fn).float()
+    torch.testing.assert_close(
+        torch.from_numpy(e4m3_to_floats(numbers.numpy())), expected, rtol=0, atol=0, equal_nan=True
+    )
+
+
+def test_fp8_logits_are_close_to_the_unquantised(tmp_path: Path) -> None:
+    """Weights, keys and values."""
+    checkpoint = random_checkpoint("llama", tmp_path / "hf")
+    build_engine(checkpoint, tmp_path / "fp8", "fp8", kv_cache_dtype="fp8")
+    build_engine(checkpoint, tmp_path / "exact", None)
+    logits, exact = (prompt_logits(tmp_path / name, prompt(), [31, 1, 8]) for name in ("fp8", "exact"))
+    errors = (logits - exact).norm(dim=1) / exact.norm(dim=1)
+    assert 1e-3 < errors.median() < 0.1

@@ -12,9 +12,6 @@ from trierarch.python_backend.executors.torch.weights import TORCH_DTYPES
 
 CPU = torch.device("cpu")
 
-OURS = [one for one in KvType if one is not KvType.FP8]
-"""FP8 is TensorRT-LLM's alone: the builder refuses it for our engines."""
-
 
 def test_no_memory_is_a_resource_error() -> None:
     kv_cache = KvCache(dtype=KvType.FLOAT32, block_size=4, bytes_per_token=1)
@@ -24,7 +21,7 @@ def test_no_memory_is_a_resource_error() -> None:
         cpu_kv_arrays.KvArrays(2**48, tiny_architecture(), kv_cache)
 
 
-@pytest.mark.parametrize("dtype", OURS)
+@pytest.mark.parametrize("dtype", KvType)
 def test_the_arrays_take_the_bytes_that_the_manifest_counts(dtype: KvType) -> None:
     architecture = tiny_architecture()
     arrays = KvArrays(6, architecture, KvCache(dtype=dtype, block_size=4, bytes_per_token=1), CPU)
@@ -40,7 +37,7 @@ def test_the_kernels_arrays_take_those_bytes_without_padding(dtype: KvType) -> N
     assert num_bytes == 6 * 4 * architecture.kv_bytes_per_token(dtype)
 
 
-@pytest.mark.parametrize("dtype", OURS)
+@pytest.mark.parametrize("dtype", KvType)
 def test_gathers_what_was_written_and_zeros_elsewhere(dtype: KvType) -> None:
     num_heads, block_size, head_dim = 2, 4, 8
     arrays = KvArrays(6, tiny_architecture(), KvCache(dtype=dtype, block_size=4, bytes_per_token=1), CPU)
@@ -60,13 +57,15 @@ def test_gathers_what_was_written_and_zeros_elsewhere(dtype: KvType) -> None:
 
 
 def _stored(written: torch.Tensor, dtype: KvType) -> torch.Tensor:
-    if dtype is not KvType.INT8:
+    if not dtype.is_quantized:
         return written.to(TORCH_DTYPES[DType(dtype)]).float()
-    scales = written.abs().amax(-1, keepdim=True) / 127
-    return (written / scales).round() * scales
+    largest = written.abs().amax(-1, keepdim=True)
+    if dtype is KvType.FP8:
+        return (written / (largest / 448)).to(torch.float8_e4m3fn).float() * (largest / 448)
+    return (written / (largest / 127)).round() * (largest / 127)
 
 
-@pytest.mark.parametrize("dtype", [KvType.FLOAT32, KvType.INT8])
+@pytest.mark.parametrize("dtype", [KvType.FLOAT32, KvType.INT8, KvType.FP8])
 def test_a_cleared_block_forgets_what_was_not_finite(dtype: KvType) -> None:
     arrays = KvArrays(2, tiny_architecture(), KvCache(dtype=dtype, block_size=4, bytes_per_token=1), CPU)
     layer = arrays.layers[0]
