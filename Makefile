@@ -38,6 +38,14 @@ lint: setup ## check style, format and types
 bench: setup ## list the benchmarks; make bench NAME=cpu runs one
 	@$(BIN)/python -P -m trierarch.benchmarks $(NAME)
 
+OUT ?= benchmarks/out/borrowed
+INCLUDE ?= check,tests,bench
+SECONDS_LEFT ?= 570
+
+gpu: ## on a machine with a GPU, nothing installed: check it, tests/gpu, benchmark gpu; OUT=, INCLUDE=, GPU_OPTIONS=
+	@PYTHONPATH=.src $(PYTHON) -P -m trierarch.benchmarks.borrowed --out $(OUT) --include $(INCLUDE) \
+		--seconds $(SECONDS_LEFT) -- $(GPU_OPTIONS)
+
 setup: $(STAMP) ## create .venv and install Trierarch in it
 
 clean: ## remove .venv, built engines and caches
@@ -53,4 +61,4 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(INSTALL) --quiet --no-deps nvidia-pytriton kserve 2> $(LOG) || { cat $(LOG); exit 1; }
 	@touch $@
 
-.PHONY: help demo test lint bench setup clean
+.PHONY: help demo test lint bench gpu setup clean

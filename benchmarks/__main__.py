@@ -73,16 +73,22 @@ def _command(benchmark: Benchmark) -> None:
             str | None,
             typer.Option(metavar="N,M", help="Numbers of concurrent streams in place of the benchmark's own."),
         ] = None,
+        device: Annotated[str, typer.Option(metavar="cuda|cpu", help="Of gpu; cpu only with --quick.")] = "cuda",
+        parts: Annotated[
+            str | None, typer.Option(metavar="A,B", help="Of gpu, what to measure; all by default.")
+        ] = None,
         json: Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")] = False,
     ) -> None:
         from trierarch.benchmarks.table import show
 
         options = Options(
             is_quick=quick,
-            rivals=rival_names(rivals),
+            rivals=listed_names(rivals),
             seed=seed,
             streams=stream_counts(streams),
             dtype=dtype,
+            device=device,
+            parts=listed_names(parts) or (),
             say=say,
         )
         report = _grow(benchmark, options)
@@ -108,8 +114,8 @@ def _grow(benchmark: Benchmark, options: Options) -> Report | None:
     return report
 
 
-def rival_names(value: str | None) -> tuple[str, ...] | None:
-    """The names in a comma-separated list; `none` is none of them, and None all that are installed."""
+def listed_names(value: str | None) -> tuple[str, ...] | None:
+    """The names in a comma-separated list; `none` is none of them, and None is where there was no list."""
     if value is None:
         return None
     return tuple(name for name in (part.strip() for part in value.split(",")) if name and name != "none")

@@ -11,6 +11,8 @@ from trierarch.benchmarks.report import Report
 from trierarch.builder.manifest import DType
 
 DEFAULT_SEED: Final = 20_261_121
+Say = Callable[[str], None]
+"""Hears what is going on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +28,11 @@ class Options:
     """Numbers of concurrent streams in place of the benchmark's own; none keeps those."""
     dtype: DType = DType.BFLOAT16
     """Of our unquantised engines; rivals keep what their makers chose."""
-    say: Callable[[str], None] = lambda message: None
+    device: str = "cuda"
+    """That `gpu` runs on; `cpu` only tries its harness."""
+    parts: tuple[str, ...] = ()
+    """Of a benchmark that can be run in parts; none is all of them."""
+    say: Say = lambda message: None
     """Hears what is going on."""
 
 
@@ -63,6 +69,9 @@ BENCHMARKS: Final[dict[str, Benchmark]] = {
         Benchmark("gateway", "what the OpenAI API costs beside Triton's own gRPC: rates, time to first token, memory"),
         Benchmark(
             "overload", "four times the load that there is room for: who is answered, who refused, and what it costs"
+        ),
+        Benchmark(
+            "gpu", "an 8B model on one GPU: decode, throughput, prefill, adapters, host gap, cold start, beside rivals"
         ),
         Benchmark("kv_waste", "KV slots allocated but unused under a mixed load of thousands of sequences"),
     )

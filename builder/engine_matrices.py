@@ -71,7 +71,8 @@ class EngineMatrices:
         except KeyError:
             raise EngineError(f"{self._path} lacks {name}; rebuild the engine with: trierarch build") from None
         if scales.ndim == 1:
-            return e4m3_to_floats(codes) * scales[:, None]
+            scaled: Floats = e4m3_to_floats(codes) * scales[:, None]
+            return scaled
         offsets = self._arrays.get(f"{name}.offsets")
         grouped = _unpacked(codes, is_int4=offsets is not None).reshape(len(codes), -1, GROUP_SIZE)
         numbers: Floats = grouped * scales[..., None].astype(np.float32)

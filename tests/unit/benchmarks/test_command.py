@@ -89,7 +89,7 @@ def test_an_unknown_benchmark_is_a_usage_error() -> None:
     [(None, None), ("none", ()), ("openvino", ("openvino",)), ("openvino, llamacpp", ("openvino", "llamacpp"))],
 )
 def test_rivals_are_named_with_commas(value: str | None, names: tuple[str, ...] | None) -> None:
-    assert command.rival_names(value) == names
+    assert command.listed_names(value) == names
 
 
 @pytest.mark.parametrize(("value", "counts"), [(None, ()), ("8", (8,)), ("64, 1,8", (1, 8, 64))])
