@@ -38,7 +38,7 @@ _KNOWN: Final = {
         _figure("load_share", "%", 60),
     )
 }
-"""In the table's order. The throughputs are what TensorRT-LLM's own documentation has for this model in fp8 on one H100."""
+"""In the table's order. The throughputs are what TensorRT-LLM 1.0's documentation has for this model in fp8 on one H200."""
 
 
 def figure_of(name: str) -> Figure:

@@ -52,6 +52,11 @@ def torch_sampler(vocab_size: int, end_ids: tuple[int, ...]) -> TorchSampler:
     return TorchSampler(vocab_size, end_ids, torch.device("cpu"))
 
 
+def one_answer_sampler(vocab_size: int, end_ids: tuple[int, ...]) -> TorchSampler:
+    """Also on the CPU, as it works off it: the host hears of a step once."""
+    return TorchSampler(vocab_size, end_ids, torch.device("cpu"), asks_once=True)
+
+
 def make_sequence(
     prompt: tuple[int, ...] = (1, 2), output: tuple[int, ...] = (), *, index: int = 0, **sampling: Any
 ) -> Sequence:

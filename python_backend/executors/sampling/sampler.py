@@ -43,13 +43,12 @@ class Sampler(ABC, Generic[A]):
         """
         if not sequences:
             return []
-        best, is_sound = self._peaks(logits)
+        rows = [row for row, sequence in enumerate(sequences) if not self._is_argmax(sequence)]
+        chosen = [sequences[row] for row in rows]
+        best, is_sound, drawn = self._choose(logits, rows, chosen, [self._uniforms.next(one) for one in chosen])
         tokens: list[int | None] = list(best)
-        if drawn := [row for row, sequence in enumerate(sequences) if not self._is_argmax(sequence)]:
-            chosen = [sequences[row] for row in drawn]
-            uniforms = [self._uniforms.next(sequence) for sequence in chosen]
-            for row, token in zip(drawn, self._draw(take_rows(logits, drawn), chosen, uniforms), strict=True):
-                tokens[row] = token
+        for row, token in zip(rows, drawn, strict=True):
+            tokens[row] = token
         outputs = [
             _failure(sound, sequence) if token is None or not sound else SequenceOutput(token_ids=(token,))
             for token, sound, sequence in zip(tokens, is_sound, sequences, strict=True)
@@ -67,6 +66,13 @@ class Sampler(ABC, Generic[A]):
     def forget(self, sequence_ids: Iterable[int]) -> None:
         """Drop what is kept for sequences that ended or were preempted."""
         self._rules.forget(sequence_ids)
+
+    def _choose(
+        self, logits: A, rows: list[int], sequences: Rows[Context], uniforms: Rows[float]
+    ) -> tuple[list[int], list[bool], list[int | None]]:
+        """What `_peaks` says of all rows, and `_draw` of `rows`, which are for `sequences`."""
+        best, is_sound = self._peaks(logits)
+        return best, is_sound, self._draw(take_rows(logits, rows), sequences, uniforms) if rows else []
 
     @abstractmethod
     def _peaks(self, logits: A) -> tuple[list[int], list[bool]]:

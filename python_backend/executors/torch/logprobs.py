@@ -18,11 +18,13 @@ def token_logprobs(logits: torch.Tensor, token_ids: Rows[int], num_top: Rows[int
     normalizer = logits.logsumexp(1)
     chosen = logits.gather(1, torch.tensor(token_ids, device=logits.device)[:, None])[:, 0] - normalizer
     top = logits.topk(min(max(num_top), logits.shape[1]))
-    top_values = (top.values - normalizer[:, None]).tolist()
-    top_ids = top.indices.tolist()
+    # One copy for all of them; float64 holds every float32 and every id.
+    numbers = (chosen[:, None], top.values - normalizer[:, None], top.indices)
+    found = torch.cat([part.double() for part in numbers], 1).cpu()
+    values, ids = found[:, 1:].chunk(2, 1)
     return [
-        TokenLogprob(token_id, logprob, tuple(zip(ids[:k], values[:k], strict=True)))
-        for token_id, logprob, ids, values, k in zip(
-            token_ids, chosen.tolist(), top_ids, top_values, num_top, strict=True
+        TokenLogprob(token_id, logprob, tuple(zip(of_row[:k], its_values[:k], strict=True)))
+        for token_id, logprob, of_row, its_values, k in zip(
+            token_ids, found[:, 0].tolist(), ids.long().tolist(), values.tolist(), num_top, strict=True
         )
     ]

@@ -1,4 +1,8 @@
-"""TorchSampler: draws from logits on any device, all rows at once."""
+"""TorchSampler: draws from logits on any device, all rows at once.
+
+A device works while the host goes on, unless the host asks for a number: then it waits, and the device after it. So off the
+CPU a step asks once, for all that was drawn; log-probs, where they are wanted, take one more.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from typing import Final
 import torch
 
 from trierarch.python_backend.executors.sampling.peaks import peaks
-from trierarch.python_backend.executors.sampling.sampler import Sampler, temperature_of
+from trierarch.python_backend.executors.sampling.sampler import Sampler, take_rows, temperature_of
 from trierarch.python_backend.executors.sampling.token_history import Floats
 from trierarch.python_backend.executors.sampling.uniforms import Uniforms
 from trierarch.python_backend.executors.torch.logit_edits import edit_logits
@@ -25,12 +29,18 @@ class TorchSampler(Sampler[torch.Tensor]):
     """A Sampler of tensors."""
 
     def __init__(
-        self, vocab_size: int, end_ids: tuple[int, ...], device: torch.device, uniforms: Uniforms | None = None
+        self,
+        vocab_size: int,
+        end_ids: tuple[int, ...],
+        device: torch.device,
+        uniforms: Uniforms | None = None,
+        asks_once: bool | None = None,
     ) -> None:
-        """See Sampler."""
+        """See Sampler. asks_once: see the module; None does so off the CPU, where looking first saves work."""
         super().__init__(end_ids, uniforms)
         self._vocab_size = vocab_size
         self._device = device
+        self._asks_once = device.type != "cpu" if asks_once is None else asks_once
 
     def probabilities(self, logits: torch.Tensor, sequences: Rows[Context]) -> torch.Tensor:
         """The distribution that `sample` draws from: (n, vocab) float32; a row of zeros where nothing can be drawn."""
@@ -55,15 +65,26 @@ class TorchSampler(Sampler[torch.Tensor]):
         weights = torch.softmax(scaled, 1)
         weights[greedy] = 0.0
         weights[greedy, best] = 1.0
-        if not bool(is_sound.all()):
-            weights[~is_sound] = 0.0
-        truncate(weights, samplings)
+        if self._asks_once or not bool(is_sound.all()):
+            weights.masked_fill_(~is_sound[:, None], 0.0)
+        truncate(weights, samplings, self._asks_once)
         return weights
 
+    def _choose(
+        self, logits: torch.Tensor, rows: list[int], sequences: Rows[Context], uniforms: Rows[float]
+    ) -> tuple[list[int], list[bool], list[int | None]]:
+        if not self._asks_once:
+            return super()._choose(logits, rows, sequences, uniforms)
+        found = [logits.argmax(1), _is_sound(logits).long()]
+        if rows:
+            found += self._drawn(take_rows(logits, rows), sequences, uniforms)
+        counts = [len(part) for part in found]
+        best, is_sound, *drawn = torch.cat(found).cpu().split(counts)
+        tokens = _possible(*drawn) if drawn else []
+        return best.tolist(), is_sound.bool().tolist(), tokens
+
     def _peaks(self, logits: torch.Tensor) -> tuple[list[int], list[bool]]:
-        if logits.device.type == "cpu":
-            return peaks(logits.numpy())  # in a tenth of torch's time (docs/log.md)
-        return logits.argmax(1).tolist(), _is_sound(logits).tolist()
+        return peaks(logits.numpy())  # in a tenth of torch's time (docs/log.md)
 
     def _copied(self, logits: torch.Tensor) -> Floats:
         copied: Floats = logits.to("cpu", torch.float32, copy=True).numpy()
@@ -71,17 +92,19 @@ class TorchSampler(Sampler[torch.Tensor]):
 
     def _draw(self, logits: torch.Tensor, sequences: Rows[Context], uniforms: Rows[float]) -> list[int | None]:
         tokens: list[int | None] = []
-        size = max(1, _CACHED_LOGITS // self._vocab_size) if self._device.type == "cpu" else len(sequences)
+        size = max(1, _CACHED_LOGITS // self._vocab_size)
         for start in range(0, len(sequences), size):
             part = slice(start, start + size)
-            weights = self.weights(logits[part], sequences[part])
-            drawn = draw(weights, torch.tensor(uniforms[part], dtype=torch.float64, device=weights.device))
-            is_possible = weights.amax(1) > 0.0
-            tokens += [
-                token if possible else None
-                for token, possible in zip(drawn.tolist(), is_possible.tolist(), strict=True)
-            ]
+            tokens += _possible(*self._drawn(logits[part], sequences[part], uniforms[part]))
         return tokens
+
+    def _drawn(
+        self, logits: torch.Tensor, sequences: Rows[Context], uniforms: Rows[float]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """A token a row, and whether it can be drawn. (n) int64 each, on the device."""
+        weights = self.weights(logits, sequences)
+        drawn = draw(weights, torch.tensor(uniforms, dtype=torch.float64, device=weights.device))
+        return drawn, (weights.amax(1) > 0.0).long()
 
     def _logprobs(self, logits: torch.Tensor, token_ids: Rows[int], num_top: Rows[int]) -> list[TokenLogprob]:
         return token_logprobs(logits, token_ids, num_top)
@@ -96,6 +119,11 @@ def draw(weights: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     total = held[:, -1]
     targets = torch.minimum((uniforms * total).to(torch.int64), total - 1)
     return torch.searchsorted(held, targets[:, None], right=True)[:, 0].clamp_(max=weights.shape[1] - 1)
+
+
+def _possible(drawn: torch.Tensor, is_possible: torch.Tensor) -> list[int | None]:
+    pairs = zip(drawn.tolist(), is_possible.tolist(), strict=True)
+    return [token if possible else None for token, possible in pairs]
 
 
 def _is_sound(logits: torch.Tensor) -> torch.Tensor:

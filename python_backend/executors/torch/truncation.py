@@ -24,8 +24,11 @@ def quantize(weights: torch.Tensor) -> torch.Tensor:
     return (weights * QUANTA).to(torch.int64)
 
 
-def truncate(weights: torch.Tensor, samplings: Rows[SamplingParams]) -> None:
-    """Zero the weights (n, vocab) that row i's top_k, top_p (arXiv 1904.09751), min_p (arXiv 2407.01082) leave out."""
+def truncate(weights: torch.Tensor, samplings: Rows[SamplingParams], asks_nothing: bool = False) -> None:
+    """Zero the weights (n, vocab) that row i's top_k, top_p (arXiv 1904.09751), min_p (arXiv 2407.01082) leave out.
+
+    asks_nothing: the host does not look at a number of the device's on the way.
+    """
     by_top_k = [row for row, sampling in enumerate(samplings) if 0 < sampling.top_k < weights.shape[1]]
     if by_top_k:
         top_k = [samplings[row].top_k for row in by_top_k]
@@ -33,7 +36,7 @@ def truncate(weights: torch.Tensor, samplings: Rows[SamplingParams]) -> None:
     by_top_p = [row for row, sampling in enumerate(samplings) if sampling.top_p < 1.0]
     if by_top_p:
         top_p = [samplings[row].top_p for row in by_top_p]
-        _cut(weights, by_top_p, lambda kept: _nucleus(kept, top_p))
+        _cut(weights, by_top_p, lambda kept: _nucleus(kept, top_p, asks_nothing))
     by_min_p = [row for row, sampling in enumerate(samplings) if sampling.min_p > 0.0]
     if by_min_p:
         min_p = torch.tensor([samplings[row].min_p for row in by_min_p], device=weights.device)
@@ -46,11 +49,13 @@ def _kth_largest(weights: torch.Tensor, top_k: list[int]) -> torch.Tensor:
     return _pick(largest, torch.tensor(top_k, device=weights.device) - 1)
 
 
-def _nucleus(weights: torch.Tensor, top_p: list[float]) -> torch.Tensor:
+def _nucleus(weights: torch.Tensor, top_p: list[float], asks_nothing: bool) -> torch.Tensor:
     """Smallest weight in each row's nucleus: the fewest of the largest weights that hold a share top_p. (n)"""
     quanta = quantize(weights)
     shares = torch.tensor(top_p, device=weights.device, dtype=torch.float64)
     wanted = (shares * quanta.sum(1)).ceil().to(torch.int64)
+    if asks_nothing:
+        return _nucleus_by_counting(weights, quanta, wanted)
     largest = weights.topk(min(_NUCLEUS_GUESS, weights.shape[1])).values
     held = quantize(largest).cumsum(1)
     if bool((held[:, -1] < wanted).any()):
