@@ -78,8 +78,7 @@ class TorchSampler(Sampler[torch.Tensor]):
         found = [logits.argmax(1), _is_sound(logits).long()]
         if rows:
             found += self._drawn(take_rows(logits, rows), sequences, uniforms)
-        counts = [len(part) for part in found]
-        best, is_sound, *drawn = torch.cat(found).cpu().split(counts)
+        best, is_sound, *drawn = torch.split_with_sizes(torch.cat(found).cpu(), [len(part) for part in found])
         tokens = _possible(*drawn) if drawn else []
         return best.tolist(), is_sound.bool().tolist(), tokens
 
