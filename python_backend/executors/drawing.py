@@ -68,7 +68,7 @@ class Drawing(Generic[A]):
                 adapters += [item.sequence.adapter] * num_rows
         if not items:
             return {}
-        logits = self._logits(step.hidden[rows], adapters)
+        logits = self._logits(take_rows(step.hidden, rows), adapters)
         outputs = draw(items, lambda chosen: take_rows(logits, chosen), self._sampler)
         return outputs | self._with_logits(outputs, items, logits)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -46,4 +46,34 @@ class AttentionBackend(Protocol):
         device: torch.device,
     ) -> Mapping[int | None, StepAttention]:
         """A layer's window -> its attention. groups: all tokens of the step. dtype: of activations."""
+        ...
+
+
+@runtime_checkable
+class StaticAttention(StepAttention, Protocol):
+    """A step's attention that becomes another step's when its tensors are overwritten."""
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """All that it reads beside what it is called with."""
+        ...
+
+    @property
+    def constants(self) -> tuple[int, ...]:
+        """All else: two with the same constants and windows have tensors of the same shapes."""
+        ...
+
+
+class StaticAttentionBackend(Protocol):
+    """An AttentionBackend that makes StaticAttention."""
+
+    def of_step(
+        self,
+        groups: Sequence[SequenceGroup],
+        windows: Collection[int | None],
+        shape: BlockShape,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> Mapping[int | None, StaticAttention]:
+        """See AttentionBackend.of_step."""
         ...

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from trierarch.python_backend.executors import machine
@@ -24,3 +26,12 @@ def prepare_cpu() -> None:
 def free_memory(device: torch.device) -> int:
     """Bytes that can still be allocated on the device; on the CPU, within the container's limit."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else machine.free_memory()
+
+
+def on_device(numbers: torch.Tensor | Sequence[float], device: torch.device) -> torch.Tensor:
+    """The host's numbers on a device, without waiting for what that still computes: copied from pinned memory.
+
+    Integers become int64, others float32, but for a tensor's own.
+    """
+    tensor = numbers if isinstance(numbers, torch.Tensor) else torch.tensor(numbers)
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)

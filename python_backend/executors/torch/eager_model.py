@@ -11,12 +11,14 @@ from trierarch.builder.manifest import EngineManifest
 from trierarch.python_backend.adapters.active_adapter import ActiveAdapter
 from trierarch.python_backend.executors.following import StepRows
 from trierarch.python_backend.executors.torch.adapter import TorchAdapter
+from trierarch.python_backend.executors.torch.attention_backend import StaticAttentionBackend
 from trierarch.python_backend.executors.torch.attention_tile import BlockShape
 from trierarch.python_backend.executors.torch.input_batch import InputBatch
 from trierarch.python_backend.executors.torch.kv_arrays import KvArrays
 from trierarch.python_backend.executors.torch.model import Decoder
 from trierarch.python_backend.executors.torch.operators import Operators
 from trierarch.python_backend.executors.torch.parts import Parts
+from trierarch.python_backend.executors.torch.static_step import StepLayout
 from trierarch.python_backend.executors.torch.weights import TORCH_DTYPES, Weights
 from trierarch.python_backend.scheduling.plan import Plan
 
@@ -44,12 +46,25 @@ class EagerModel:
 
     def compute(self, plan: Plan, kv: KvArrays) -> StepRows[torch.Tensor]:
         """Run the layers over the plan's tokens, drafts included, storing their keys and values."""
-        shape = BlockShape(self._block_size, self._architecture.num_kv_heads, kv.padding_block)
-        batch = InputBatch.build(plan, self._windows, shape, self._dtype, self._device, self.operators.attention)
+        batch = InputBatch.build(
+            plan, self._windows, self._shape(kv), self._dtype, self._device, self.operators.attention
+        )
         if len(batch.fresh_blocks):
             kv.clear(batch.fresh_blocks)
-        *tapped, hidden = self._decoder.hidden_after(batch, kv, (*self._taps, self._architecture.num_layers))
+        *tapped, hidden = self.decode(batch, kv)
         return StepRows(batch.items, batch.first_rows, hidden, torch.cat(tapped, 1) if tapped else None)
+
+    def decode(self, batch: InputBatch, kv: KvArrays) -> list[torch.Tensor]:
+        """Hidden states behind each tap, and behind the last layer: (num_tokens, hidden) each."""
+        return self._decoder.hidden_after(batch, kv, (*self._taps, self._architecture.num_layers))
+
+    def static_layout(self, kv: KvArrays, attention: StaticAttentionBackend, max_seq_len: int) -> StepLayout:
+        """Of decode steps of sequences of at most `max_seq_len` tokens."""
+        table_width = -(-max_seq_len // self._block_size)
+        return StepLayout(self._windows, self._shape(kv), self._dtype, table_width, attention)
+
+    def _shape(self, kv: KvArrays) -> BlockShape:
+        return BlockShape(self._block_size, self._architecture.num_kv_heads, kv.padding_block)
 
     def logits(self, hidden: torch.Tensor, adapters: Sequence[ActiveAdapter | None] = ()) -> torch.Tensor:
         """hidden: (n, hidden), rows of `StepRows.hidden` → (n, vocab) float32. adapters: of each row; none is the base."""

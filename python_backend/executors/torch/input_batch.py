@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from trierarch.python_backend.executors.torch.attention_backend import AttentionBackend, StepAttention
+from trierarch.python_backend.executors.torch.attention_backend import (
+    AttentionBackend,
+    StaticAttentionBackend,
+    StepAttention,
+)
 from trierarch.python_backend.executors.torch.attention_tile import BlockShape, Ints, SequenceGroup
 from trierarch.python_backend.scheduling.plan import Plan, ScheduledSequence
 
@@ -51,16 +55,32 @@ class InputBatch:
         groups: list[SequenceGroup] = []
         num_tokens = 0
         for (num_queries, _), members in _grouped(plan.scheduled, shape.block_size).items():
-            groups.append(_group(members, num_tokens, num_queries, shape))
+            groups.append(group_of(members, num_tokens, num_queries, shape))
             items += members
             num_tokens += num_queries * len(members)
-        token_ids = [token for item in items for token in _token_ids(item)]
+        return cls.of_groups(groups, items, windows, shape, dtype, device, attention)
+
+    @classmethod
+    def of_groups(
+        cls,
+        groups: Sequence[SequenceGroup],
+        items: Sequence[ScheduledSequence],
+        windows: Iterable[int | None],
+        shape: BlockShape,
+        dtype: torch.dtype,
+        device: torch.device,
+        attention: AttentionBackend | StaticAttentionBackend,
+    ) -> InputBatch:
+        """The same of groups that hold `items` in their order, and behind them sequences that nobody asked for."""
+        token_ids = [token for item in items for token in token_ids_of(item)]
+        num_tokens = sum(len(group.starts) * group.num_queries for group in groups)
+        token_ids += [0] * (num_tokens - len(token_ids))
         positions = np.concatenate([_positions(group).ravel() for group in groups])
         blocks = np.concatenate([_blocks_of_tokens(group, shape.block_size) for group in groups])
         offsets = positions % shape.block_size
         heads = np.arange(shape.num_kv_heads)
         kv_rows = (blocks[:, None] * shape.num_kv_heads + heads) * shape.block_size + offsets[:, None]
-        counts = [_num_queries(item) for item in items]
+        counts = [num_queries_of(item) for item in items]
         return cls(
             items=tuple(items),
             first_rows=tuple((np.cumsum(counts) - counts).tolist()),
@@ -76,13 +96,14 @@ def _grouped(items: Iterable[ScheduledSequence], block_size: int) -> dict[tuple[
     """(tokens computed, bits of the number of blocks) -> sequences. Padding at most doubles what a group reads."""
     groups: dict[tuple[int, int], list[ScheduledSequence]] = defaultdict(list)
     for item in items:
-        num_queries = _num_queries(item)
+        num_queries = num_queries_of(item)
         num_blocks = -(-(item.start + num_queries) // block_size)
         groups[num_queries, max(num_blocks.bit_length(), _SHORT_CONTEXT_BITS)].append(item)
     return groups
 
 
-def _group(members: list[ScheduledSequence], first_row: int, num_queries: int, shape: BlockShape) -> SequenceGroup:
+def group_of(members: list[ScheduledSequence], first_row: int, num_queries: int, shape: BlockShape) -> SequenceGroup:
+    """Sequences that compute `num_queries` tokens each, the first of them in row `first_row`."""
     ends = [item.start + num_queries for item in members]
     blocks = np.full((len(members), -(-max(ends) // shape.block_size)), shape.padding_block, dtype=np.int64)
     for row, item, end in zip(blocks, members, ends, strict=True):
@@ -104,9 +125,11 @@ def _blocks_of_tokens(group: SequenceGroup, block_size: int) -> Ints:
     return blocks
 
 
-def _num_queries(item: ScheduledSequence) -> int:
+def num_queries_of(item: ScheduledSequence) -> int:
+    """Tokens that a step computes for it, drafts included."""
     return item.num_tokens + len(item.draft_token_ids)
 
 
-def _token_ids(item: ScheduledSequence) -> list[int]:
+def token_ids_of(item: ScheduledSequence) -> list[int]:
+    """These tokens."""
     return [*item.sequence.token_ids[item.start : item.start + item.num_tokens], *item.draft_token_ids]

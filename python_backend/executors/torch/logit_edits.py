@@ -9,13 +9,14 @@ import torch
 
 from trierarch.python_backend.executors.sampling.logit_edits import MOST, Bits, LogitEdits
 from trierarch.python_backend.executors.sampling.token_history import Floats, Ids
+from trierarch.python_backend.executors.torch.device import on_device
 
 
 def edit_logits(logits: torch.Tensor, edits: LogitEdits) -> None:
     """Make `edits` in `logits` (n, vocab)."""
 
     def tensor(array: Ids | Floats | Bits) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(logits.device)
+        return on_device(torch.from_numpy(np.ascontiguousarray(array)), logits.device)
 
     if (masks := edits.masks) is not None:
         rows, bits = tensor(masks.rows), tensor(masks.bits)

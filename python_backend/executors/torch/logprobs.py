@@ -6,6 +6,7 @@ from collections.abc import Sequence as Rows
 
 import torch
 
+from trierarch.python_backend.executors.torch.device import on_device
 from trierarch.python_backend.request import TokenLogprob
 
 
@@ -16,7 +17,7 @@ def token_logprobs(logits: torch.Tensor, token_ids: Rows[int], num_top: Rows[int
     where it is that likely.
     """
     normalizer = logits.logsumexp(1)
-    chosen = logits.gather(1, torch.tensor(token_ids, device=logits.device)[:, None])[:, 0] - normalizer
+    chosen = logits.gather(1, on_device(token_ids, logits.device)[:, None])[:, 0] - normalizer
     top = logits.topk(min(max(num_top), logits.shape[1]))
     # One copy for all of them; float64 holds every float32 and every id.
     numbers = (chosen[:, None], top.values - normalizer[:, None], top.indices)

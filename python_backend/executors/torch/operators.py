@@ -12,7 +12,7 @@ import torch
 from trierarch.builder.manifest import EngineManifest, KvType
 from trierarch.python_backend.executors.torch.adapted_rows import AdapterBackend
 from trierarch.python_backend.executors.torch.attention import EagerAttention
-from trierarch.python_backend.executors.torch.attention_backend import AttentionBackend
+from trierarch.python_backend.executors.torch.attention_backend import AttentionBackend, StaticAttentionBackend
 from trierarch.python_backend.executors.torch.looped_adapters import LoopedAdapters
 
 logger = logging.getLogger(__name__)
@@ -29,6 +29,8 @@ class Operators:
 
     attention: AttentionBackend
     adapters: AdapterBackend
+    static_attention: StaticAttentionBackend | None = None
+    """`attention`, where its steps can be recorded."""
 
     def __str__(self) -> str:
         return f"attention by {self.attention.label}, adapters by {self.adapters.label}"
@@ -55,8 +57,8 @@ class Operators:
         architecture = manifest.architecture
         attention = RaggedAttention(architecture.num_heads // architecture.num_kv_heads, _num_processors(device))
         if manifest.lora is None:
-            return cls(attention, LoopedAdapters())
-        return cls(attention, GroupedAdapters(architecture, manifest.lora, device))
+            return cls(attention, LoopedAdapters(), attention)
+        return cls(attention, GroupedAdapters(architecture, manifest.lora, device), attention)
 
 
 def _obstacle(manifest: EngineManifest, device: torch.device) -> str | None:

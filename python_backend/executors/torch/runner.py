@@ -18,6 +18,7 @@ from trierarch.python_backend.executors.pooling import open_pooler
 from trierarch.python_backend.executors.sampling.uniforms import Uniforms
 from trierarch.python_backend.executors.torch.device import default_device, free_memory, prepare_cpu
 from trierarch.python_backend.executors.torch.eager_model import EagerModel
+from trierarch.python_backend.executors.torch.graphed_model import GraphedModel, graphs_of
 from trierarch.python_backend.executors.torch.kv_arrays import KvArrays
 from trierarch.python_backend.executors.torch.sampler import TorchSampler
 from trierarch.python_backend.executors.torch.weights import load_weights
@@ -33,6 +34,8 @@ class _Loaded:
     model: EagerModel
     kv: KvArrays
     drawing: Drawing[torch.Tensor]
+    graphs: GraphedModel | None
+    """None runs every step eagerly."""
 
 
 class TorchRunner:
@@ -66,13 +69,14 @@ class TorchRunner:
             model = EagerModel(manifest, load_weights(engine, manifest, device), device, taps)
             self.num_blocks = num_blocks or plan_num_blocks(manifest, free_memory(device), str(device))
             kv = KvArrays(self.num_blocks, architecture, manifest.kv_cache, device)
+            graphs = graphs_of(model, kv, manifest, device)
         self.device = str(device)
         self._sampler = TorchSampler(architecture.vocab_size, manifest.tokens.eos, device, uniforms)
-        self._loaded: _Loaded | None = _Loaded(
-            model, kv, Drawing(model.logits, self._sampler, open_pooler(engine, manifest))
-        )
-        logger.info("%s on %s, eagerly: %d threads, %s", manifest.name, device, torch.get_num_threads(), manifest.dtype)
-        logger.info("%s: %s", manifest.name, model.operators)
+        drawing = Drawing(model.logits, self._sampler, open_pooler(engine, manifest))
+        self._loaded: _Loaded | None = _Loaded(model, kv, drawing, graphs)
+        logger.info("%s on %s: %d threads, %s", manifest.name, device, torch.get_num_threads(), manifest.dtype)
+        steps = "eagerly" if graphs is None else "decode steps as CUDA graphs"
+        logger.info("%s: %s, %s", manifest.name, model.operators, steps)
 
     @torch.inference_mode()
     def arrange(self, tensors: AdapterTensors) -> Arranged:
@@ -87,9 +91,11 @@ class TorchRunner:
         self._sampler.forget(plan.finished_sequence_ids)
         if not plan.scheduled:
             return StepOutput({})
-        assert self._loaded is not None, "the runner is closed"
-        model, kv = self._loaded.model, self._loaded.kv
-        return self._loaded.drawing.run(plan, lambda part: model.compute(part, kv))
+        loaded = self._loaded
+        assert loaded is not None, "the runner is closed"
+        if loaded.graphs is not None:
+            return loaded.drawing.run(plan, loaded.graphs.compute)
+        return loaded.drawing.run(plan, lambda part: loaded.model.compute(part, loaded.kv))
 
     def lead(self, follower: Follower[torch.Tensor]) -> None:
         """See LeadRunner.lead."""

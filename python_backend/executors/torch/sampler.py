@@ -6,15 +6,17 @@ CPU a step asks once, for all that was drawn; log-probs, where they are wanted, 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Sequence as Rows
 from typing import Final
 
 import torch
 
 from trierarch.python_backend.executors.sampling.peaks import peaks
-from trierarch.python_backend.executors.sampling.sampler import Sampler, take_rows, temperature_of
+from trierarch.python_backend.executors.sampling.sampler import Sampler, temperature_of
 from trierarch.python_backend.executors.sampling.token_history import Floats
 from trierarch.python_backend.executors.sampling.uniforms import Uniforms
+from trierarch.python_backend.executors.torch.device import on_device
 from trierarch.python_backend.executors.torch.logit_edits import edit_logits
 from trierarch.python_backend.executors.torch.logprobs import token_logprobs
 from trierarch.python_backend.executors.torch.truncation import quantize, truncate
@@ -57,13 +59,13 @@ class TorchSampler(Sampler[torch.Tensor]):
         is_sound = _is_sound(scaled)
         edit_logits(scaled, self._rules.edits(sequences))
         is_sound &= _is_sound(scaled)
-        greedy = [row for row, sampling in enumerate(samplings) if sampling.is_greedy]
-        best = scaled[greedy].argmax(1)
+        greedy = self._rows(row for row, sampling in enumerate(samplings) if sampling.is_greedy)
+        best = scaled.index_select(0, greedy).argmax(1)
         # The peak goes to 0 first, so that the smallest temperature cannot make it infinite.
         scaled.sub_(scaled.amax(1, keepdim=True))
-        scaled.div_(torch.tensor([temperature_of(sampling) for sampling in samplings], device=scaled.device)[:, None])
+        scaled.div_(on_device([temperature_of(sampling) for sampling in samplings], scaled.device)[:, None])
         weights = torch.softmax(scaled, 1)
-        weights[greedy] = 0.0
+        weights.index_fill_(0, greedy, 0.0)
         weights[greedy, best] = 1.0
         if self._asks_once or not bool(is_sound.all()):
             weights.masked_fill_(~is_sound[:, None], 0.0)
@@ -77,7 +79,8 @@ class TorchSampler(Sampler[torch.Tensor]):
             return super()._choose(logits, rows, sequences, uniforms)
         found = [logits.argmax(1), _is_sound(logits).long()]
         if rows:
-            found += self._drawn(take_rows(logits, rows), sequences, uniforms)
+            chosen = logits if len(rows) == len(logits) else logits.index_select(0, self._rows(rows))
+            found += self._drawn(chosen, sequences, uniforms)
         best, is_sound, *drawn = torch.split_with_sizes(torch.cat(found).cpu(), [len(part) for part in found])
         tokens = _possible(*drawn) if drawn else []
         return best.tolist(), is_sound.bool().tolist(), tokens
@@ -97,12 +100,15 @@ class TorchSampler(Sampler[torch.Tensor]):
             tokens += _possible(*self._drawn(logits[part], sequences[part], uniforms[part]))
         return tokens
 
+    def _rows(self, rows: Iterable[int]) -> torch.Tensor:
+        return on_device(torch.tensor([*rows], dtype=torch.int64), self._device)
+
     def _drawn(
         self, logits: torch.Tensor, sequences: Rows[Context], uniforms: Rows[float]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """A token a row, and whether it can be drawn. (n) int64 each, on the device."""
         weights = self.weights(logits, sequences)
-        drawn = draw(weights, torch.tensor(uniforms, dtype=torch.float64, device=weights.device))
+        drawn = draw(weights, on_device(torch.tensor(uniforms, dtype=torch.float64), weights.device))
         return drawn, (weights.amax(1) > 0.0).long()
 
     def _logprobs(self, logits: torch.Tensor, token_ids: Rows[int], num_top: Rows[int]) -> list[TokenLogprob]:

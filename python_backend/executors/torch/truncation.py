@@ -13,6 +13,7 @@ from typing import Final
 import torch
 
 from trierarch.python_backend.executors.sampling.sampler import QUANTA
+from trierarch.python_backend.executors.torch.device import on_device
 from trierarch.python_backend.request import SamplingParams
 
 # Largest weights among which a nucleus is looked for before all of them are counted.
@@ -39,20 +40,20 @@ def truncate(weights: torch.Tensor, samplings: Rows[SamplingParams], asks_nothin
         _cut(weights, by_top_p, lambda kept: _nucleus(kept, top_p, asks_nothing))
     by_min_p = [row for row, sampling in enumerate(samplings) if sampling.min_p > 0.0]
     if by_min_p:
-        min_p = torch.tensor([samplings[row].min_p for row in by_min_p], device=weights.device)
+        min_p = on_device([samplings[row].min_p for row in by_min_p], weights.device)
         _cut(weights, by_min_p, lambda kept: kept.amax(1) * min_p)
 
 
 def _kth_largest(weights: torch.Tensor, top_k: list[int]) -> torch.Tensor:
     """Row i's top_k[i]-th largest weight. (n)"""
     largest = weights.topk(max(top_k)).values
-    return _pick(largest, torch.tensor(top_k, device=weights.device) - 1)
+    return _pick(largest, on_device(top_k, weights.device) - 1)
 
 
 def _nucleus(weights: torch.Tensor, top_p: list[float], asks_nothing: bool) -> torch.Tensor:
     """Smallest weight in each row's nucleus: the fewest of the largest weights that hold a share top_p. (n)"""
     quanta = quantize(weights)
-    shares = torch.tensor(top_p, device=weights.device, dtype=torch.float64)
+    shares = on_device(torch.tensor(top_p, dtype=torch.float64), weights.device)
     wanted = (shares * quanta.sum(1)).ceil().to(torch.int64)
     if asks_nothing:
         return _nucleus_by_counting(weights, quanta, wanted)
@@ -94,7 +95,7 @@ def _pick(values: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
 
 def _cut(weights: torch.Tensor, rows: list[int], threshold: Callable[[torch.Tensor], torch.Tensor]) -> None:
     """Zero what lies below the `threshold` of each of `rows`, in place."""
-    at = torch.tensor(rows, device=weights.device)
+    at = on_device(rows, weights.device)
     kept = weights if len(rows) == len(weights) else weights.index_select(0, at)
     kept = torch.where(kept < threshold(kept)[:, None], 0.0, kept)
     weights.index_copy_(0, at, kept)

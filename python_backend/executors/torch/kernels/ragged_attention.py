@@ -27,7 +27,7 @@ _TABLE_WIDTH: Final = 16
 
 
 class RaggedAttention:
-    """Implements AttentionBackend."""
+    """Implements AttentionBackend, and StaticAttentionBackend."""
 
     label = "our kernels"
 
@@ -70,10 +70,21 @@ class RaggedAttention:
 
 @dataclass(frozen=True, slots=True)
 class WindowedAttention:
-    """Implements StepAttention."""
+    """Implements StaticAttention."""
 
     queries: RaggedQueries
     window: int | None
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """See StaticAttention.tensors."""
+        return self.queries.sequences, self.queries.block_tables, self.queries.tiles
+
+    @property
+    def constants(self) -> tuple[int, ...]:
+        """See StaticAttention.constants."""
+        queries = self.queries
+        return *queries.block_tables.shape, len(queries.tiles), queries.tile_rows, queries.num_splits
 
     def __call__(self, queries: torch.Tensor, kv: LayerKv, shape: AttentionShape) -> torch.Tensor:
         """See StepAttention."""
