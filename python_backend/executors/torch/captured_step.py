@@ -30,7 +30,8 @@ class CapturedStep:
                 step.run()
         torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=pool):
+        # Another thread may load an adapter meanwhile.
+        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
             self._states = step.run()
 
     def replay(self, batch: InputBatch) -> list[torch.Tensor]:

@@ -49,7 +49,7 @@ class StepLayout:
     dtype: torch.dtype
     """Of activations."""
     table_width: int
-    """Blocks that a sequence may have."""
+    """Blocks that a sequence may have; a step that needs more is one of another key."""
     attention: StaticAttentionBackend
 
     def padded(self, items: Sequence[ScheduledSequence], device: torch.device) -> InputBatch:
@@ -59,7 +59,8 @@ class StepLayout:
         size = size_of(len(items))
         starts = np.zeros(size, dtype=np.int64)
         starts[: len(items)] = own.starts
-        blocks = np.full((size, self.table_width), self.shape.padding_block, dtype=np.int64)
+        width = max(self.table_width, own.blocks.shape[1])
+        blocks = np.full((size, width), self.shape.padding_block, dtype=np.int64)
         blocks[: len(items), : own.blocks.shape[1]] = own.blocks
         group = SequenceGroup(0, num_queries, starts, blocks)
         return InputBatch.of_groups([group], items, self.windows, self.shape, self.dtype, device, self.attention)
