@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -49,8 +50,8 @@ class StaticRunner:
         """record: None runs every step eagerly."""
         architecture = manifest.architecture
         write_weights(folder, random_weights(architecture, manifest.dtype))
-        with torch.inference_mode():
-            model = EagerModel(manifest, load_weights(folder, manifest, device), device, taps, operators)
+        with torch.inference_mode(), mock.patch.object(Operators, "best", lambda *_: operators):
+            model = EagerModel(manifest, load_weights(folder, manifest, device), device, taps)
             kv = KvArrays(NUM_BLOCKS, architecture, manifest.kv_cache, device)
             graphs = None
             if record is not None:
