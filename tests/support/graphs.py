@@ -50,7 +50,7 @@ class StaticRunner:
         """record: None runs every step eagerly."""
         architecture = manifest.architecture
         write_weights(folder, random_weights(architecture, manifest.dtype))
-        with torch.inference_mode(), mock.patch.object(Operators, "best", lambda *_: operators):
+        with torch.inference_mode(), mock.patch.object(Operators, "best", return_value=operators):
             model = EagerModel(manifest, load_weights(folder, manifest, device), device, taps)
             kv = KvArrays(NUM_BLOCKS, architecture, manifest.kv_cache, device)
             graphs = None
