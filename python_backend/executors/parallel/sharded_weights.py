@@ -12,10 +12,8 @@ import torch
 from trierarch.builder.errors import EngineError
 from trierarch.builder.manifest import EngineManifest
 from trierarch.python_backend.executors.parallel.shard import Axis, Cut, Shard
-from trierarch.python_backend.executors.torch.quantized_matrix import QuantizedMatrix
+from trierarch.python_backend.executors.torch.matrix import Matrix
 from trierarch.python_backend.executors.torch.weights import Weights, load_weights
-
-Matrix = torch.Tensor | QuantizedMatrix
 
 _CPU = torch.device("cpu")
 
