@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
-
-import yaml
+from typing import Any
 
 from trierarch.builder.errors import ConfigError
 from trierarch.kserve.parse_spec import parse_spec
 from trierarch.kserve.spec import DeploySpec
-
-SECTION: Final = "deploy"
-"""Of a spec file: what belongs to deploying. The file may describe a model's whole life."""
+from trierarch.orchestrator.spec_file import Section, read_section
 
 
 def read_spec(path: Path | None, given: Mapping[str, Any]) -> DeploySpec:
@@ -24,24 +20,11 @@ def read_spec(path: Path | None, given: Mapping[str, Any]) -> DeploySpec:
     Raises:
         ConfigError: the file cannot be read, or the spec is not one.
     """
-    raw = {} if path is None else _read(path)
+    raw = {} if path is None else read_section(path, Section.DEPLOY)
     for field, value in given.items():
         if value is not None:
             _put(raw, field.split("."), value)
     return parse_spec(raw)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"--spec is {str(path)!r}, which cannot be read as YAML ({error})") from error
-    if not isinstance(document, dict) or not isinstance(document.get(SECTION), dict):
-        raise ConfigError(
-            f"--spec is {str(path)!r}, and has no section {SECTION}: with the deployment's fields below it"
-        )
-    section: dict[str, Any] = document[SECTION]
-    return section
 
 
 def _put(raw: dict[str, Any], field: list[str], value: Any) -> None:

@@ -25,13 +25,25 @@ TENSORRT_LLM = "With --target tensorrt_llm"
 
 def build(
     model: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="SOURCE",
             help="A Hugging Face directory (safetensors), a GGUF file, a hub id (org/name), or 'demo' (SmolLM2-135M).",
+            show_default="required, here or in --spec",
         ),
-    ],
-    output: Annotated[Path, typer.Option(metavar="DIR", help="Where the engine goes, whole or not at all.")],
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where the engine goes, whole or not at all.",
+            show_default="required, here or in --spec",
+        ),
+    ] = None,
+    spec: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="YAML with a section build; options here win over it.", show_default="none"),
+    ] = None,
     target: Annotated[
         str | None,
         typer.Option(
@@ -123,13 +135,14 @@ def build(
         ),
     ] = None,
     accuracy_check: Annotated[
-        bool,
+        bool | None,
         typer.Option(
             "--accuracy-check/--no-accuracy-check",
             help="Compare a quantised model with the unquantised one.",
+            show_default="accuracy-check",
             rich_help_panel=ACCURACY,
         ),
-    ] = True,
+    ] = None,
     speculation: Annotated[
         str | None,
         typer.Option(
@@ -212,13 +225,14 @@ def build(
         ),
     ] = None,
     compile: Annotated[
-        bool,
+        bool | None,
         typer.Option(
             "--compile/--no-compile",
             help="Compile kernels for this machine's CPU; without, the engine runs on any CPU, several times slower. For "
             "TensorRT-LLM up to 1.2: compile its engine, where it is installed.",
+            show_default="compile",
         ),
-    ] = True,
+    ] = None,
     tensorrt_llm_version: Annotated[
         str | None,
         typer.Option(
@@ -312,7 +326,8 @@ def build(
     from trierarch.python_backend.executors.torch.teacher_forcing import teacher_forced_logits
 
     started = time.monotonic()
-    config = build_config(
+    config = read_build(
+        spec,
         model=model,
         output=output,
         target=target,
@@ -341,7 +356,7 @@ def build(
         max_lora_rank=max_lora_rank,
         adapter_host_bytes=None if adapter_host_bytes is None else parse_size(adapter_host_bytes),
         compile=compile,
-        overwrite=overwrite,
+        overwrite=overwrite or None,
         tensorrt_llm_version=tensorrt_llm_version,
         tensorrt_llm_flow=tensorrt_llm_flow,
         tensor_parallel_size=tensor_parallel_size,
@@ -361,12 +376,13 @@ def build(
     if json:
         OUT.out(manifest.to_json(), end="")
         return
-    more = (("built in", f"{time.monotonic() - started:.1f} s"), ("at", str(output)))
-    OUT.print(summary_table(manifest, *more, draft=manifest.load_draft(output)))
+    place = config.output
+    more = (("built in", f"{time.monotonic() - started:.1f} s"), ("at", str(place)))
+    OUT.print(summary_table(manifest, *more, draft=manifest.load_draft(place)))
     if is_uncompiled(manifest):
-        ERR.print(f"\ncompile it on the GPU machine with: [bold]trierarch compile {output}[/]", soft_wrap=True)
+        ERR.print(f"\ncompile it on the GPU machine with: [bold]trierarch compile {place}[/]", soft_wrap=True)
     else:
-        ERR.print(f"\nserve it with: [bold]trierarch serve {output}[/]", soft_wrap=True)
+        ERR.print(f"\nserve it with: [bold]trierarch serve {place}[/]", soft_wrap=True)
 
 
 def _show_plan(config: BuildConfig, as_json: bool) -> None:
@@ -397,6 +413,24 @@ def _show_plan(config: BuildConfig, as_json: bool) -> None:
         return
     for panel in plan_panels(plan):
         OUT.print(panel, soft_wrap=not isinstance(panel, Panel))
+
+
+def read_build(spec: Path | None, **given: Any) -> BuildConfig:
+    """The section `build` of a spec file, with what was given on the command line in its place; None was not given.
+
+    Raises:
+        ConfigError: the file cannot be read, a value is out of range, or the model or the output is missing.
+    """
+    raw: dict[str, Any] = {}
+    if spec is not None:
+        from trierarch.orchestrator.spec_file import Section, read_section
+
+        raw = read_section(spec, Section.BUILD)
+    raw |= {field: value for field, value in given.items() if value is not None}
+    for name in ("model", "output"):
+        if raw.get(name) is None:
+            raise ConfigError(f"--{name} is missing; say it here, or in the section build of --spec")
+    return build_config(**raw)
 
 
 def build_config(**asked: Any) -> BuildConfig:

@@ -9,16 +9,39 @@ import typer
 
 
 def compose(
-    engine: Annotated[Path, typer.Argument(help="An engine's directory.")],
-    output: Annotated[Path, typer.Option(metavar="DIR", help="Where the repository goes, whole or not at all.")],
+    engine: Annotated[
+        Path | None, typer.Argument(help="An engine's directory.", show_default="required, here or in --spec")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where the repository goes, whole or not at all.",
+            show_default="required, here or in --spec",
+        ),
+    ] = None,
+    spec: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="YAML with a section compose; options here win over it.", show_default="none"
+        ),
+    ] = None,
     copy: Annotated[
-        bool,
-        typer.Option("--copy", help="Copy the engine into the repository, to carry it elsewhere, in place of links."),
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--copy/--link",
+            help="Copy the engine into the repository, to carry it elsewhere, or link to it.",
+            show_default="link",
+        ),
+    ] = None,
     decoupled: Annotated[
-        bool,
-        typer.Option("--decoupled/--unary", help="Stream answers, or serve unary gRPC clients: Triton cannot do both."),
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--decoupled/--unary",
+            help="Stream answers, or serve unary gRPC clients: Triton cannot do both.",
+            show_default="decoupled",
+        ),
+    ] = None,
     exclude_input: Annotated[
         bool, typer.Option("--exclude-input", help="Leave the prompt out of unstreamed answers unless a client says.")
     ] = False,
@@ -37,9 +60,13 @@ def compose(
         bool, typer.Option("--adapter-models", help="Make a model of every adapter that there is now.")
     ] = False,
     adapter_uploads: Annotated[
-        bool,
-        typer.Option("--adapter-uploads/--no-adapter-uploads", help="Whether clients may send adapters of their own."),
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--adapter-uploads/--no-adapter-uploads",
+            help="Whether clients may send adapters of their own.",
+            show_default="adapter-uploads",
+        ),
+    ] = None,
     adapter_upload_directory: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Where those are kept.", show_default="as long as the model is loaded"),
@@ -58,8 +85,11 @@ def compose(
         typer.Option(metavar="SIZE", help="With --kv-disk-directory: of files there.", show_default="the backend's"),
     ] = None,
     llmapi: Annotated[
-        str, typer.Option(metavar="NAME", help="Add a model with the tensors of TensorRT-LLM's llmapi model.")
-    ] = "",
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Add a model with the tensors of TensorRT-LLM's llmapi model.", show_default="none"
+        ),
+    ] = None,
 ) -> None:
     """Compose an engine into a Triton model repository.
 
@@ -67,24 +97,49 @@ def compose(
     one for each adapter that is to be one. Each is a short config.pbtxt; the backend fills in tensors and limits from the
     engine's manifest.
     """
+    from dataclasses import replace
+
     from trierarch.builder.adapter_directory import adapters_in
     from trierarch.builder.errors import ConfigError
-    from trierarch.ensembles.compose import ComposeOptions
     from trierarch.ensembles.compose import compose as compose_repository
+    from trierarch.orchestrator.composition_spec import read_composition
     from trierarch.orchestrator.console import OUT, say
     from trierarch.orchestrator.kv_tiers import KvTiers
     from trierarch.python_backend.adapters.directory import DRAFT_SUFFIX
 
+<<<<<<< HEAD
     tiers = KvTiers.parse(kv_host_bytes, kv_disk_directory, kv_disk_bytes)
     directories = tuple(adapters or ())
     known = [name for place in (engine, *directories) for name, _ in adapters_in(place)]
     for name in adapter_model or ():
+=======
+    asked = read_composition(
+        spec,
+        {
+            "engine": engine,
+            "output": output,
+            "copy": copy,
+            "decoupled": decoupled,
+            "exclude_input_in_output": exclude_input or None,
+            "accumulate_tokens": accumulate_tokens or None,
+            "adapters": adapters or None,
+            "adapter_models": adapter_model or None,
+            "adapter_uploads": adapter_uploads,
+            "adapter_upload_directory": adapter_upload_directory,
+            "llmapi": llmapi,
+        },
+    )
+    options = asked.options
+    known = [name for place in (asked.engine, *options.adapters) for name, _ in adapters_in(place)]
+    for name in options.adapter_models:
+>>>>>>> c33e615 (An import writes down what it did: a spec that build, compose and deploy go on from, under the report of each setting)
         if name not in known:
             raise ConfigError(
                 f"--adapter-model is {name!r}: there is none in the engine and in --adapters; name one of them"
             )
     # Those of the draft model answer nobody.
     found = [name for name in known if not name.endswith(DRAFT_SUFFIX)] if adapter_models else []
+<<<<<<< HEAD
     options = ComposeOptions(
         copy=copy,
         decoupled=decoupled,
@@ -102,3 +157,9 @@ def compose(
     composition = compose_repository(engine, output, options)
     OUT.print(f"[bold cyan]{output}[/]: {', '.join(composition.models)}", soft_wrap=True)
     say(f"serve it with: trierarch serve {output}")
+=======
+    options = replace(options, adapter_models=tuple(dict.fromkeys([*options.adapter_models, *found])))
+    composition = compose_repository(asked.engine, asked.output, options)
+    OUT.print(f"[bold cyan]{asked.output}[/]: {', '.join(composition.models)}", soft_wrap=True)
+    say(f"serve it with: trierarch serve {asked.output}")
+>>>>>>> c33e615 (An import writes down what it did: a spec that build, compose and deploy go on from, under the report of each setting)

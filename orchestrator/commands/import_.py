@@ -19,6 +19,14 @@ def import_(
     engine: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where its engine goes.", show_default="OUTPUT-engine")
     ] = None,
+    spec: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Where the spec goes that build, compose and deploy go on from.",
+            show_default="OUTPUT-trierarch.yaml",
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -28,15 +36,22 @@ def import_(
         ),
     ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Say what would become of it, and change nothing.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the engine that is there.")] = False,
+    spec_only: Annotated[
+        bool, typer.Option("--spec-only", help="Write the spec; build and compose nothing yet.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the engine and the spec that are there.")
+    ] = False,
 ) -> None:
     """Import a model repository of TensorRT-LLM's backend.
 
     Its filled-in config.pbtxt files are read; what has a counterpart is carried over into an engine, which is built from
-    the model's checkpoint, and a repository over it. A table tells of each setting what became of it, and why.
+    the model's checkpoint, and a repository over it. A table tells of each setting what became of it, and why; a spec says
+    the same to trierarch build, compose and deploy.
     """
     from trierarch.builder.errors import ConfigError
     from trierarch.ensembles.compose import compose
+    from trierarch.orchestrator.composition_spec import CompositionSpec
     from trierarch.orchestrator.console import ERR, OUT, say
     from trierarch.orchestrator.importing.plan import plan_import
 
@@ -49,15 +64,25 @@ def import_(
             "a repository of TensorRT-LLM's backend holds no weights that could be built from; name the checkpoint with "
             "--model" + (f" ({' and '.join(planned.hints)})" if planned.hints else "")
         )
-    engine = engine or output.with_name(output.name + "-engine")
+    spec = spec or output.with_name(output.name + "-trierarch.yaml")
+    if spec.exists() and not overwrite:
+        raise ConfigError(f"--spec is {str(spec)!r}: there is a file already; name another, or --overwrite it")
     from trierarch.builder.build import build
     from trierarch.orchestrator.build_progress import RichProgress
     from trierarch.orchestrator.commands.build import build_config
+    from trierarch.orchestrator.importing.written_spec import write_import
 
+    engine = (engine or output.with_name(output.name + "-engine")).resolve()
+    asked = CompositionSpec(engine, output.resolve(), planned.compose)
     fields = _fields(planned, planned.model)
+    config = build_config(model=planned.model, output=engine, overwrite=overwrite, **fields)
+    write_import(spec, repository.resolve(), planned, config, asked)
+    if spec_only:
+        say(f"go on with: trierarch build --spec {spec}; trierarch compose --spec {spec}")
+        return
     with RichProgress(ERR) as progress:
-        build(build_config(model=planned.model, output=engine, overwrite=overwrite, **fields), progress)
-    composition = compose(engine, output, planned.compose)
+        build(config, progress)
+    composition = compose(asked.engine, asked.output, asked.options)
     OUT.print(f"[bold cyan]{output}[/]: {', '.join(composition.models)}", soft_wrap=True)
     say(f"serve it with: trierarch serve {output}")
 

@@ -13,6 +13,9 @@ from trierarch.builder.machine import default_dtype
 from trierarch.builder.manifest import EngineManifest, KvType
 from trierarch.ensembles.compose import ComposeOptions
 from trierarch.orchestrator import cli
+from trierarch.orchestrator.commands.build import read_build
+from trierarch.orchestrator.composition_spec import CompositionSpec, read_composition
+from trierarch.orchestrator.deployment_spec import read_spec
 from trierarch.orchestrator.importing.entry import Fate
 from trierarch.orchestrator.importing.plan import ImportPlan, plan_import
 
@@ -230,3 +233,81 @@ def test_the_model_has_to_be_named_where_nothing_tells_it(tmp_path: Path, capsys
     assert run("import", repository, "--output", tmp_path / "ours", "--plan") == 0
     assert run("import", repository, "--output", tmp_path / "ours") == 2
     assert "name the checkpoint with --model (its tokenizer is '/models/gpt2')" in capsys.readouterr().err
+
+
+def test_the_spec_that_it_writes_says_what_it_did_and_others_go_on_from_it(tmp_path: Path) -> None:
+    checkpoint = random_checkpoint("llama", tmp_path / "checkpoint")
+    values = {
+        "max_tokens_in_paged_kv_cache": "100",
+        "exclude_input_in_output": "true",
+        "enable_kv_cache_reuse": "false",
+        "medusa_choices": "{0, 1}",
+    }
+    theirs = write_repository(tmp_path / "theirs", {"batch": "16", "decoupled": "false"}, **values)
+    output, file = tmp_path / "ours", tmp_path / "ours-trierarch.yaml"
+    arguments = ("import", theirs, "--output", output, "--model", checkpoint)
+    assert run(*arguments, "--spec-only") == 0
+    assert not output.exists()
+    assert not (tmp_path / "ours-engine").exists()
+
+    report = [line for line in file.read_text().splitlines() if line.startswith("#")]
+    assert "#   tensorrt_llm: max_batch_size 16: carried over: sequences in one step" in report
+    assert any("medusa_choices {0, 1}: no counterpart: Medusa heads are not served" in line for line in report)
+
+    assert run("build", "--spec", file) == 0
+    assert run("compose", "--spec", file) == 0
+    by_spec = EngineManifest.load(tmp_path / "ours-engine")
+    configs = {path.name: (path / "config.pbtxt").read_text() for path in sorted(output.iterdir())}
+
+    assert run(*arguments) == 2, "the spec is there already"
+    assert run(*arguments, "--overwrite") == 0
+    assert EngineManifest.load(tmp_path / "ours-engine") == by_spec
+    assert {path.name: (path / "config.pbtxt").read_text() for path in sorted(output.iterdir())} == configs
+    assert (by_spec.limits.max_batch_size, by_spec.kv_cache.enable_prefix_caching) == (16, False)
+    assert by_spec.limits.max_seq_len == 112
+
+    config = read_build(file)
+    assert config == read_build(None, **config.model_dump(exclude_unset=True))
+    assert (config.model, config.output) == (str(checkpoint), tmp_path / "ours-engine")
+    composition = read_composition(file, {})
+    assert composition == CompositionSpec(
+        tmp_path / "ours-engine", output, ComposeOptions(decoupled=False, exclude_input_in_output=True)
+    )
+    given = {"profile": "keda", "image": "registry.example/trierarch:1", "storage.uri": "pvc://engines/ours"}
+    assert read_spec(file, given).name == "ours"
+
+
+def test_options_go_before_the_spec(tmp_path: Path) -> None:
+    file = tmp_path / "trierarch.yaml"
+    file.write_text(
+        "build: {model: demo, output: /engines/demo, max_batch_size: 8, speculation: [suffix]}\n"
+        "compose: {engine: /engines/demo, output: /repository, decoupled: false, adapters: [/shelf]}\n"
+    )
+    config = read_build(file, max_batch_size=4, max_seq_len=None)
+    assert config == read_build(None, model="demo", output="/engines/demo", max_batch_size=4, speculation=("suffix",))
+    given = {"output": Path("/other"), "decoupled": True, "copy": None}
+    assert read_composition(file, given) == CompositionSpec(
+        Path("/engines/demo"), Path("/other"), ComposeOptions(adapters=(Path("/shelf"),))
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("deploy: {name: x}", "has no section compose"),
+        ("compose: {}", "engine is missing; say it here, or in the section compose of --spec"),
+        (
+            "compose: {engine: /e, output: /r, decoupeld: true}",
+            "compose.decoupeld is unknown; known are engine, output",
+        ),
+        ("compose: {engine: /e, output: /r, decoupled: maybe}", "compose.decoupled is 'maybe'"),
+        ("compose: {engine: 3, output: /r}", "compose: engine and output are paths"),
+        ("compose: {engine: /e, output: /r}\nbiuld: {}", "section biuld is unknown; there are build, compose, deploy"),
+        ("compose: [", "cannot be read as YAML"),
+    ],
+)
+def test_a_bad_spec_is_named(tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "trierarch.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=says):
+        read_composition(file, {})
