@@ -63,7 +63,8 @@ class SamplingParams:
     """How tokens are drawn. Checked on construction; `check_vocabulary` needs the engine.
 
     Order of application: logit bias, repetition/presence/frequency penalties, bad words and min_tokens masks,
-    temperature, top-k, top-p, min-p. Log-probs are of the model's own distribution, before all of these.
+    temperature, top-k, top-p, min-p. Log-probs are of the model's own distribution, before all of these, unless
+    `edited_logprobs`.
     """
 
     max_tokens: int
@@ -103,6 +104,9 @@ class SamplingParams:
     """Whether the logits that each output token was drawn from are told."""
     return_embedding: bool = False
     """Whether the prompt's embedding is told, by an engine that makes one."""
+    edited_logprobs: bool = False
+    """For one token alone: guide, bias, penalties and masks edit the log-probs, which are not scaled anew, and `logprobs`
+    lists the likeliest tokens that are left. The token drawn is the model's own likeliest; it ends nothing."""
 
     def __post_init__(self) -> None:
         """Raise InvalidRequest for a value out of range."""
@@ -135,6 +139,16 @@ class SamplingParams:
     def is_greedy(self) -> bool:
         """Whether the most likely token is always taken."""
         return self.temperature == 0.0 or self.top_k == 1
+
+    @property
+    def reweighs(self) -> bool:
+        """Whether a guide, a bias or penalties change which tokens are the likeliest."""
+        return self.guide is not None or bool(self.logit_bias) or self.has_penalties
+
+    @property
+    def has_penalties(self) -> bool:
+        """Whether what was said so far changes how likely the next tokens are."""
+        return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
 
     @property
     def tells_prompt(self) -> bool:
@@ -235,6 +249,9 @@ class Request:
     request_id: str
     prompt_token_ids: tuple[int, ...]
     sampling: SamplingParams
+    answer_so_far: tuple[int, ...] = ()
+    """Output tokens that are known when it comes: computed as a prompt is, and not told again. `max_tokens` counts them, and
+    guides, penalties and words follow them as if they had been drawn."""
     adapter: Adapter | None = None
     """The version that its name meant when the request came; None is the base model."""
     cache_salt: str = ""

@@ -107,12 +107,7 @@ def compose(
     from trierarch.orchestrator.kv_tiers import KvTiers
     from trierarch.python_backend.adapters.directory import DRAFT_SUFFIX
 
-<<<<<<< HEAD
     tiers = KvTiers.parse(kv_host_bytes, kv_disk_directory, kv_disk_bytes)
-    directories = tuple(adapters or ())
-    known = [name for place in (engine, *directories) for name, _ in adapters_in(place)]
-    for name in adapter_model or ():
-=======
     asked = read_composition(
         spec,
         {
@@ -126,40 +121,22 @@ def compose(
             "adapter_models": adapter_model or None,
             "adapter_uploads": adapter_uploads,
             "adapter_upload_directory": adapter_upload_directory,
+            "kv_host_bytes": tiers.host_bytes,
+            "kv_disk_directory": tiers.disk_directory,
+            "kv_disk_bytes": tiers.disk_bytes,
             "llmapi": llmapi,
         },
     )
     options = asked.options
     known = [name for place in (asked.engine, *options.adapters) for name, _ in adapters_in(place)]
     for name in options.adapter_models:
->>>>>>> c33e615 (An import writes down what it did: a spec that build, compose and deploy go on from, under the report of each setting)
         if name not in known:
             raise ConfigError(
                 f"--adapter-model is {name!r}: there is none in the engine and in --adapters; name one of them"
             )
     # Those of the draft model answer nobody.
     found = [name for name in known if not name.endswith(DRAFT_SUFFIX)] if adapter_models else []
-<<<<<<< HEAD
-    options = ComposeOptions(
-        copy=copy,
-        decoupled=decoupled,
-        exclude_input_in_output=exclude_input,
-        accumulate_tokens=accumulate_tokens,
-        adapters=directories,
-        adapter_models=tuple(dict.fromkeys([*(adapter_model or ()), *found])),
-        adapter_uploads=adapter_uploads,
-        adapter_upload_directory=adapter_upload_directory,
-        kv_host_bytes=tiers.host_bytes,
-        kv_disk_directory=tiers.disk_directory,
-        kv_disk_bytes=tiers.disk_bytes,
-        llmapi=llmapi,
-    )
-    composition = compose_repository(engine, output, options)
-    OUT.print(f"[bold cyan]{output}[/]: {', '.join(composition.models)}", soft_wrap=True)
-    say(f"serve it with: trierarch serve {output}")
-=======
     options = replace(options, adapter_models=tuple(dict.fromkeys([*options.adapter_models, *found])))
     composition = compose_repository(asked.engine, asked.output, options)
     OUT.print(f"[bold cyan]{asked.output}[/]: {', '.join(composition.models)}", soft_wrap=True)
     say(f"serve it with: trierarch serve {asked.output}")
->>>>>>> c33e615 (An import writes down what it did: a spec that build, compose and deploy go on from, under the report of each setting)

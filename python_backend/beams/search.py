@@ -19,8 +19,9 @@ from trierarch.python_backend.request import MAX_LOGPROBS, FinishReason, Samplin
 class BeamSearch:
     """A state machine: candidates in, next beams out. Knows no model and no executor.
 
-    Of `sampling` it honours max_tokens, min_tokens, bad words, stop words and log-probs; nothing is drawn, so what says
-    how to draw (temperature, top_k, top_p, min_p, seed) changes nothing.
+    Of `sampling` it honours max_tokens, min_tokens, bad words, stop words and log-probs; guide, bias and penalties are in the
+    candidates that it is given. Nothing is drawn, so what says how to draw (temperature, top_k, top_p, min_p, seed) changes
+    nothing.
     """
 
     def __init__(
@@ -57,16 +58,17 @@ class BeamSearch:
         """Those that have finished, the best first; `width` of them once it is over."""
         return tuple(self._finished)
 
-    def advance(self, steps: Sequence[TokenLogprob]) -> None:
+    def advance(self, steps: Sequence[TokenLogprob | None]) -> None:
         """Take the next token's likeliest candidates of each beam, in `beams`' order.
 
-        steps: `top` lists at least `num_candidates` tokens (or the whole vocabulary), the likeliest first.
+        steps: `top` lists at least `num_candidates` tokens (or all that may follow), the likeliest first. None where the
+        beam's guide says that it is complete.
         """
         width = self._params.width
         living: list[Beam] = []
         ended: list[FinishedBeam] = []
-        for place, beam in enumerate(self._ranked(steps)):
-            reason = self._end_of(beam)
+        for place, (beam, is_complete) in enumerate(self._ranked(steps)):
+            reason = FinishReason.STOP if is_complete else self._end_of(beam)
             if reason is None:
                 living.append(beam)
             elif place < width:  # The others only make sure that enough of them go on.
@@ -78,7 +80,9 @@ class BeamSearch:
 
     def _count_candidates(self) -> int:
         sampling, width = self._sampling, self._params.width
-        barred = {*self._end_ids, *(word[-1] for word in (*sampling.stop_words, *sampling.bad_words))}
+        # Where the candidates come edited, the bad words have been taken out already.
+        bad_words = () if sampling.reweighs else sampling.bad_words
+        barred = {*self._end_ids, *(word[-1] for word in (*sampling.stop_words, *bad_words))}
         if width + len(barred) > MAX_LOGPROBS:
             raise InvalidRequest(
                 "beam_width",
@@ -88,18 +92,24 @@ class BeamSearch:
             )
         return max(2 * width, width + len(barred), sampling.logprobs or 0)
 
-    def _ranked(self, steps: Sequence[TokenLogprob]) -> Iterator[Beam]:
-        """The beams that may follow, the best first; of equals, the better beam's likelier one."""
+    def _ranked(self, steps: Sequence[TokenLogprob | None]) -> Iterator[tuple[Beam, bool]]:
+        """The beams that may follow, and whether they are complete; the best first, of equals the better beam's likelier one."""
         rate, num_shown = self._params.diversity_rate, self._sampling.logprobs or 0
-        candidates = [
-            (beam.cum_logprob + logprob + rate * index, index, token_id, logprob)
-            for index, (beam, step) in enumerate(zip(self.beams, steps, strict=True))
-            for token_id, logprob in self._allowed(beam, step.top)
-        ]
+        candidates: list[tuple[float, int, TokenLogprob | None]] = []
+        for index, (beam, step) in enumerate(zip(self.beams, steps, strict=True)):
+            so_far = beam.cum_logprob + rate * index
+            if step is None:
+                candidates.append((so_far, index, None))
+                continue
+            rivals = step.top[:num_shown]
+            candidates += (
+                (so_far + logprob, index, TokenLogprob(token_id, logprob, rivals))
+                for token_id, logprob in self._allowed(beam, step.top)
+            )
         candidates.sort(key=lambda candidate: -candidate[0])
-        for _, index, token_id, logprob in candidates:
-            rivals = steps[index].top[:num_shown]
-            yield self.beams[index].followed_by(TokenLogprob(token_id, logprob, rivals))
+        for _, index, token in candidates:
+            beam = self.beams[index]
+            yield (beam, True) if token is None else (beam.followed_by(token), False)
 
     def _allowed(self, beam: Beam, top: Iterable[tuple[int, float]]) -> Iterator[tuple[int, float]]:
         sampling = self._sampling

@@ -93,6 +93,7 @@ class StepExecutor:
     def submit(self, request: Request, sink: Sink) -> None:
         """See Executor.submit."""
         check_token_ids("prompt_token_ids", request.prompt_token_ids, self._vocab_size)
+        check_token_ids("answer_so_far", request.answer_so_far, self._vocab_size)
         check_token_ids("draft_token_ids", request.speculation.draft_token_ids, self._vocab_size)
         request.sampling.check_vocabulary(self._vocab_size)
         with self._changed:

@@ -119,9 +119,18 @@ class Matcher:
         if may_end and not self._bits.any():
             return b""
         if may_end:
-            for token_id in self._end_ids:
-                self._bits[token_id // 8] |= 1 << token_id % 8
+            self._allow_end()
         return bytes(self._bits[: -(-self._end // 8)])
+
+    def end_mask(self) -> bytes:
+        """The same, of the tokens that end the output alone."""
+        self._words.fill(0)
+        self._allow_end()
+        return bytes(self._bits[: -(-self._end // 8)])
+
+    def _allow_end(self) -> None:
+        for token_id in self._end_ids:
+            self._bits[token_id // 8] |= 1 << token_id % 8
 
     def _take(self, token_id: int) -> bool:
         """Forbid a token; whether it was allowed."""

@@ -141,16 +141,21 @@ class Masking:
             if followed.serial is not None:
                 continue
             assert sampling.guide is not None
+            end_ids = self._end_ids if sampling.end_ids is None else sampling.end_ids
             followed.serial, followed.is_late = next(self._serials), False
             asks.append(
                 MaskAsk(
                     serial=followed.serial,
                     sequence_id=sequence.sequence_id,
                     guide=sampling.guide,
-                    end_ids=self._end_ids if sampling.end_ids is None else sampling.end_ids,
+                    end_ids=end_ids,
                     num_accepted=followed.num_accepted,
                     token_ids=tuple(sequence.token_ids[sequence.num_prompt_tokens + followed.num_accepted :]),
                     draft_token_ids=item.draft_token_ids,
+                    # Beams rank by what their end costs, too; until min_tokens it is not to be had.
+                    draws_end=sampling.edited_logprobs
+                    and bool(end_ids)
+                    and sequence.num_output_tokens >= sampling.min_tokens,
                 )
             )
             followed.num_accepted = sequence.num_output_tokens

@@ -35,6 +35,8 @@ class MaskAsk:
     token_ids: tuple[int, ...]
     """Those drawn since."""
     draft_token_ids: tuple[int, ...]
+    draws_end: bool = False
+    """Whether an end token is drawn where nothing else can follow, in place of the output being over."""
 
 
 @dataclass(frozen=True, slots=True)

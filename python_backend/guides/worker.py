@@ -100,7 +100,7 @@ def _reply(ask: MaskAsk, matchers: dict[int, Matcher], grammars: Grammars) -> Ma
     matcher = matchers[ask.sequence_id]
     if not all(matcher.accept(token_id) for token_id in ask.token_ids):
         return MaskReply(ask.serial, (), is_over=False)
-    masks = [matcher.mask()]
+    masks = [matcher.mask() or (matcher.end_mask() if ask.draws_end else b"")]
     if not masks[0]:
         return MaskReply(ask.serial, (), is_over=True)
     num_drafts = 0

@@ -47,6 +47,10 @@ def check_limits(request: Request, max_seq_len: int, takes_adapters: bool) -> No
             "shorten the prompt or build the engine with a larger max_seq_len",
         )
     check_length(num_prompt_tokens, max_tokens, max_seq_len)
+    if len(request.answer_so_far) >= max_tokens:
+        raise InvalidRequest(
+            "max_tokens", max_tokens, f"must be above the {len(request.answer_so_far)} output tokens that are known"
+        )
     if not -MAX_PRIORITY <= request.priority <= MAX_PRIORITY:
         raise InvalidRequest("priority", request.priority, f"must be between {-MAX_PRIORITY} and {MAX_PRIORITY}")
 

@@ -34,9 +34,9 @@ class LiveRequest:
 
         `end_ids` are the engine's, for a request that names none of its own.
         """
+        known = (*request.prompt_token_ids, *request.answer_so_far)
         sequences = [
-            Sequence(first_sequence_id + index, request, index, list(request.prompt_token_ids))
-            for index in range(request.sampling.n)
+            Sequence(first_sequence_id + index, request, index, list(known)) for index in range(request.sampling.n)
         ]
         own = request.sampling.end_ids
         return cls(request, frozenset(end_ids if own is None else own), sequences, sequences[1:], len(sequences))
@@ -50,7 +50,7 @@ class LiveRequest:
         num_output_tokens = sequence.num_output_tokens
         num_appended = 0
         for token in token_ids:
-            may_stop = num_output_tokens >= sampling.min_tokens
+            may_stop = num_output_tokens >= sampling.min_tokens and not sampling.edited_logprobs
             if may_stop and token in self.end_ids:
                 return num_appended, FinishReason.STOP
             sequence.token_ids.append(token)

@@ -2,7 +2,8 @@
 
 Each step asks the executor for one token after each living beam, with the log-probs of the likeliest ones; keys and
 values that beams share are found in the prefix cache. The executor knows nothing of beams, so they go with whatever it
-does: batching, adapters, salts, preemption.
+does: batching, adapters, salts, preemption. A guide, a bias and penalties are the executor's to apply; it is told then which
+tokens are the answer's.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import replace
 
 from trierarch.python_backend.beams.beam import Beam
 from trierarch.python_backend.beams.search import BeamSearch
-from trierarch.python_backend.errors import Cancelled, ExecutorFailed, ServingError
+from trierarch.python_backend.errors import Cancelled, ExecutorFailed, InvalidRequest, ServingError
 from trierarch.python_backend.executors.executor import Executor, Sink
 from trierarch.python_backend.request import (
     FinishReason,
@@ -105,7 +106,7 @@ class LiveBeams:
     def _go_on(self) -> None:
         try:
             if self._failure is None:
-                self._search.advance([self._heard[place] for place in range(len(self._search.beams))])
+                self._search.advance([self._heard.get(place) for place in range(len(self._search.beams))])
                 self._heard.clear()
             if self._failure is None and not self._search.is_over:
                 self._ask()
@@ -138,19 +139,35 @@ class LiveBeams:
     def _step(self, beam: Beam) -> Request:
         request = self._request
         is_first = self._num_asked == 0
-        return replace(
+        step = replace(
             request,
             request_id=f"{self.request_id}/{self._num_asked}",
-            prompt_token_ids=(*request.prompt_token_ids, *beam.token_ids),
-            sampling=SamplingParams(
+            speculation=SpeculationParams(max_draft_tokens=0),
+            is_continuation=not is_first,
+        )
+        if not request.sampling.reweighs:
+            sampling = SamplingParams(
                 max_tokens=1,
                 temperature=0.0,
                 end_ids=(),  # an end token is a candidate like any other
                 logprobs=self._search.num_candidates,
                 prompt_logprobs=request.sampling.prompt_logprobs if is_first else None,
-            ),
-            speculation=SpeculationParams(max_draft_tokens=0),
-            is_continuation=not is_first,
+            )
+            return replace(step, prompt_token_ids=(*request.prompt_token_ids, *beam.token_ids), sampling=sampling)
+        return replace(step, answer_so_far=beam.token_ids, sampling=self._edited(len(beam.token_ids) + 1))
+
+    def _edited(self, num_tokens: int) -> SamplingParams:
+        """What asks for candidates as guide, bias and penalties leave them, for the answer's token of that number."""
+        sampling = self._request.sampling
+        return replace(
+            sampling,
+            n=1,
+            max_tokens=num_tokens,
+            min_tokens=min(sampling.min_tokens, num_tokens),
+            temperature=0.0,
+            logprobs=self._search.num_candidates,
+            prompt_logprobs=sampling.prompt_logprobs if num_tokens == 1 else None,
+            edited_logprobs=True,
         )
 
     def _abort_step(self) -> None:
@@ -173,6 +190,13 @@ class LiveBeams:
 
     def _answers(self) -> list[TextDelta]:
         wanted = range(self._request.sampling.n)
+        num_found = len(self._search.finished)
+        if self._failure is None and num_found < len(wanted):
+            remedy = (
+                f"of the answers that are allowed {num_found} were found; ask for that many beams at most, or leave more tokens "
+                "to draw"
+            )
+            self._failure = FinishReason.ERROR, InvalidRequest("beam_width", len(wanted), remedy)
         if self._failure is not None:
             reason, error = self._failure
             return [

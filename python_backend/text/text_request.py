@@ -81,18 +81,8 @@ class TextRequest:
         sampling = self.sampling
         if sampling.n > width:
             raise InvalidRequest("n", sampling.n, f"must be at most beam_width ({width}): no more answers are kept")
-        # Beams rank by the model's own log-probs, of which a step lists the likeliest.
-        for name, value, neutral in (
-            ("repetition_penalty", sampling.repetition_penalty, 1.0),
-            ("presence_penalty", sampling.presence_penalty, 0.0),
-            ("frequency_penalty", sampling.frequency_penalty, 0.0),
-        ):
-            if value != neutral:
-                raise InvalidRequest(name, value, f"does not go with beam_width {width}; send {neutral} or no beams")
+        # A step of a search is a request of its own, and a beam's steps are not known before the search is over.
         for name, is_asked in (
-            ("logit_bias", bool(sampling.logit_bias)),
-            ("bias_words", bool(self.bias_words)),
-            ("guided_decoding_guide", sampling.guide is not None),
             ("return_context_logits", sampling.return_context_logits),
             ("return_generation_logits", sampling.return_generation_logits),
             ("return_embedding", sampling.return_embedding),

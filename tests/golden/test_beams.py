@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +14,13 @@ import torch
 
 from support.adapted_engine import adapted_engine
 from support.adapters import load_adapter
-from support.checkpoints import PAD, random_model, save_checkpoint
+from support.checkpoints import BOS, EOS, PAD, random_model, save_checkpoint, small_tokenizer
 from trierarch.builder.build import build
 from trierarch.builder.config import BuildConfig
 from trierarch.builder.manifest import DType, EngineManifest
 from trierarch.python_backend.beams.params import BeamParams, EarlyStopping
 from trierarch.python_backend.executors.factory import open_executor
-from trierarch.python_backend.request import FinishReason, SamplingParams
+from trierarch.python_backend.request import FinishReason, Guide, GuideKind, SamplingParams
 from trierarch.python_backend.text.generator import TextDelta, TextGenerator, TextRequest
 from trierarch.python_backend.text.tokenizer import Tokenizer
 
@@ -246,3 +247,124 @@ def test_beams_of_an_adapter_are_pefts(tmp_path: Path) -> None:
         assert [delta.token_ids for delta in ours.ask(PROMPTS[1], beams, "french")] == expected
     assert [delta.token_ids for delta in ours.ask(PROMPTS[1], beams)] != expected
     ours.close()
+
+
+def test_penalties_bias_and_words_are_transformers_processors(model: Any, ours: Ours) -> None:
+    """They edit log-probs, in the order of `_get_logits_processor`; presence and frequency are OpenAI's published formula."""
+    from transformers import LogitsProcessor, LogitsProcessorList
+
+    class Counted(LogitsProcessor):  # type: ignore[misc]
+        def __init__(self, num_prompt_tokens: int) -> None:
+            self.num_prompt_tokens = num_prompt_tokens
+
+        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            for row, output in enumerate(input_ids[:, self.num_prompt_tokens :].tolist()):
+                for token in set(output):
+                    scores[row, token] -= 0.4 + 0.7 * output.count(token)
+            return scores
+
+    changed = 0
+    for prompt in PROMPTS:
+        beams = BeamParams(width=4, length_penalty=1.0, early_stopping=EarlyStopping.LIKELY)
+        plain, end_ids = theirs(model, prompt, BeamParams(width=4)), likely_ends(model, prompt)
+        bias = {plain[0].token_ids[1]: -3.0, plain[3].token_ids[-1]: 2.5, 77: 4.0}
+        bad_words = [plain[0].token_ids[4:6], plain[1].token_ids[6:7]]
+        for theirs_too, ours_too in (
+            ({"repetition_penalty": 1.4}, {"repetition_penalty": 1.4}),
+            ({"repetition_penalty": 0.8}, {"repetition_penalty": 0.8}),
+            ({"sequence_bias": {(token,): value for token, value in bias.items()}}, {"logit_bias": bias}),
+            (
+                {"logits_processor": LogitsProcessorList([Counted(len(prompt))])},
+                {"presence_penalty": 0.4, "frequency_penalty": 0.7},
+            ),
+            (
+                {
+                    "repetition_penalty": 1.2,
+                    "sequence_bias": {(token,): value for token, value in bias.items()},
+                    "bad_words_ids": [list(word) for word in bad_words],
+                    "min_new_tokens": 5,
+                },
+                {"repetition_penalty": 1.2, "logit_bias": bias, "bad_words": tuple(bad_words), "min_tokens": 5},
+            ),
+        ):
+            expected = theirs(model, prompt, beams, end_ids, **theirs_too)
+            assert_equal(ours.answers(prompt, beams, end_ids=tuple(end_ids), **ours_too), expected)
+            changed += expected != theirs(model, prompt, beams, end_ids)
+    assert changed > 10
+
+
+@dataclass(frozen=True)
+class Language:
+    """What a guide lets through, in words of Python's own `re`."""
+
+    guide: str
+    begins: str
+    """Matches whatever may become one of its texts."""
+
+
+LANGUAGES = (
+    Language(guide=r"[a-m]{3,6}[0-9]{2}", begins=r"[a-m]{0,6}|[a-m]{3,6}[0-9]{1,2}"),
+    Language(
+        guide=r"(the |[b-x]{2,5}-)*[0-9]",
+        begins=r"((the |[b-x]{2,5}-)*(t|th|the|[b-x]{1,5})?)|(the |[b-x]{2,5}-)*[0-9]",
+    ),
+    Language(guide="[ -~]*", begins="[ -~]*"),
+)
+
+
+@pytest.mark.parametrize("language", LANGUAGES, ids=lambda language: language.guide)
+def test_guided_beams_are_those_of_a_constrained_prefix(model: Any, ours: Ours, language: Language) -> None:
+    """transformers asks for each beam what may follow; here Python's `re` says so, of every token in the vocabulary."""
+    tokenizer = small_tokenizer()
+    texts = [
+        tokenizer.decode([token]) if token not in (BOS, EOS, PAD) else None
+        for token in range(tokenizer.get_vocab_size())
+    ]
+    (end,) = end_ids = (EOS,)
+    begins, whole = re.compile(language.begins), re.compile(language.guide)
+
+    def allowed(num_prompt_tokens: int, sent: Sequence[int]) -> list[int]:
+        said = [token for token in sent[num_prompt_tokens:] if token != end]
+        text = tokenizer.decode(said)
+        next_ones = [
+            token
+            for token, more in enumerate(texts)
+            if more and "\ufffd" not in more and begins.fullmatch(text + more) is not None
+        ]
+        # Beams that cannot go on are dragged along with a score of -inf, and have to be told something.
+        return [*next_ones, *([end] if whole.fullmatch(text) else [])] or [end]
+
+    for prompt in PROMPTS:
+        for width, stopping, more in (
+            (2, EarlyStopping.FULL, {}),
+            (4, EarlyStopping.LIKELY, {"repetition_penalty": 1.3}),
+            (4, EarlyStopping.NEVER, {}),
+        ):
+            beams = BeamParams(width=width, length_penalty=1.0, early_stopping=stopping)
+
+            def follows(_: int, sent: torch.Tensor, length: int = len(prompt)) -> list[int]:
+                return allowed(length, sent.tolist())
+
+            expected = theirs(model, prompt, beams, end_ids, prefix_allowed_tokens_fn=follows, **more)
+            guide = Guide(GuideKind.REGEX, language.guide)
+            guided = ours.answers(prompt, beams, end_ids=end_ids, guide=guide, **more)
+            assert_equal(guided, expected)
+
+
+def test_a_guide_that_lets_fewer_answers_through_than_there_are_beams_says_so(ours: Ours) -> None:
+    guide = Guide(GuideKind.REGEX, "ab|cd")
+    found = ours.ask(PROMPTS[0], BeamParams(width=4), guide=guide, end_ids=(EOS,))
+    assert all(
+        str(delta.error).startswith("beam_width is 4: of the answers that are allowed 2 were found") for delta in found
+    )
+    two = ours.ask(PROMPTS[0], BeamParams(width=4), guide=guide, end_ids=(EOS,), n=2)
+    assert sorted(delta.text for delta in two) == ["ab", "cd"]
+
+
+def test_a_guided_beam_that_no_end_token_may_end_is_over_when_nothing_can_follow(ours: Ours) -> None:
+    guide = Guide(GuideKind.REGEX, "[a-f]{3}")
+    for end_ids, min_tokens in (((), 0), ((EOS,), 9)):
+        found = ours.ask(PROMPTS[1], BeamParams(width=3), guide=guide, end_ids=end_ids, min_tokens=min_tokens)
+        assert all(re.fullmatch("[a-f]{3}", delta.text) for delta in found)
+        assert {delta.finish_reason for delta in found} == {FinishReason.STOP}
+        assert len({delta.text for delta in found}) == 3

@@ -47,12 +47,13 @@ class Client:
     num_asked: int = 0
 
     def ask(self, *asks: dict[str, Any]) -> list[Stream]:
-        """Ask all at once; the streams of all their sequences, in order. Fields of SamplingParams, prompt and draft."""
+        """Ask all at once; the streams of all their sequences, in order. Fields of SamplingParams, prompt, draft and the like."""
         deltas: queue.SimpleQueue[TokenDelta] = queue.SimpleQueue()
         streams: dict[tuple[str, int], Stream] = {}
         for ask in asks:
             self.num_asked += 1
             prompt, draft = ask.pop("prompt", PROMPT), ask.pop("draft", ())
+            known, adapter, salt = ask.pop("answer_so_far", ()), ask.pop("adapter", ""), ask.pop("cache_salt", "")
             sampling = SamplingParams(**{"max_tokens": 30, "temperature": 0.0, **ask})
             request_id = str(self.num_asked)
             streams |= {(request_id, index): Stream() for index in range(sampling.n)}
@@ -60,6 +61,9 @@ class Client:
                 request_id=request_id,
                 prompt_token_ids=prompt,
                 sampling=sampling,
+                answer_so_far=known,
+                adapter=self.executor.find_adapter(adapter) if adapter else None,
+                cache_salt=salt,
                 speculation=SpeculationParams(draft_token_ids=draft),
                 arrival_time=time.monotonic(),
             )

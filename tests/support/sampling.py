@@ -71,7 +71,7 @@ def exact_distribution(
 ) -> NDArray[np.float64]:
     """What SamplingParams promises, one step after another, one token after another, in float64. (vocab)"""
     params = sequence.request.sampling
-    scores = _masked(_penalized(logits.astype(np.float64), sequence), sequence, end_ids)
+    scores = masked(penalized(logits.astype(np.float64), sequence), sequence, end_ids)
     if params.is_greedy:
         return np.eye(len(scores))[int(np.argmax(scores))]
     scores = scores / params.temperature
@@ -86,7 +86,8 @@ def exact_distribution(
     return np.asarray(weights / weights.sum())
 
 
-def _penalized(scores: NDArray[np.float64], sequence: Sequence) -> NDArray[np.float64]:
+def penalized(scores: NDArray[np.float64], sequence: Sequence) -> NDArray[np.float64]:
+    """Scores (vocab) with bias and penalties, in place."""
     params = sequence.request.sampling
     for token, bias in params.logit_bias.items():
         scores[token] += bias
@@ -99,7 +100,8 @@ def _penalized(scores: NDArray[np.float64], sequence: Sequence) -> NDArray[np.fl
     return scores
 
 
-def _masked(scores: NDArray[np.float64], sequence: Sequence, end_ids: tuple[int, ...]) -> NDArray[np.float64]:
+def masked(scores: NDArray[np.float64], sequence: Sequence, end_ids: tuple[int, ...]) -> NDArray[np.float64]:
+    """Scores (vocab) without what may not be drawn, in place."""
     params, known, output = sequence.request.sampling, sequence.token_ids, sequence.output_token_ids
     own_end_ids = end_ids if params.end_ids is None else params.end_ids
     for token in range(len(scores)):

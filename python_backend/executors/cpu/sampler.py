@@ -9,7 +9,7 @@ import numpy as np
 
 from trierarch.python_backend.executors.cpu.logit_edits import edit_logits
 from trierarch.python_backend.executors.cpu.truncation import Candidates, candidates, quantize
-from trierarch.python_backend.executors.sampling.logprobs import token_logprobs
+from trierarch.python_backend.executors.sampling.logprobs import edited_logprob, normalizer, token_logprobs
 from trierarch.python_backend.executors.sampling.peaks import peaks
 from trierarch.python_backend.executors.sampling.sampler import Sampler, temperature_of
 from trierarch.python_backend.executors.sampling.token_history import Floats
@@ -51,6 +51,14 @@ class CpuSampler(Sampler[Floats]):
 
     def _logprobs(self, logits: Floats, token_ids: Rows[int], num_top: Rows[int]) -> list[TokenLogprob]:
         return token_logprobs(logits, token_ids, num_top)
+
+    def _edited_logprobs(self, logits: Floats, token_ids: Rows[int], sequences: Rows[Context]) -> list[TokenLogprob]:
+        told = []
+        for row, token_id, sequence in zip(logits, token_ids, sequences, strict=True):
+            logprobs = row - normalizer(row)
+            edit_logits(logprobs[None], self._rules.edits([sequence]))
+            told.append(edited_logprob(logprobs, token_id, sequence.request.sampling.logprobs or 0))
+        return told
 
     def _candidates(self, logits: Floats, sequence: Context) -> Candidates | None:
         """What may be drawn after `sequence`; None if nothing. logits: (vocab), left as they are."""

@@ -16,7 +16,6 @@ from trierarch.python_backend.executors.sampling.logit_edits import (
     bias_arrays,
 )
 from trierarch.python_backend.executors.sampling.token_history import Floats, Ids, TokenHistory
-from trierarch.python_backend.request import SamplingParams
 from trierarch.python_backend.sequence import Context, Continuation
 
 
@@ -39,14 +38,14 @@ class LogitRules:
             or bool(sampling.logit_bias)
             or bool(sampling.bad_words)
             or sequence.num_output_tokens < sampling.min_tokens
-            or has_penalties(sampling)
+            or sampling.has_penalties
         )
 
     def edits(self, sequences: Rows[Context]) -> LogitEdits:
         """What changes in a batch's logits, row i for sequences[i]."""
         guided = [(row, sequence.allowed) for row, sequence in enumerate(sequences) if sequence.allowed is not None]
         biased = [row for row, sequence in enumerate(sequences) if sequence.request.sampling.logit_bias]
-        penalized = [row for row, sequence in enumerate(sequences) if has_penalties(sequence.request.sampling)]
+        penalized = [row for row, sequence in enumerate(sequences) if sequence.request.sampling.has_penalties]
         banned = [(row, token) for row, sequence in enumerate(sequences) for token in self.banned(sequence)]
         return LogitEdits(
             masks=Masks.build([row for row, _ in guided], [allowed for _, allowed in guided]) if guided else None,
@@ -92,11 +91,6 @@ class LogitRules:
         if bias is None:
             bias = self._biases[sequence.sequence_id] = bias_arrays(sequence.request.sampling.logit_bias)
         return bias
-
-
-def has_penalties(sampling: SamplingParams) -> bool:
-    """Whether what the sequence has said so far changes its next logits."""
-    return sampling.repetition_penalty != 1.0 or sampling.presence_penalty != 0.0 or sampling.frequency_penalty != 0.0
 
 
 def completions(words: Iterable[tuple[int, ...]], token_ids: list[int]) -> set[int]:

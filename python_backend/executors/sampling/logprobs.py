@@ -1,4 +1,4 @@
-"""Log-probabilities of given tokens and of their most likely rivals, under the model's own distribution."""
+"""Log-probabilities of given tokens and of their most likely rivals."""
 
 from __future__ import annotations
 
@@ -17,10 +17,22 @@ def token_logprobs(logits: Floats, token_ids: Rows[int], num_top: Rows[int]) -> 
     return [_logprob(*each) for each in zip(logits, token_ids, num_top, strict=True)]
 
 
-def _logprob(logits: Floats, token_id: int, k: int) -> TokenLogprob:
+def edited_logprob(logprobs: Floats, token_id: int, k: int) -> TokenLogprob:
+    """One of Sampler._edited_logprobs; logprobs: (vocab), edited."""
+    top = largest(logprobs, min(k, int(np.count_nonzero(np.isfinite(logprobs)))))
+    rivals = zip(top.tolist(), logprobs[top].tolist(), strict=True)
+    return TokenLogprob(token_id, float(logprobs[token_id]), tuple(rivals))
+
+
+def normalizer(logits: Floats) -> float:
+    """The logarithm of the sum of exponentials of logits (vocab): what they are above log-probs."""
     peak = logits.max()
     with np.errstate(invalid="ignore"):
-        normalizer = float(peak) + math.log(float(np.exp(logits - peak).sum()))
+        return float(peak) + math.log(float(np.exp(logits - peak).sum()))
+
+
+def _logprob(logits: Floats, token_id: int, k: int) -> TokenLogprob:
+    scale = normalizer(logits)
     top = largest(logits, k)
-    rivals = zip(top.tolist(), (logits[top] - normalizer).tolist(), strict=True)
-    return TokenLogprob(token_id, float(logits[token_id]) - normalizer, tuple(rivals))
+    rivals = zip(top.tolist(), (logits[top] - scale).tolist(), strict=True)
+    return TokenLogprob(token_id, float(logits[token_id]) - scale, tuple(rivals))

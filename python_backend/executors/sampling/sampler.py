@@ -94,8 +94,16 @@ class Sampler(ABC, Generic[A]):
         them where it is that likely.
         """
 
+    @abstractmethod
+    def _edited_logprobs(self, logits: A, token_ids: Rows[int], sequences: Rows[Context]) -> list[TokenLogprob]:
+        """One a row, of log-probs that the rules edit and nobody scales anew: see SamplingParams.edited_logprobs.
+
+        logits: (n, vocab), as the model gave them. A row lists fewer rivals where the rules leave fewer.
+        """
+
     def _is_argmax(self, sequence: Context) -> bool:
-        return sequence.request.sampling.is_greedy and not self._rules.concern(sequence)
+        sampling = sequence.request.sampling
+        return sampling.edited_logprobs or (sampling.is_greedy and not self._rules.concern(sequence))
 
     def _with_logprobs(
         self, logits: A, sequences: Rows[Context], outputs: list[SequenceOutput]
@@ -105,6 +113,14 @@ class Sampler(ABC, Generic[A]):
             for row, sequence in enumerate(sequences)
             if sequence.request.sampling.logprobs is not None and outputs[row].error is None
         }
+        edited = [row for row in asked if sequences[row].request.sampling.edited_logprobs]
+        if edited:
+            token_ids = [outputs[row].token_ids[0] for row in edited]
+            chosen = [sequences[row] for row in edited]
+            told = self._edited_logprobs(take_rows(logits, edited), token_ids, chosen)
+            for row, logprob in zip(edited, told, strict=True):
+                outputs[row] = replace(outputs[row], logprobs=(logprob,))
+                del asked[row]
         if asked:
             rows = list(asked)
             token_ids = [outputs[row].token_ids[0] for row in rows]

@@ -26,6 +26,10 @@ _REBUILD: Final = "rebuild the engine with"
 _LEAVE: Final = "leave it out"
 
 _NO_STATES: Final = f"TensorRT-LLM tells no hidden states; {_LEAVE}"
+_NOT_EDITED: Final = (
+    "beams that a guide, a bias or penalties rank need candidates that TensorRT-LLM does not tell; leave these out, or send "
+    "no beams"
+)
 _NO_DRAFTS: Final = "--speculation none"
 _NOT_GATHERED: Final = f"this engine keeps no logits; {_REBUILD} --gather-logits, or {_LEAVE}"
 _NOT_BESIDE_DRAFTS: Final = f"TensorRT-LLM tells none where tokens are guessed; {_REBUILD} {_NO_DRAFTS}, or {_LEAVE}"
@@ -116,6 +120,7 @@ def abilities_of(record: TensorRTLLM) -> Abilities:
     gathers = bool(arguments.get("gather_generation_logits")) and decoding_type(record) is None
     refused = _untold(record, gathers)
     refused["return_embedding"] = _NO_STATES
+    refused["edited_logprobs"] = _NOT_EDITED
     if arguments.get("guided_decoding_backend") is None:
         refused["guide"] = _NO_GUIDES
     if _is_torch_sampled(record):

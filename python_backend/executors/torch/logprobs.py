@@ -1,7 +1,8 @@
-"""Log-probabilities of given tokens and of their most likely rivals, under the model's own distribution."""
+"""Log-probabilities of given tokens and of their most likely rivals."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence as Rows
 
 import torch
@@ -29,3 +30,16 @@ def token_logprobs(logits: torch.Tensor, token_ids: Rows[int], num_top: Rows[int
             token_ids, found[:, 0].tolist(), ids.long().tolist(), values.tolist(), num_top, strict=True
         )
     ]
+
+
+def edited_logprobs(logprobs: torch.Tensor, token_ids: Rows[int], num_top: Rows[int]) -> list[TokenLogprob]:
+    """See Sampler._edited_logprobs; logprobs: (n, vocab), edited."""
+    chosen = logprobs.gather(1, torch.tensor(token_ids, device=logprobs.device)[:, None])[:, 0].tolist()
+    top = logprobs.topk(min(max(num_top), logprobs.shape[1]))
+    told = []
+    for token_id, logprob, ids, values, k in zip(
+        token_ids, chosen, top.indices.tolist(), top.values.tolist(), num_top, strict=True
+    ):
+        rivals = tuple(rival for rival in zip(ids[:k], values[:k], strict=True) if math.isfinite(rival[1]))
+        told.append(TokenLogprob(token_id, logprob, rivals))
+    return told

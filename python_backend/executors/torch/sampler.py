@@ -18,7 +18,7 @@ from trierarch.python_backend.executors.sampling.token_history import Floats
 from trierarch.python_backend.executors.sampling.uniforms import Uniforms
 from trierarch.python_backend.executors.torch.device import on_device
 from trierarch.python_backend.executors.torch.logit_edits import edit_logits
-from trierarch.python_backend.executors.torch.logprobs import token_logprobs
+from trierarch.python_backend.executors.torch.logprobs import edited_logprobs, token_logprobs
 from trierarch.python_backend.executors.torch.truncation import quantize, truncate
 from trierarch.python_backend.request import TokenLogprob
 from trierarch.python_backend.sequence import Context
@@ -113,6 +113,14 @@ class TorchSampler(Sampler[torch.Tensor]):
 
     def _logprobs(self, logits: torch.Tensor, token_ids: Rows[int], num_top: Rows[int]) -> list[TokenLogprob]:
         return token_logprobs(logits, token_ids, num_top)
+
+    def _edited_logprobs(
+        self, logits: torch.Tensor, token_ids: Rows[int], sequences: Rows[Context]
+    ) -> list[TokenLogprob]:
+        logprobs = logits.float().log_softmax(1)
+        edit_logits(logprobs, self._rules.edits(sequences))
+        num_top = [sequence.request.sampling.logprobs or 0 for sequence in sequences]
+        return edited_logprobs(logprobs, token_ids, num_top)
 
 
 def draw(weights: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from support.asking import PROMPT, Client, Stream
+from support.asking import PROMPT, Client
+from support.guided_answers import EBNF, END, NO_SPACES, REGEX, SCHEMA, TOKENIZER, obeys, text_of
 from support.guiding import readable_engine
 from support.random_engine import with_kernels
-from support.tokenizers import small_tokenizer
 from trierarch.builder.compile import find_compiler
 from trierarch.builder.manifest import MANIFEST_NAME, TOKENIZER_NAME
 from trierarch.python_backend.errors import InvalidRequest
@@ -29,20 +27,6 @@ from trierarch.python_backend.request import (
     Guide,
     GuideKind,
 )
-
-TOKENIZER = small_tokenizer("byte_level")
-(END,) = TOKENIZER.encode("<|im_end|>")
-REGEX = Guide(GuideKind.REGEX, r"(the |quick |[0-9]{2}){3,5}\.")
-SCHEMA_OBEYED = {
-    "type": "object",
-    "properties": {"a": {"type": "integer", "minimum": 0, "maximum": 99}, "b": {"enum": ["the", "stop"]}},
-    "required": ["a", "b"],
-}
-SCHEMA = Guide(GuideKind.JSON_SCHEMA, json.dumps(SCHEMA_OBEYED))
-EBNF = Guide(GuideKind.EBNF, 'root ::= "(" root ")" | [a-c]{1,2}')
-
-NO_SPACES = {i: -np.inf for i in range(TOKENIZER.vocab_size) if TOKENIZER.bytes.of(i).isspace()}
-"""JSON may have any number of spaces, and a random model likes them."""
 
 
 @pytest.fixture(scope="module", params=["eager", "compiled"])
@@ -58,24 +42,6 @@ def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     executor = open_executor(folder)
     yield Client(executor)
     executor.close()
-
-
-def text_of(stream: Stream) -> str:
-    return TOKENIZER.decode(stream.token_ids)
-
-
-def obeys(stream: Stream, guide: Guide) -> bool:
-    """Whether an output that ended does, and one that was cut off could have gone on."""
-    if stream.error is not None:
-        return False
-    if stream.reason is FinishReason.LENGTH:
-        return True
-    if guide is SCHEMA:
-        return bool(jsonschema.Draft202012Validator(SCHEMA_OBEYED).is_valid(json.loads(text_of(stream))))
-    pattern = guide.text if guide is REGEX else r"\(*[a-c]{1,2}\)*"
-    return re.fullmatch(pattern, text_of(stream)) is not None and text_of(stream).count("(") == text_of(stream).count(
-        ")"
-    )
 
 
 @pytest.mark.parametrize("guide", [REGEX, SCHEMA, EBNF])
@@ -229,3 +195,20 @@ def test_an_engine_without_a_tokenizer_takes_no_guides(tmp_path: Path) -> None:
             Client(executor).ask({"guide": Guide(GuideKind.JSON)})
     finally:
         executor.close()
+
+
+@pytest.mark.parametrize("ask", [{}, {"temperature": 1.5, "seed": 4, "repetition_penalty": 1.3, "min_tokens": 6}])
+def test_an_answer_goes_on_from_any_of_its_tokens_as_if_it_had_never_stopped(
+    client: Client, ask: dict[str, Any]
+) -> None:
+    for guide in (REGEX, None):
+        asked = {"guide": guide, "max_tokens": 8, "frequency_penalty": 0.4, **ask}
+        (whole,) = client.ask(dict(asked))
+        for place in range(len(whole.token_ids)):
+            (rest,) = client.ask({**asked, "answer_so_far": tuple(whole.token_ids[:place])})
+            assert rest.token_ids == whole.token_ids[place:]
+            assert rest.reason is whole.reason
+    with pytest.raises(InvalidRequest, match="max_tokens is 2: must be above the 2 output tokens that are known"):
+        client.ask({"max_tokens": 2, "answer_so_far": (5, 6)})
+    with pytest.raises(InvalidRequest, match="answer_so_far is 999"):
+        client.ask({"max_tokens": 2, "answer_so_far": (999,)})

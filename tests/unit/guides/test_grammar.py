@@ -125,3 +125,10 @@ def test_outputs_of_a_regex_match_it(regex: str, seed: int) -> None:
         return
     for text in texts:
         assert compiled.fullmatch(text.decode()), (regex, text)
+
+
+def test_where_nothing_can_follow_an_end_token_may() -> None:
+    matcher = GRAMMARS.match(GuideKind.REGEX, "ab", (END, TOKENS.index("b")))
+    assert allowed(matcher.end_mask(), END + 1) == sorted([END, TOKENS.index("b")])
+    assert allowed(GRAMMARS.match(GuideKind.REGEX, "ab", ()).end_mask(), END + 1) == []
+    assert allowed(matcher.mask(), END + 1) == sorted([TOKENS.index("a"), TOKENS.index("ab")])

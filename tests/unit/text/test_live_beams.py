@@ -304,14 +304,8 @@ def test_a_sink_that_fails_ends_nothing_else(world: World) -> None:
     [
         ({"max_tokens": 60}, "max_tokens is 60: must be at most 59 after 5 prompt tokens"),
         ({"prompt": (5,) * 70}, "number of prompt tokens is 70"),
-        (
-            {"repetition_penalty": 1.2},
-            r"repetition_penalty is 1.2: does not go with beam_width 3; send 1.0 or no beams",
-        ),
-        ({"frequency_penalty": 0.1}, "frequency_penalty is 0.1"),
-        ({"presence_penalty": 0.1}, "presence_penalty is 0.1"),
-        ({"logit_bias": {5: 1.0}}, "logit_bias is 'given': does not go with beam_width 3"),
-        ({"bias_words": (("a", 1.0),)}, "bias_words is 'given'"),
+        ({"return_context_logits": True}, "return_context_logits is 'given': does not go with beam_width 3"),
+        ({"return_generation_logits": True}, "return_generation_logits is 'given'"),
         (
             {"stop_words": tuple((token,) for token in range(10, 28))},
             "beam_width is 3: with .* ask for fewer beams, or name fewer bad",

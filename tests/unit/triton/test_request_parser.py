@@ -234,10 +234,9 @@ def test_the_token_door_gives_text_to_who_names_it() -> None:
         ({"beam_width": -1}, "beam_width is -1"),
         ({"beam_width": 2, "length_penalty": 20.0}, "length_penalty is 20.0"),
         ({"beam_width": 2, "num_return_sequences": 3}, r"num_return_sequences is 3: must be at most beam_width \(2\)"),
-        ({"beam_width": 2, "repetition_penalty": 1.5}, "repetition_penalty is 1.5: does not go with beam_width 2"),
         (
-            {"beam_width": 2, "embedding_bias_words": ["a"], "embedding_bias_weights": [1.0]},
-            "embedding_bias_words is 'given': does not go with beam_width 2",
+            {"beam_width": 2, "return_context_logits": True},
+            "return_context_logits is 'given': does not go with beam_width 2",
         ),
         (
             {"guided_decoding_guide_type": "xml"},

@@ -250,6 +250,7 @@ def test_every_field_of_ours_is_passed_on_or_refused(release: str, flow: Flow) -
         "return_context_logits": True,
         "return_generation_logits": True,
         "return_embedding": True,
+        "edited_logprobs": True,
     }
     assert changes.keys() | {"n", "stop_words"} == set(SamplingParams.__dataclass_fields__)
     for name, value in changes.items():
