@@ -6,7 +6,7 @@
     preprocessing/      text to token ids, for clients that do the steps themselves
     postprocessing/     token ids to text
     NAME/               the adapter of that name as a model of its own, for each that is asked for
-    NAME/               the tensors of TensorRT-LLM's llmapi model, where that is asked for
+    NAME/               the tensors of TensorRT-LLM's llmapi model, or of Triton's vLLM backend, where that is asked for
 
 Of the five, every model of the backend finds the engine at `<model>/1/engine`. It is linked there once, in tensorrt_llm,
 and the others link to that; with `copy` the repository stands alone and the others carry the manifest and the tokenizer.
@@ -66,6 +66,13 @@ class ComposeOptions:
     """Of files there."""
     llmapi: str = ""
     """Name of a model with the tensors of TensorRT-LLM's llmapi; empty for none."""
+    vllm: str = ""
+    """Name of a model with the tensors of Triton's vLLM backend; empty for none."""
+
+    @property
+    def translating_models(self) -> dict[str, Role]:
+        """Name -> role of the models that speak other tensors."""
+        return {name: role for name, role in ((self.llmapi, Role.LLMAPI), (self.vllm, Role.VLLM)) if name}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +97,7 @@ def compose(engine: Path, output: Path, options: ComposeOptions = ComposeOptions
     output = Path(os.path.abspath(output))
     _check_replaceable(output, engine)
     _check_adapters(manifest, options)
-    _check_llmapi(options)
+    _check_translating(options)
     adapters, options = options.adapters, _placed(options, output)
     staging = output.with_name(f".{output.name}.{secrets.token_hex(4)}.composing")
     try:
@@ -146,12 +153,11 @@ def model_configs(options: ComposeOptions) -> tuple[ModelConfig, ...]:
         ),
         ModelConfig(name=Role.TENSORRT_LLM_BLS, parameters=accumulate, is_decoupled=is_decoupled),
         *(adapter_model(name, directories, is_decoupled) for name in options.adapter_models),
-        *((_llmapi_model(options.llmapi, is_decoupled),) if options.llmapi else ()),
+        *(
+            ModelConfig(name=name, parameters={"role": role}, is_decoupled=is_decoupled)
+            for name, role in options.translating_models.items()
+        ),
     )
-
-
-def _llmapi_model(name: str, is_decoupled: bool | None) -> ModelConfig:
-    return ModelConfig(name=name, parameters={"role": Role.LLMAPI}, is_decoupled=is_decoupled)
 
 
 def write_configs(repository: Path, options: ComposeOptions) -> None:
@@ -160,7 +166,7 @@ def write_configs(repository: Path, options: ComposeOptions) -> None:
         version = repository / config.name / VERSION
         version.mkdir(parents=True)
         (repository / config.name / CONFIG_NAME).write_text(config.to_pbtxt(), encoding="utf-8")
-        if config.steps or config.name in (*options.adapter_models, options.llmapi):
+        if config.steps or config.name in (*options.adapter_models, *options.translating_models):
             (version / KEEP).touch()
         elif config.name != Role.TENSORRT_LLM:
             (version / ENGINE).symlink_to(Path("..", "..", Role.TENSORRT_LLM, VERSION, ENGINE))
@@ -183,12 +189,13 @@ def _check_adapters(manifest: EngineManifest, options: ComposeOptions) -> None:
         taken.add(name)
 
 
-def _check_llmapi(options: ComposeOptions) -> None:
-    name = options.llmapi
-    taken = {config.name for config in model_configs(replace_fields(options, llmapi=""))}
-    if name and (name in taken or not re.fullmatch(NAME_PATTERN, name)):
-        reason = "a model of that name is there" if name in taken else "no model can be named so"
-        raise ConfigError(f"llmapi is {name!r}: {reason}; choose another name")
+def _check_translating(options: ComposeOptions) -> None:
+    taken = {config.name for config in model_configs(replace_fields(options, llmapi="", vllm=""))}
+    for field, name in (("llmapi", options.llmapi), ("vllm", options.vllm)):
+        if name and (name in taken or not re.fullmatch(NAME_PATTERN, name)):
+            reason = "a model of that name is there" if name in taken else "no model can be named so"
+            raise ConfigError(f"{field} is {name!r}: {reason}; choose another name")
+        taken.add(name)
 
 
 def _placed(options: ComposeOptions, output: Path) -> ComposeOptions:

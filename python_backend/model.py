@@ -27,6 +27,7 @@ _ROLES = {
     Role.POSTPROCESSING: ("trierarch.python_backend.triton.roles.postprocessing", "Postprocessing"),
     Role.TENSORRT_LLM_BLS: ("trierarch.python_backend.triton.roles.tensorrt_llm_bls", "TensorrtLlmBls"),
     Role.LLMAPI: ("trierarch.python_backend.triton.roles.llmapi", "Llmapi"),
+    Role.VLLM: ("trierarch.python_backend.triton.roles.vllm", "Vllm"),
     Role.ADAPTER: ("trierarch.python_backend.triton.roles.adapter", "Adapter"),
 }
 

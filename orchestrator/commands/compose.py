@@ -90,6 +90,12 @@ def compose(
             metavar="NAME", help="Add a model with the tensors of TensorRT-LLM's llmapi model.", show_default="none"
         ),
     ] = None,
+    vllm: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Add a model with the tensors of Triton's vLLM backend.", show_default="none"
+        ),
+    ] = None,
 ) -> None:
     """Compose an engine into a Triton model repository.
 
@@ -125,6 +131,7 @@ def compose(
             "kv_disk_directory": tiers.disk_directory,
             "kv_disk_bytes": tiers.disk_bytes,
             "llmapi": llmapi,
+            "vllm": vllm,
         },
     )
     options = asked.options

@@ -27,6 +27,8 @@ class Role(StrEnum):
     """One adapter by its name; its model is named for that, and has the role as a parameter."""
     LLMAPI = "llmapi"
     """The tensors of TensorRT-LLM's llmapi model; its model has any name, and the role as a parameter."""
+    VLLM = "vllm"
+    """Those of Triton's vLLM backend, likewise."""
 
 
 class DataType(StrEnum):
@@ -34,6 +36,7 @@ class DataType(StrEnum):
 
     BOOL = "BOOL"
     UINT8 = "UINT8"
+    UINT32 = "UINT32"
     UINT64 = "UINT64"
     INT32 = "INT32"
     INT64 = "INT64"
@@ -71,7 +74,8 @@ class Contract:
     """Whether tensors have a batch dimension before their dims."""
 
 
-BOOL, UINT8, UINT64, INT32 = DataType.BOOL, DataType.UINT8, DataType.UINT64, DataType.INT32
+BOOL, UINT8, UINT32, UINT64 = DataType.BOOL, DataType.UINT8, DataType.UINT32, DataType.UINT64
+INT32 = DataType.INT32
 INT64, FP16, FP32, STRING = DataType.INT64, DataType.FP16, DataType.FP32, DataType.STRING
 
 
@@ -294,6 +298,27 @@ LLMAPI = Contract(
     is_batched=False,
 )
 
+VLLM = Contract(
+    inputs=(
+        *_required(STRING, 1, names="text_input"),
+        *_optional(STRING, -1, names="image"),
+        *_optional(BOOL, 1, names="stream"),
+        *_optional(STRING, 1, names="sampling_parameters"),
+        *_optional(BOOL, 1, names="exclude_input_in_output return_finish_reason return_cumulative_logprob"),
+        *_optional(BOOL, 1, names="return_logprobs return_num_input_tokens return_num_output_tokens"),
+        *_optional(STRING, 1, names="embedding_request"),
+    ),
+    outputs=(
+        *_required(STRING, -1, names="text_output finish_reason"),
+        *_required(FP32, -1, names="cumulative_logprob"),
+        *_required(STRING, -1, names="logprobs"),
+        *_required(UINT32, 1, names="num_input_tokens"),
+        *_required(UINT32, -1, names="num_output_tokens"),
+    ),
+    may_decouple=True,
+    is_batched=False,
+)
+
 CONTRACTS: dict[Role, Contract] = {
     Role.TENSORRT_LLM: TENSORRT_LLM,
     Role.PREPROCESSING: PREPROCESSING,
@@ -301,4 +326,5 @@ CONTRACTS: dict[Role, Contract] = {
     Role.TENSORRT_LLM_BLS: TENSORRT_LLM_BLS,
     Role.ADAPTER: TENSORRT_LLM,
     Role.LLMAPI: LLMAPI,
+    Role.VLLM: VLLM,
 }

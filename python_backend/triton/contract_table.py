@@ -12,6 +12,7 @@ from trierarch.python_backend.triton.abilities_table import COLUMNS, abilities_r
 from trierarch.python_backend.triton.contract import CONTRACTS, ENSEMBLE, NEVER_FILLED, Contract, Role, Tensor
 from trierarch.python_backend.triton.parameters import Parameters
 from trierarch.python_backend.triton.refusals import HINTS, REFUSALS, WISHES
+from trierarch.python_backend.triton.vllm_parameters import PARAMETERS, SOURCE
 
 _HEAD: Final = """# The contract, tensor by tensor
 
@@ -43,6 +44,7 @@ def table() -> str:
     models = {**{role.value: CONTRACTS[role] for role in CONTRACTS if role is not Role.ADAPTER}, _ENSEMBLE: ENSEMBLE}
     parts = [_HEAD]
     parts += ["\n".join(_model(name, contract)) for name, contract in models.items()]
+    parts.append("\n".join(_sampling_parameters()))
     parts.append("\n".join(_parameters()))
     parts.append("\n".join(_tensorrt_llm()))
     return "\n".join(parts)
@@ -52,6 +54,13 @@ def _model(name: str, contract: Contract) -> Iterator[str]:
     yield f"## {name}\n"
     yield from _rows(("input", "type", "here"), ((t.name, _type(t), _fate(t)) for t in contract.inputs))
     yield from _rows(("output", "type", "here"), ((t.name, _type(t), _filling(t)) for t in contract.outputs))
+
+
+def _sampling_parameters() -> Iterator[str]:
+    yield f"## vllm's {SOURCE}\n"
+    yield "vLLM's names, in the tensor as JSON or as parameters of the request. Any other name is refused.\n"
+    fates = ((name, f"refused: {each.refusal}" if each.refusal else "honoured") for name, each in PARAMETERS.items())
+    yield from _rows(("parameter", "here"), fates)
 
 
 def _parameters() -> Iterator[str]:

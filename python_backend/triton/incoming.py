@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from trierarch.python_backend.triton.channel import Channel
 from trierarch.python_backend.triton.inputs import Array
@@ -21,3 +23,5 @@ class Incoming:
     timeout: float | None
     """Seconds the client gives the request."""
     channel: Channel
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    """What the client said beside the tensors: name -> string, number or bool."""

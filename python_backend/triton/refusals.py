@@ -46,6 +46,8 @@ REFUSALS: Final[dict[str, Refusal]] = {
     "image_bytes_input": Refusal(_NO_IMAGES),
     "image_url_input": Refusal(_NO_IMAGES, neutral=(b"",)),
     "video_bytes_input": Refusal(_NO_IMAGES),
+    "image": Refusal(_NO_IMAGES),
+    "embedding_request": Refusal("answers are text, no embeddings; leave it out", neutral=(b"",)),
     "image_url": Refusal(_NO_IMAGES, neutral=(b"",)),
     "lora_path": Refusal("no path is taken from a client; name a registered adapter in lora_name", neutral=(b"",)),
     "sampling_param_best_of": Refusal("of several answers none is chosen here; send 1", neutral=(0, 1)),

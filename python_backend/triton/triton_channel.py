@@ -77,13 +77,15 @@ def answer_each(requests: Sequence[Any], answer: Callable[[dict[str, Array]], Se
 
 def take(request: Any) -> Incoming:
     """Take a pb_utils.InferenceRequest apart. From here on it must be answered through the channel."""
-    tags_errors = bool(json.loads(request.parameters() or "{}").get(TAG_ERRORS, False))
+    parameters = json.loads(request.parameters() or "{}")
+    tags_errors = bool(parameters.pop(TAG_ERRORS, False))
     return Incoming(
         client_id=request.request_id(),
         arrays=to_arrays(request.inputs()),
         requested=frozenset(request.requested_output_names()),
         timeout=request.timeout() / 1e6 or None,
         channel=TritonChannel(request.get_response_sender(), tags_errors),
+        parameters=parameters,
     )
 
 

@@ -1,4 +1,4 @@
-"""Guides, logits and llmapi's tensors through a real Triton over the demo engine."""
+"""Guides, logits, and the tensors of llmapi and of the vLLM backend, through a real Triton over the demo engine."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ GUIDED = {
 
 @pytest.fixture(scope="module")
 def server(demo_engine: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
-    """The five models, and `chat` with llmapi's tensors."""
+    """The five models, `chat` with llmapi's tensors, and `talk` with the vLLM backend's."""
     repository = tmp_path_factory.mktemp("repository") / "models"
-    compose(demo_engine, repository, ComposeOptions(llmapi="chat"))
+    compose(demo_engine, repository, ComposeOptions(llmapi="chat", vllm="talk"))
     with serving(repository, ServerConfig(ports=Ports(http=0, grpc=0, metrics=0), drain_timeout=5)) as server:
         yield server
         server.stop()
@@ -154,7 +154,18 @@ def test_logits_that_are_too_many_are_refused_with_the_numbers(grpc: str) -> Non
 
 
 def llmapi(url: str, request_id: str = "", **values: Any) -> list[dict[str, Any]]:
-    """Responses of `chat` to tensors without a batch dimension."""
+    """Responses of `chat`."""
+    return unbatched(url, "chat", values, request_id)
+
+
+def vllm(url: str, parameters: dict[str, Any] | None = None, **values: Any) -> list[dict[str, Any]]:
+    """Responses of `talk`."""
+    said = {} if parameters is None else {"sampling_parameters": json.dumps(parameters)}
+    return unbatched(url, "talk", values | said)
+
+
+def unbatched(url: str, model: str, values: dict[str, Any], request_id: str = "") -> list[dict[str, Any]]:
+    """Responses of a model to tensors without a batch dimension."""
     replies: list[dict[str, Any]] = []
     inputs = []
     for name, value in values.items():
@@ -169,7 +180,7 @@ def llmapi(url: str, request_id: str = "", **values: Any) -> list[dict[str, Any]
     arrivals: queue.SimpleQueue[Any] = queue.SimpleQueue()
     with triton_grpc.InferenceServerClient(url) as client:
         client.start_stream(lambda result, error: arrivals.put((result, error)))
-        client.async_stream_infer("chat", inputs, request_id=request_id, enable_empty_final_response=True)
+        client.async_stream_infer(model, inputs, request_id=request_id, enable_empty_final_response=True)
         while True:
             result, error = arrivals.get(timeout=120)
             if error is not None:
@@ -245,6 +256,58 @@ def test_llmapi_stops_a_request_with_an_error_on_both_sides(server: TritonServer
             running.result(timeout=60)
     with pytest.raises(InferenceServerException, match="Request cancelled by client"):
         llmapi(grpc, "unknown", text_input="", stop=True)
+
+
+GREEDY = {"temperature": "0", "top_p": "1"}
+
+
+def test_the_vllm_backends_tensors(grpc: str) -> None:
+    (whole,) = vllm(grpc, {**GREEDY, "max_tokens": "6"}, text_input=PROMPT)
+    assert whole["text_output"][0].decode().startswith(PROMPT + " Paris")
+    fresh = "In the middle of the night there"
+    flags = dict.fromkeys(("return_finish_reason", "return_num_output_tokens", "return_logprobs"), True)
+    pieces = vllm(grpc, {**GREEDY, "logprobs": 1}, text_input=fresh, stream=True, **flags)
+    (whole,) = vllm(grpc, GREEDY, text_input=fresh, exclude_input_in_output=True)
+    assert len(pieces) > 1
+    assert b"".join(piece["text_output"][0] for piece in pieces) == whole["text_output"][0]
+    assert [piece["finish_reason"][0] for piece in pieces] == [b"None"] * (len(pieces) - 1) + [b"length"]
+    assert sum(int(piece["num_output_tokens"][0]) for piece in pieces) == 16
+    tokens = [token for piece in pieces for token in json.loads(piece["logprobs"][0])]
+    assert "".join(next(iter(token.values()))["decoded_token"] for token in tokens).encode() == whole["text_output"][0]
+    chosen = {"structured_outputs": {"choice": ["Positive", "Negative"]}}
+    (guided,) = vllm(grpc, {**GREEDY, **chosen}, text_input="Good news. Mood: ", exclude_input_in_output=True)
+    assert guided["text_output"][0] in (b"Positive", b"Negative")
+
+
+def test_the_vllm_backends_requests_over_http(server: TritonServer, grpc: str) -> None:
+    """As its README sends them: parameters beside the tensors, in the object that Triton's generate extension takes."""
+    body = {"text_input": PROMPT, "parameters": {"stream": False, "temperature": 0, "max_tokens": 3}}
+    url = f"{server.endpoints.http}/v2/models/talk/generate"
+    assert httpx.post(url, json=body, timeout=120, trust_env=False).json()["text_output"].startswith(PROMPT + " Paris")
+    bad = httpx.post(url, json={"text_input": PROMPT, "temprature": 0}, timeout=120, trust_env=False)
+    assert bad.status_code == 400
+    assert "sampling_parameters.temprature is 0" in bad.json()["error"]
+
+
+def test_the_vllm_backends_refusals(grpc: str) -> None:
+    for parameters, says in (
+        ({"max_tokens": 0}, "sampling_parameters.max_tokens is 0: must be at least 1"),
+        ({"lora_name": "bactrian"}, "sampling_parameters.lora_name is 'bactrian'"),
+        ({"n": 3}, "sampling_parameters.n is 3"),
+    ):
+        with pytest.raises(InferenceServerException, match=re.escape(says)):
+            vllm(grpc, parameters, text_input=PROMPT)
+
+
+def test_guided_beams(grpc: str) -> None:
+    guide = {"guided_decoding_guide_type": "regex", "guided_decoding_guide": " (Paris|Rome|Lyon|Nice|Bonn)"}
+    (answer,) = ask(
+        grpc, "tensorrt_llm", text_input=PROMPT, max_tokens=8, beam_width=2, exclude_input_in_output=True, **guide
+    )
+    texts = [text.decode() for text in answer.arrays["text_output"]]
+    assert texts[0] == " Paris"
+    assert len(set(texts)) == 2
+    assert all(re.fullmatch(guide["guided_decoding_guide"], text) for text in texts)
 
 
 def test_cancelling_while_a_guide_is_followed_leaves_nothing_behind(grpc: str) -> None:

@@ -6,6 +6,7 @@ import errno
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -213,13 +214,17 @@ def test_adapters_need_an_engine_that_takes_them(engine: Path, shelf: Path, tmp_
             compose(engine, tmp_path / "repository", options)
 
 
-def test_a_model_with_the_tensors_of_llmapi(engine: Path, tmp_path: Path) -> None:
-    composition = compose(engine, tmp_path / "repository", ComposeOptions(llmapi="chat"))
+@pytest.mark.parametrize("role", ["llmapi", "vllm"])
+def test_a_model_with_other_tensors(engine: Path, tmp_path: Path, role: str) -> None:
+    plain = ComposeOptions()
+    composition = compose(engine, tmp_path / "repository", replace(plain, **{role: "chat"}))
     assert set(composition.models) == MODELS | {"chat"}
     config = (composition.path / "chat" / "config.pbtxt").read_text()
     assert 'key: "role"' in config
-    assert 'string_value: "llmapi"' in config
+    assert f'string_value: "{role}"' in config
     assert not (composition.path / "chat" / "1" / "engine").exists()
     for name in ("tensorrt_llm", "a/b"):
-        with pytest.raises(ConfigError, match=f"llmapi is '{name}'"):
-            compose(engine, tmp_path / "other", ComposeOptions(llmapi=name))
+        with pytest.raises(ConfigError, match=f"{role} is '{name}'"):
+            compose(engine, tmp_path / "other", replace(plain, **{role: name}))
+    with pytest.raises(ConfigError, match="vllm is 'chat': a model of that name is there"):
+        compose(engine, tmp_path / "other", ComposeOptions(llmapi="chat", vllm="chat"))

@@ -25,7 +25,7 @@ def read(path: Path) -> Any:
 def repository(tmp_path: Path) -> Path:
     path = tmp_path / "repository"
     path.mkdir()
-    write_configs(path, ComposeOptions(adapter_models=(Role.ADAPTER,), llmapi=Role.LLMAPI))
+    write_configs(path, ComposeOptions(adapter_models=(Role.ADAPTER,), llmapi=Role.LLMAPI, vllm=Role.VLLM))
     return path
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
+from support.recording_channel import RecordingChannel
 from trierarch.python_backend.errors import Cancelled, InvalidRequest
 from trierarch.python_backend.triton.contract import LLMAPI, TENSORRT_LLM
 from trierarch.python_backend.triton.incoming import Incoming
@@ -17,23 +17,6 @@ from trierarch.python_backend.triton.responses import NamedArray
 from trierarch.python_backend.triton.status import RelayedError, StatusCode
 
 EVERYTHING = frozenset(tensor.name for tensor in LLMAPI.outputs)
-
-
-class RecordingChannel:
-    """A Channel that remembers."""
-
-    def __init__(self) -> None:
-        self.sent: list[tuple[dict[str, Any], bool]] = []
-        self.errors: list[BaseException] = []
-
-    def send(self, arrays: Sequence[NamedArray], is_final: bool) -> None:
-        self.sent.append((dict(arrays), is_final))
-
-    def fail(self, error: BaseException) -> None:
-        self.errors.append(error)
-
-    def is_cancelled(self) -> bool:
-        return True
 
 
 def text(*values: str) -> Any:
