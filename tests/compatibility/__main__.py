@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 
+from adapters import HOST_BYTES, RANK
 from case import Case, Outcome, Server, Verdict
 from catalogue import CASES
 from report import render
@@ -23,8 +24,6 @@ from trierarch.builder.build import build
 from trierarch.builder.config import BuildConfig
 from trierarch.orchestrator.fetch import fetch
 from trierarch.orchestrator.server_config import Endpoints
-
-_CLEAN = (Server.CLEAN, Server.CLEAN_DECOUPLED)
 
 
 def main() -> None:
@@ -39,7 +38,7 @@ def main() -> None:
         folder = Path(name)
         engine = options.engine or folder / "engine"
         if options.engine is None:
-            build(BuildConfig(model="demo", output=engine))
+            build(BuildConfig(model="demo", output=engine, max_lora_rank=RANK, adapter_host_bytes=HOST_BYTES))
         workspace = Workspace(folder, engine.resolve(), options.checkouts.resolve())
         outcomes = run_all(workspace, [case for case in CASES if options.only in case.command])
         commits = {case.client: workspace.commit(case.client) for case in CASES if workspace.has(case)}
@@ -53,11 +52,9 @@ def run_all(workspace: Workspace, cases: Sequence[Case]) -> list[Outcome]:
     by_case: dict[int, Outcome] = {}
     runnable = [case for case in cases if not case.reason and workspace.has(case)]
     order = [*Server]
-    shared = sorted(
-        (case for case in runnable if case.server not in _CLEAN), key=lambda case: -order.index(case.server)
-    )
+    shared = sorted((case for case in runnable if not case.server.is_clean), key=lambda case: -order.index(case.server))
     groups = [list(group) for _, group in groupby(shared, key=lambda case: case.server)]
-    groups += [[case] for case in runnable if case.server in _CLEAN]
+    groups += [[case] for case in runnable if case.server.is_clean]
     for group in groups:
         with workspace.serve(group[0].server) as endpoints:
             for case in group:
@@ -78,7 +75,9 @@ def run_one(workspace: Workspace, case: Case, endpoints: Endpoints) -> Outcome:
         if (found := re.search(pattern, printed)) is not None:
             workspace.keep(name, found[1])
     shows = re.search(case.shows, printed)
-    is_well = status == 0 and shows is not None and not (case.shows_not and re.search(case.shows_not, printed))
+    is_well = (
+        status == case.status and shows is not None and not (case.shows_not and re.search(case.shows_not, printed))
+    )
     is_meant = bool(case.differs) and re.search(case.differs_by, printed) is not None
     verdict = Verdict.PASSES if is_well else Verdict.DIFFERS if is_meant else Verdict.FAILS
     return Outcome(case, verdict, status, _told(printed, shows) if is_well else printed[-3000:])

@@ -17,6 +17,15 @@ class Server(StrEnum):
     """Unary, started for this case alone, on Triton's own ports (8000 to 8002), which the client has written in it."""
     CLEAN_DECOUPLED = "clean, decoupled"
     """The same with streams."""
+    VLLM = "clean, --vllm"
+    """The same, with a model of the vLLM backend's tensors that is called as that backend's tests call it."""
+    SHORT = "decoupled, short"
+    """Of an engine whose sequences have 320 tokens: chats that name no bound end soon."""
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether it is on Triton's own ports, and its case's alone."""
+        return self in (Server.CLEAN, Server.CLEAN_DECOUPLED, Server.VLLM)
 
 
 class Verdict(StrEnum):
@@ -38,8 +47,10 @@ class Case:
     command: str = ""
     """After `python`; of a shell's syntax it has quotes alone."""
     server: Server = Server.DECOUPLED
+    status: int = 0
+    """What it must exit with."""
     shows: str = ""
-    """What its output must have, besides an exit status of 0: clients that print an error and end with 0 are many."""
+    """What its output must have, besides that status: clients that print an error and end with 0 are many."""
     shows_not: str = ""
     """What its output must not have."""
     environment: tuple[tuple[str, str], ...] = ()

@@ -27,6 +27,20 @@ _DRAFTED: Final = (
     "--input-tokens-csv {work}/input.csv --draft-tokens-csv {work}/expected.csv "
     "--output-tokens-csv {work}/expected.csv --check-output"
 )
+VLLM_MODEL: Final = "vllm_opt"
+"""What the vLLM backend's tests call their model."""
+_OPENAI: Final = (
+    "-m pytest -p openai_door --triton {grpc},{http},{metrics} -q --tb=line -p no:cacheprovider -p no:randomly "
+    "{client}/python/openai/tests/"
+)
+_OPENAI_ENVIRONMENT: Final = (
+    ("TEST_BACKEND", "vllm"),
+    ("TEST_MODEL", "tensorrt_llm"),
+    ("TEST_MODEL_REPOSITORY", "none"),
+    ("TEST_TOKENIZER", "none"),
+)
+"""Of the two backends that the tests know, the one of which they ask seeds and log-probs."""
+_PYTEST: Final = "-m pytest -q --tb=line -p no:cacheprovider -p no:randomly"
 _STOPPED: Final = "--request-output-len 400 --stop-after-ms 300"
 
 _TOKEN_CLIENT: Final = (
@@ -63,6 +77,63 @@ _TOKEN_CLIENT: Final = (
         (Server.UNARY, "--stop-via-request-cancel --request-id 10 " + _STOPPED, "Request is cancelled"),
     )
     ),
+)  # fmt: skip
+
+_ADAPTED: Final = (
+    Case(
+        client=_BACKEND,
+        command=f"{_TOKENS} --lora-path {{work}}/lora/1 --lora-task-id 1",
+        server=Server.UNARY,
+        shows="Output beam 0:",
+        shows_not=_ERRORS,
+        keeps_output=(("adapted.csv", r"Output sequence: +\[(.*)\]"),),
+    ),
+    *(
+        Case(client=_BACKEND, command=f"{_TOKENS} {options}", server=Server.UNARY, shows=shows, shows_not=_ERRORS)
+        for options, shows in (
+            ("--output-tokens-csv {work}/adapted.csv --check-output", "FAIL!"),  # the base model says something else
+            ("--lora-path {work}/lora/2 --lora-task-id 2", "Output beam 0:"),
+            ("--lora-path {work}/lora/3 --lora-task-id 3", "Output beam 0:"),
+            # By now the first has been driven out of memory; TensorRT-LLM would ask for it again.
+            ("--lora-task-id 1 --output-tokens-csv {work}/adapted.csv --check-output", "PASS!"),
+        )
+    ),
+    Case(
+        client=_BACKEND,
+        command=f"{_TOKENS} --lora-task-id 99",
+        server=Server.UNARY,
+        status=1,
+        shows="lora_task_id is 99",
+    ),
+    Case(
+        client=_BACKEND,
+        command=f"{_TEXT} -p 'The capital of France is' -o 8 --lora-path {{work}}/lora/1 --lora-task-id 1",
+        server=Server.DECOUPLED,
+        shows="0: The capital of France is",
+        shows_not=_ERRORS,
+    ),
+)
+
+_GUIDED: Final = tuple(
+    Case(
+        client=_BACKEND,
+        command=f"{_TEXT} -p 'The capital of France is' -o 40 --guided-decoding-guide-type {kind}" + guide,
+        server=server,
+        shows=shows,
+        shows_not=_ERRORS,
+    )
+    for server, kind, guide, shows in (
+        (Server.UNARY, "regex", " --guided-decoding-guide ' (Rome|Oslo)'", "is (Rome|Oslo)$"),
+        (Server.DECOUPLED, "regex", " --guided-decoding-guide '[0-9]{{4}}' --streaming", r"[0-9]"),
+        (Server.DECOUPLED, "regex", " --guided-decoding-guide ' (Rome|Oslo|Bern)' -b 2", "is (Rome|Oslo|Bern)"),
+        (Server.UNARY, "ebnf_grammar", " --guided-decoding-guide 'root ::= \" Rome\" | \" Oslo\"'", "is (Rome|Oslo)$"),
+        (
+            Server.UNARY,
+            "json_schema",
+            ' --guided-decoding-guide \'{{"type": "object", "properties": {{"n": {{"type": "integer", "maximum": 99}}}}, "required": ["n"]}}\'',
+            r'\{\s*"n"\s*:\s*-?\d+\s*\}',
+        ),
+    )
 )  # fmt: skip
 
 _TEXT_CLIENT: Final = tuple(
@@ -232,18 +303,69 @@ _ELSEWHERE: Final = (
         shows="every request was answered",
         shows_not=_ERRORS,
     ),
+    *(
+        Case(
+            client="server",
+            command=f"{_OPENAI}{file} -k 'not {' and not '.join(left_out.split())}'",
+            server=Server.SHORT,
+            shows=r"\d+ passed",
+            environment=_OPENAI_ENVIRONMENT,
+        )
+        for file, left_out in (
+            ("test_chat_completions.py", "invalid message Tokenizers choices without validation logit_bias"),
+            ("test_completions.py", "invalid request no_ choices validation zero logit_bias"),
+            ("test_openai_client.py", "models requires exceeds without_streaming client_completion client_chat"),
+        )
+    ),
+    Case(
+        client="server",
+        command=_OPENAI + "test_chat_completions.py {client}/python/openai/tests/test_completions.py "
+        "-k 'invalid_sampling or no_message or no_model or no_prompt or choices or logit_bias'",
+        server=Server.SHORT,
+        shows=r"\d+ passed",
+        environment=_OPENAI_ENVIRONMENT,
+        differs="it wants FastAPI's 422 where OpenAI says 400, as this gateway does, and n and logit_bias refused, which are "
+        "honoured here",
+        differs_by="assert 400 == 422",
+    ),
     Case(
         client="server",
         command="python/openai/openai_frontend/main.py",
         reason="it runs Triton in its own process through the tritonserver bindings of Triton's container; "
         "`openai_requests.py` sends the requests that its trtllm functions build",
     ),
+    *(
+        Case(
+            client="vllm_backend",
+            command=f"{{client}}/samples/client.py -u {{grpc}} -m {VLLM_MODEL} --input-prompts {{client}}/samples/prompts.txt "
+            + options,
+            server=Server.VLLM,
+            shows="PASS: vLLM example",
+            shows_not=_ERRORS,
+        )
+        for options in (
+            "--results-file {work}/whole.txt",
+            "-s --exclude-inputs-in-outputs --results-file {work}/stream.txt",
+        )
+    ),
     Case(
         client="vllm_backend",
-        command="samples/client.py -u {grpc} -m ensemble --input-prompts {client}/samples/prompts.txt",
-        reason="of vLLM's tensors: no batch dimension, and sampling parameters as a string of JSON; they are not "
-        "TensorRT-LLM's contract",
+        command=f"{_PYTEST} {{client}}/ci/L0_additional_outputs_vllm/additional_outputs_test.py -k 'not False'",
+        server=Server.VLLM,
+        shows=r"\d+ passed",
+    ),
+    Case(
+        client="vllm_backend",
+        command=f"{_PYTEST} {{client}}/ci/L0_backend_vllm/enabled_stream/enabled_stream_test.py "
+        "-k 'enabled_stream and not default and not false'",
+        server=Server.VLLM,
+        shows=r"\d+ passed",
+    ),
+    Case(
+        client="vllm_backend",
+        command="ci/*/*.py, the others",
+        reason="they compare texts with OPT's and Gemma's, look into vLLM's log and metrics, or start vLLM wrongly",
     ),
 )
 
-CASES: Final = (*_TOKEN_CLIENT, *_TEXT_CLIENT, *_TOOLS, *_METRICS, *_ELSEWHERE)
+CASES: Final = (*_TOKEN_CLIENT, *_ADAPTED, *_TEXT_CLIENT, *_GUIDED, *_TOOLS, *_METRICS, *_ELSEWHERE)

@@ -12,8 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from adapters import write_adapters
 from case import Case, Server
+from catalogue import VLLM_MODEL
 
+from trierarch.builder.build import build
+from trierarch.builder.config import BuildConfig
 from trierarch.builder.manifest import EngineManifest
 from trierarch.ensembles.compose import ComposeOptions, compose
 from trierarch.orchestrator.ports import Ports
@@ -25,6 +29,10 @@ _PACKAGES: Final = ("pandas<3", "tabulate", "requests", "numpy<2")
 """What the clients import and this project does not need."""
 _TESTS: Final = "ci/L0_backend_trtllm"
 """Where unittest finds the tests of metrics, and their data."""
+_VLLM_COMMON: Final = "ci/common"
+"""What the vLLM backend's tests have in common."""
+_NUM_ADAPTERS: Final = 3
+_SHORT: Final = 320
 _PATIENCE_SECONDS: Final = 600
 
 
@@ -54,6 +62,7 @@ class Workspace:
         self._end_id = EngineManifest.load(engine).tokens.eos[0]
         self._tokenizer = folder / "tokenizer"
         _write_tokenizer(engine, self._tokenizer, self._end_id)
+        write_adapters(engine, folder / "lora", _NUM_ADAPTERS)
 
     def has(self, case: Case) -> bool:
         """Whether the client is among the checkouts."""
@@ -68,19 +77,22 @@ class Workspace:
     def serve(self, server: Server) -> Iterator[Endpoints]:
         """A server of that kind, for as long as the block lasts."""
         repository = self._folder / server.name.lower()
-        is_clean = server in (Server.CLEAN, Server.CLEAN_DECOUPLED)
         if not repository.exists():
-            compose(
-                self._engine,
-                repository,
-                ComposeOptions(decoupled=server in (Server.DECOUPLED, Server.CLEAN_DECOUPLED)),
+            options = ComposeOptions(
+                decoupled=server not in (Server.UNARY, Server.CLEAN), vllm=VLLM_MODEL if server is Server.VLLM else ""
             )
-            if is_clean:
+            compose(self._short_engine() if server is Server.SHORT else self._engine, repository, options)
+            if server in (Server.CLEAN, Server.CLEAN_DECOUPLED):
                 shutil.rmtree(repository / "tensorrt_llm_bls")  # as TensorRT-LLM's own run of these tests does
-        ports = Ports() if is_clean else Ports(http=0, grpc=0, metrics=0)
+        ports = Ports() if server.is_clean else Ports(http=0, grpc=0, metrics=0)
         with serving(repository, ServerConfig(ports=ports, drain_timeout=5)) as running:
             yield running.endpoints
             running.stop()
+
+    def _short_engine(self) -> Path:
+        engine = self._folder / "short-engine"
+        build(BuildConfig(model="demo", output=engine, max_seq_len=_SHORT))
+        return engine
 
     def run(self, case: Case, endpoints: Endpoints) -> tuple[int, str]:
         """Run a case's command; its exit status, and what it printed.
@@ -102,7 +114,9 @@ class Workspace:
             os.environ
             | dict(case.environment)
             | {
-                "PYTHONPATH": os.pathsep.join([str(self._packages), str(checkout / _TESTS)]),
+                "PYTHONPATH": os.pathsep.join(
+                    str(path) for path in (self._packages, checkout / _TESTS, checkout / _VLLM_COMMON, HERE)
+                ),
                 "BACKEND_ROOT": str(checkout),
             }
         )
