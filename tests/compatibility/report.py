@@ -63,4 +63,4 @@ def _shown(text: str) -> str:
     for name in ("client", "here", "work", "tokenizer", "end", "grpc", "http", "metrics"):
         text = text.replace("{" + name + "}/", "" if name == "client" else f"${name.upper()}/")
         text = text.replace("{" + name + "}", f"${name.upper()}")
-    return text.replace("|", "\\|").replace("`", "'")
+    return text.replace("{{", "{").replace("}}", "}").replace("|", "\\|").replace("`", "'")
