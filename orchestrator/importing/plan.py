@@ -16,6 +16,11 @@ from trierarch.orchestrator.importing.settings import Settings, take_parameter, 
 
 _MODELS: Final = ("ensemble", "postprocessing", "preprocessing", "tensorrt_llm", "tensorrt_llm_bls")
 _OTHERS: Final = "this model has no counterpart here; its clients find text models alone"
+_ELSEWHERE: Final = (
+    ("model.yaml", "TensorRT-LLM's llmapi model", "--llmapi"),
+    ("model.json", "Triton's vLLM backend", "--vllm"),
+)
+"""A version's file, whose it is, and the option that gives a model the same tensors."""
 _ENGINE_LIMITS: Final = ("max_seq_len", "max_batch_size", "max_num_tokens")
 
 
@@ -39,9 +44,16 @@ def plan_import(repository: Path, model: str | None) -> ImportPlan:
     """Read a repository of TensorRT-LLM's backend.
 
     Raises:
-        ConfigError: it is none, it has templates that were not filled in, or a value cannot be read.
+        ConfigError: it is none, it has templates that were not filled in, or a value cannot be read; or it is of another
+            model's kind, whose settings are not in config.pbtxt.
     """
     configs = read_configs(repository)
+    for name, kind, option in _ELSEWHERE:
+        for path in sorted(repository.glob(f"*/*/{name}")):
+            raise ConfigError(
+                f"{path} has settings of {kind}, and only config.pbtxt is read here; say them to trierarch build, and serve its "
+                f"clients with trierarch compose {option} NAME"
+            )
     if not any(config.model == "tensorrt_llm" for config in configs):
         raise ConfigError(
             f"{str(repository)!r} has no model tensorrt_llm: it is no repository of TensorRT-LLM's backend"

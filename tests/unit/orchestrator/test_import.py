@@ -202,6 +202,14 @@ def test_what_is_no_such_repository_is_refused(tmp_path: Path) -> None:
         plan_import(tmp_path, "m")
 
 
+@pytest.mark.parametrize(("file", "option"), [("model.yaml", "--llmapi"), ("model.json", "--vllm")])
+def test_settings_that_lie_elsewhere_are_not_lost_silently(tmp_path: Path, file: str, option: str) -> None:
+    write_repository(tmp_path)
+    (tmp_path / "tensorrt_llm/1" / file).write_text("")
+    with pytest.raises(ConfigError, match=f"{file} has settings of .* compose {option} NAME"):
+        plan_import(tmp_path, "m")
+
+
 def run(*arguments: object) -> int:
     """Exit status of `trierarch ARGUMENTS`."""
     with pytest.raises(SystemExit) as exit_:
