@@ -44,7 +44,8 @@ class LiveRequest:
     def append_drawn(self, sequence: Sequence, token_ids: Iterable[int]) -> tuple[int, FinishReason | None]:
         """Append `token_ids` until one ends the sequence: how many were appended, and why it ended if it did.
 
-        An end token is not appended; a stop word is. Neither ends anything before `min_tokens` tokens are out.
+        An end token is not appended; a stop word is. Neither ends anything before `min_tokens` tokens are out, or where
+        the token only stands beside edited log-probs.
         """
         sampling = self.request.sampling
         num_output_tokens = sequence.num_output_tokens

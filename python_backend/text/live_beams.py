@@ -192,11 +192,8 @@ class LiveBeams:
         wanted = range(self._request.sampling.n)
         num_found = len(self._search.finished)
         if self._failure is None and num_found < len(wanted):
-            remedy = (
-                f"of the answers that are allowed {num_found} were found; ask for that many beams at most, or leave more tokens "
-                "to draw"
-            )
-            self._failure = FinishReason.ERROR, InvalidRequest("beam_width", len(wanted), remedy)
+            remedy = f"of those that are allowed {num_found} were found; ask for no more, or leave more tokens to draw"
+            self._failure = FinishReason.ERROR, InvalidRequest("number of answers", len(wanted), remedy)
         if self._failure is not None:
             reason, error = self._failure
             return [

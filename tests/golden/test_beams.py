@@ -355,7 +355,7 @@ def test_a_guide_that_lets_fewer_answers_through_than_there_are_beams_says_so(ou
     guide = Guide(GuideKind.REGEX, "ab|cd")
     found = ours.ask(PROMPTS[0], BeamParams(width=4), guide=guide, end_ids=(EOS,))
     assert all(
-        str(delta.error).startswith("beam_width is 4: of the answers that are allowed 2 were found") for delta in found
+        str(delta.error).startswith("number of answers is 4: of those that are allowed 2 were found") for delta in found
     )
     two = ours.ask(PROMPTS[0], BeamParams(width=4), guide=guide, end_ids=(EOS,), n=2)
     assert sorted(delta.text for delta in two) == ["ab", "cd"]
