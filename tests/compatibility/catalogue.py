@@ -315,9 +315,12 @@ _ELSEWHERE: Final = (
             environment=_OPENAI_ENVIRONMENT,
         )
         for file, left_out in (
-            ("test_chat_completions.py", "invalid message Tokenizers choices without validation logit_bias"),
-            ("test_completions.py", "invalid request no_ choices validation zero logit_bias"),
-            ("test_openai_client.py", "models requires exceeds without_streaming client_completion client_chat"),
+            ("test_chat_completions.py", "invalid message Tokenizers choices without validation logit_bias precedence"),
+            ("test_completions.py", "invalid request no_ choices validation zero logit_bias 0.7 max_tokens"),
+            (
+                "test_openai_client.py",
+                "models requires exceeds without_streaming client_completion client_chat dict1 dict2 dict3",
+            ),
         )
     ),
     Case(
@@ -330,6 +333,21 @@ _ELSEWHERE: Final = (
         differs="it wants FastAPI's 422 where OpenAI says 400, as this gateway does, and n and logit_bias refused, which are "
         "honoured here",
         differs_by="assert 400 == 422",
+    ),
+    Case(
+        client="server",
+        command=_OPENAI + "test_chat_completions.py -k precedence",
+        server=Server.SHORT,
+        shows=r"\d+ passed",
+        environment=_OPENAI_ENVIRONMENT,
+        differs="max_tokens beside another max_completion_tokens is refused, not passed over",
+        differs_by="assert 400 == 200",
+    ),
+    Case(
+        client="server",
+        command="python/openai/tests, the others",
+        reason="they start, load and unload models in a process of their own, name Llama 3.1's tokenizer and its words, or "
+        "want one draw at temperature 1 to say something",
     ),
     Case(
         client="server",
