@@ -298,7 +298,8 @@ _ELSEWHERE: Final = (
     Case(
         client=_BACKEND,
         command="tools/llmapi_client.py, tools/tests/test_llmapi_cancel.py (TensorRT-LLM, after the move)",
-        reason="of the llmapi model, which has other tensors under the same name: no batch dimension, sampling_param_*",
+        reason="they came after these checkouts; `compose --llmapi` serves their tensors, as tests/integration/test_guides.py "
+        "sends them",
     ),
     Case(
         client="server",
