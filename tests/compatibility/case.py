@@ -20,7 +20,7 @@ class Server(StrEnum):
     VLLM = "clean, --vllm"
     """The same, with a model of the vLLM backend's tensors that is called as that backend's tests call it."""
     SHORT = "decoupled, short"
-    """Of an engine whose sequences have 224 tokens: chats that name no bound end soon."""
+    """Of an engine whose sequences have 320 tokens: chats that name no bound end soon."""
 
     @property
     def is_clean(self) -> bool:

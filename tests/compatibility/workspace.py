@@ -32,7 +32,7 @@ _TESTS: Final = "ci/L0_backend_trtllm"
 _VLLM_COMMON: Final = "ci/common"
 """What the vLLM backend's tests have in common."""
 _NUM_ADAPTERS: Final = 3
-_SHORT: Final = 224
+_SHORT: Final = 320
 _PATIENCE_SECONDS: Final = 600
 
 
