@@ -7,7 +7,7 @@ from typing import Any
 
 from trierarch.builder.config import BuildConfig
 from trierarch.builder.manifest import Architecture, DType, Flow, KvCache, KvType, Layer, Limits, Rope
-from trierarch.builder.tensorrt_llm.mapping import Mapping
+from trierarch.builder.mapping import Mapping
 from trierarch.builder.tensorrt_llm.releases import RELEASES
 from trierarch.builder.tensorrt_llm.sampler import choose_sampler
 from trierarch.builder.tensorrt_llm.spec import Spec
