@@ -61,11 +61,6 @@ def build(config: BuildConfig, progress: Progress | None = None, measure: Evalua
     """
     progress = progress or NoProgress()
     if config.target is Target.TENSORRT_LLM:
-        if config.pooling is not None:
-            raise ConfigError(
-                f"pooling is {config.pooling.value!r}, but target is 'tensorrt_llm', whose executor tells no states; leave it "
-                "out, or build for torch"
-            )
         from trierarch.builder.tensorrt_llm.build import build as build_for_tensorrt_llm
 
         return build_for_tensorrt_llm(config, progress)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NoReturn, Self
@@ -156,17 +156,20 @@ class TritonServer:
                 self._raise_ended()
             with contextlib.suppress(FetchFailed):  # not listening yet, or not ready
                 fetch(url, timeout=5.0)
-                self._check_ports()
-                return
+                if self._listens():
+                    return
             on_wait(waited)
             time.sleep(POLL_SECONDS)
         raise ResourceError(
             f"the models were not ready after {self.config.ready_timeout:g} s; the log's last lines:\n{tail(self.log)}"
         )
 
-    def _check_ports(self) -> None:
-        """Raise PortLost unless our processes listen where clients are sent: between choosing a port and listening on it
-        a server takes seconds, in which the port is anybody's.
+    def _listens(self) -> bool:
+        """Whether our processes listen where clients are sent: between choosing a port and listening on it a server takes
+        seconds, in which the port is anybody's.
+
+        Raises:
+            PortLost: it was somebody else who answered.
         """
         listening = set[int]()
         for process in self.processes():
@@ -174,16 +177,17 @@ class TritonServer:
                 connections = process.net_connections("tcp")
             except psutil.NoSuchProcess:
                 continue
-            except psutil.AccessDenied:  # where others may not look, nobody can tell
-                return
+            except psutil.AccessDenied:  # where we may not look, nobody can tell
+                return True
             listening |= {
                 connection.laddr.port for connection in connections if connection.status == psutil.CONN_LISTEN
             }
-        for name, port in asdict(self.config.ports).items():
-            if port not in listening:
-                raise PortLost(
-                    f"port {port} was free, and then another process took it: choose another with --{name}-port"
-                )
+        ports = self.config.ports
+        if ports.http not in listening:
+            raise PortLost(
+                f"port {ports.http} was free, and then another process took it: choose another with --http-port"
+            )
+        return {ports.grpc, ports.metrics} <= listening  # Triton comes to the latter last
 
     def _raise_ended(self) -> NoReturn:
         assert self._process is not None

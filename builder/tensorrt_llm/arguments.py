@@ -51,6 +51,7 @@ EXECUTOR_FIELDS: Final = frozenset({"max_queue_size"})
 REFUSED_FIELDS: Final[Mapping[str, str]] = {
     "speculation_history_bytes": "TensorRT-LLM keeps no earlier answers by tenant",
     "draft_quantization": "drafts for TensorRT-LLM are not quantised",
+    "pooling": "TensorRT-LLM tells no states",
 }
 """Field -> why nothing of TensorRT-LLM does what it asks for."""
 

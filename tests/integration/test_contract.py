@@ -236,7 +236,7 @@ BAD: dict[str, dict[str, Any]] = {
     "top_k is -1": {"top_k": -1},
     "min_tokens is 9": {"min_tokens": 9},
     "beam_width is 11": {"beam_width": 11},
-    "repetition_penalty is 1.5": {"beam_width": 2, "repetition_penalty": 1.5},
+    "return_generation_logits is 'given'": {"beam_width": 2, "return_generation_logits": True},
     "lora_name is 'unknown'": {"lora_name": "unknown"},
     "drafters is 'medusa'": {"drafters": ["medusa"]},
     "this engine was built with": {"drafters": ["mtp"]},
