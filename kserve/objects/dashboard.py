@@ -54,7 +54,7 @@ def dashboard_document(spec: DeploySpec) -> dict[str, Any]:
 
 
 def panels(spec: DeploySpec) -> tuple[Panel, ...]:
-    """Left to right, row by row: load, memory, latency; then guessing and adapters."""
+    """Left to right, row by row: load, memory, latency; then guessing and adapters; then what it costs."""
 
     def gauge(name: str, **labels: str) -> str:
         return f"sum({name}{selector(spec, **labels)})"
@@ -67,6 +67,8 @@ def panels(spec: DeploySpec) -> tuple[Panel, ...]:
 
     requests, blocks = "nv_trt_llm_request_metrics", "nv_trt_llm_kv_cache_block_metrics"
     accepted = rate("trierarch_accepted_draft_tokens_total")
+    # A replica that is gone has no sample, and no replica no series.
+    replicas = f"(count({requests}{selector(spec, request_type='max')}) or vector(0))"
     return (
         Panel(
             "Requests",
@@ -110,6 +112,15 @@ def panels(spec: DeploySpec) -> tuple[Panel, ...]:
             {status: gauge("trierarch_adapters", status=status) for status in ("registered", "loaded", "active")}
             | {"waited for": gauge("trierarch_adapters_waiting")},
         ),
+        Panel(
+            "Replica-seconds a day",
+            "s",
+            {
+                "used": f"sum_over_time({replicas}[1d:1m]) * 60",
+                "the most there were, always on": f"max_over_time({replicas}[1d:1m]) * 86400",
+            },
+        ),
+        Panel("Wakes from zero a day", "short", {"wakes": f"changes(({replicas} > bool 0)[1d:1m]) / 2"}),
     )
 
 

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+from trierarch.python_backend.kv.stay import Stay
+
+DEFAULT_STAY: Final = Stay(35, None)
+"""Of blocks that no request said anything of; the priority is TensorRT-LLM's."""
 
 
 @dataclass(slots=True, eq=False)
@@ -17,3 +23,7 @@ class Block:
     """Block tables it stands in."""
     key: bytes | None = None
     """Chain key under which the prefix cache finds it."""
+    stay: Stay = DEFAULT_STAY
+    """Changes only while it is held; so does the key."""
+    leaves_at: float | None = None
+    """While it is free, and stays for a time: when that is over."""

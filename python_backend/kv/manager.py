@@ -22,6 +22,7 @@ from trierarch.python_backend.kv.integrity import check_blocks
 from trierarch.python_backend.kv.offload import Offload
 from trierarch.python_backend.kv.prefix_cache import PrefixCache, chain_key, root_key
 from trierarch.python_backend.kv.recalls import Recalls
+from trierarch.python_backend.kv.stay import stay_of
 from trierarch.python_backend.sequence import Sequence
 
 
@@ -131,6 +132,8 @@ class KVCacheManager:
         for block_id in prefix:
             self.pool.hold(self.pool.blocks[block_id])
         sequence.block_table.extend(prefix)
+        for index in range(len(prefix)):
+            self._retain(sequence, index)
         sequence.num_computed_tokens = len(prefix) * self.block_size
         if sequence.num_preemptions == 0:
             sequence.num_cached_tokens = sequence.num_computed_tokens
@@ -164,6 +167,7 @@ class KVCacheManager:
             keys = self._keys(sequence, num_full)
             for index in range(first_new, num_full):
                 self.cache.insert(keys[index], self.pool.blocks[sequence.block_table[index]])
+                self._retain(sequence, index)
         self._release_from(sequence, self.num_blocks_for(num_computed_tokens))
 
     def free(self, sequence: Sequence) -> None:
@@ -204,6 +208,13 @@ class KVCacheManager:
                 self.offload.leave(block.key, block.block_id)
             self.cache.evict(block)
         return block
+
+    def _retain(self, sequence: Sequence, index: int) -> None:
+        """Let a full block of a sequence stay as its request asks for, if it does: whoever used it last has the last word."""
+        start = index * self.block_size
+        stay = stay_of(sequence.request, start, start + self.block_size)
+        if stay is not None:
+            self.pool.blocks[sequence.block_table[index]].stay = stay
 
     def _recalled_tables(self) -> list[list[int]]:
         return [] if self._recalls is None else self._recalls.tables()

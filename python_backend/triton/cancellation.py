@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from trierarch.python_backend.errors import InvalidRequest
 
-MAX_WAITING_ASKED: Final = 32
+MAX_WAITING_ASKED: Final = 8
 """Requests without a token that one look asks about: looking costs the same however many wait."""
 
 

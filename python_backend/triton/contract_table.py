@@ -11,7 +11,7 @@ from typing import Any, Final
 from trierarch.python_backend.triton.abilities_table import COLUMNS, abilities_rows
 from trierarch.python_backend.triton.contract import CONTRACTS, ENSEMBLE, NEVER_FILLED, Contract, Role, Tensor
 from trierarch.python_backend.triton.parameters import Parameters
-from trierarch.python_backend.triton.refusals import HINTS, REFUSALS, WISHES
+from trierarch.python_backend.triton.refusals import HINTS, REFUSALS
 from trierarch.python_backend.triton.vllm_parameters import PARAMETERS, SOURCE
 
 _HEAD: Final = """# The contract, tensor by tensor
@@ -87,8 +87,6 @@ def _shown(default: object) -> str:
 def _fate(tensor: Tensor) -> str:
     if tensor.name in HINTS:
         return f"a hint: {HINTS[tensor.name]}"
-    if tensor.name in WISHES:
-        return f"honoured by engines for TensorRT-LLM; {WISHES[tensor.name]}"
     refusal = REFUSALS.get(tensor.name)
     if refusal is None:
         return "honoured" if tensor.optional else "honoured, required"

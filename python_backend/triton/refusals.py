@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from trierarch.python_backend.errors import InvalidRequest
-from trierarch.python_backend.triton import retention_inputs
 from trierarch.python_backend.triton.inputs import Inputs
 
 
@@ -73,10 +72,6 @@ HINTS: Final[dict[str, str]] = {
     **dict.fromkeys(("lookahead_window_size", "lookahead_ngram_size", "lookahead_verification_set_size"), _LOOKAHEAD),
 }
 """Tensors that are accepted and ignored, and why that changes no output."""
-WISHES: Final[dict[str, str]] = dict.fromkeys(
-    retention_inputs.NAMES.values(), "others evict what was used least recently"
-)
-"""Tensors that TensorRT-LLM is told of, and what other engines do, where they change no output either."""
 
 
 def refuse_unsupported(inputs: Inputs) -> None:

@@ -21,7 +21,8 @@ import pytest
 
 from trierarch.orchestrator.gateway.gateway_config import GatewayConfig
 from trierarch.orchestrator.gateway.gateway_server import GatewayServer
-from trierarch.orchestrator.gateway.upstream import AlwaysOn, Endpoints
+from trierarch.orchestrator.gateway.source import always_on
+from trierarch.orchestrator.gateway.upstream import Endpoints
 
 _loop = asyncio.new_event_loop()
 _place: list[str] = []
@@ -100,7 +101,7 @@ def gateway(request: pytest.FixtureRequest) -> Iterator[None]:
     """As long as the tests run."""
     grpc, http, metrics = request.config.getoption("--triton").split(",")
     endpoints = Endpoints(grpc=grpc, http=http, metrics=metrics.removeprefix("http://").removesuffix("/metrics"))
-    with GatewayServer(GatewayConfig(port=0), lambda: AlwaysOn(endpoints)) as server:
+    with GatewayServer(GatewayConfig(port=0), lambda: always_on(endpoints)) as server:
         _place.append(server.url)
         yield
 

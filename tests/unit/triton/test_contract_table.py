@@ -19,7 +19,7 @@ from trierarch.python_backend.triton.abilities_table import COLUMNS, OPTIONS, re
 from trierarch.python_backend.triton.contract import CONTRACTS, Role, Tensor
 from trierarch.python_backend.triton.contract_table import table
 from trierarch.python_backend.triton.inputs import Array, Inputs
-from trierarch.python_backend.triton.refusals import HINTS, REFUSALS, WISHES
+from trierarch.python_backend.triton.refusals import HINTS, REFUSALS
 from trierarch.python_backend.triton.request_parser import Envelope, RequestParser
 
 PLACE = Path(__file__).parents[3] / "docs" / "contract.md"
@@ -35,7 +35,7 @@ def test_the_table_is_up_to_date(regenerate: bool) -> None:
 
 def test_each_tensor_has_one_fate() -> None:
     names = {tensor.name for contract in CONTRACTS.values() for tensor in contract.inputs}
-    fates = (HINTS, REFUSALS, WISHES)
+    fates = (HINTS, REFUSALS)
     assert sum(map(len, fates)) == len(set().union(*fates))
     assert set().union(*fates) <= names
 
