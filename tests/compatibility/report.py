@@ -14,7 +14,7 @@ _INTRODUCTION = """\
 Clients, benchmarks and tests that TensorRT-LLM's Triton backend ships or shipped, and neighbours of it, run unmodified
 against the demo engine. Written by `python tests/compatibility CHECKOUTS`, {day}, from
 {commits}.
-A case passes where the client ends with status 0, prints what its case looks for, and no error of the server. *Server* is how
+A case passes where the client ends with the status that its case expects (0, but for refusals), prints what its case looks for, and no error of the server. *Server* is how
 the engine was composed: decoupled as `trierarch serve` does it, unary with `--unary`, clean on ports of its own.
 `$TOKENIZER`, `$GRPC` and the like stand for what was filled in.
 """
