@@ -13,6 +13,7 @@ from typing import Final
 from trierarch.builder.manifest import Lora
 from trierarch.python_backend.adapters.stats import AdapterStats
 from trierarch.python_backend.triton.metric_registry import MetricRegistry
+from trierarch.python_backend.triton.snapshot_metrics import FollowedCounters, FollowedGauges
 
 LORA_INFO: Final = "vllm:lora_requests_info"
 MAX_WAITING: Final = 64
@@ -42,13 +43,13 @@ class AdapterMetrics:
     def __init__(self, registry: MetricRegistry, labels: Mapping[str, str], lora: Lora) -> None:
         """Declare them all; `labels` go to each but LORA_INFO."""
         self._max_adapters = lora.max_adapters
-        self._gauges = [
+        self._gauges = FollowedGauges(
             (registry.gauge(name, text, {**labels, **({} if status is None else {"status": status})}), read)
             for (name, text, status), read in _GAUGES.items()
-        ]
-        self._shown: list[float | None] = [None] * len(self._gauges)
-        self._counters = [(registry.counter(name, text, labels), read) for (name, text), read in _COUNTERS.items()]
-        self._counted = [0] * len(self._counters)
+        )
+        self._counters = FollowedCounters(
+            (registry.counter(name, text, labels), read) for (name, text), read in _COUNTERS.items()
+        )
         self._load_seconds = registry.histogram(
             "trierarch_adapter_load_seconds", "To read an adapter and lay it out in memory", labels, LOAD_BUCKETS
         )
@@ -58,16 +59,8 @@ class AdapterMetrics:
 
     def publish(self, stats: AdapterStats) -> None:
         """Show a snapshot; older ones than the last are not given."""
-        for index, (gauge, read) in enumerate(self._gauges):
-            value = float(read(stats))
-            if value != self._shown[index]:
-                gauge.set(value)
-                self._shown[index] = value
-        for index, (counter, count) in enumerate(self._counters):
-            total = count(stats)
-            if total != self._counted[index]:
-                counter.increment(float(total - self._counted[index]))
-                self._counted[index] = total
+        self._gauges.publish(stats)
+        self._counters.publish(stats)
         num_new = stats.num_loads - self._num_observed
         for seconds in stats.load_durations[-num_new:] if num_new else ():
             self._load_seconds.observe(seconds)

@@ -1,8 +1,8 @@
 """What the models tell Triton's metrics port: TensorRT-LLM's families, and ours under `trierarch_`.
 
 Gauges are read from the executor's snapshot every `stats_check_period_ms`, and so is what is told of speculation
-(`speculation_metrics`), of adapters (`adapter_metrics`) and of tiers (`offload_metrics`); histograms take one value a sequence, or one a token for the
-inter-token latency. Setting a metric costs Triton's Python backend some 20 µs, so an unchanged gauge is left alone.
+(`speculation_metrics`), of adapters (`adapter_metrics`) and of tiers (`offload_metrics`), by `snapshot_metrics`; histograms
+take one value a sequence, or one a token for the inter-token latency.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from trierarch.python_backend.request import Usage
 from trierarch.python_backend.triton.adapter_metrics import AdapterMetrics
 from trierarch.python_backend.triton.metric_registry import MetricRegistry
 from trierarch.python_backend.triton.offload_metrics import OffloadMetrics
+from trierarch.python_backend.triton.snapshot_metrics import CounterFamily, FollowedCounters, FollowedGauges
 from trierarch.python_backend.triton.speculation_metrics import SpeculationMetrics
 
 TOKEN_BUCKETS: Final = (10.0, 50.0, 100.0, 500.0, 1000.0)
@@ -34,17 +35,6 @@ class GaugeFamily:
     label: str
     values: Mapping[str, Callable[[ExecutorStats], float]]
     """Value of the label -> what to show."""
-
-
-@dataclass(frozen=True, slots=True)
-class CounterFamily:
-    """Counters of one name, told apart by one label."""
-
-    name: str
-    description: str
-    label: str
-    values: Mapping[str, Callable[[ExecutorStats], int]]
-    """Value of the label -> what has been counted since the start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +119,7 @@ GAUGES: Final = (
     ),
 )
 
-COUNTERS: Final = (
+COUNTERS: Final[tuple[CounterFamily[ExecutorStats], ...]] = (
     CounterFamily(
         "trierarch_prefix_cache_blocks_total",
         "KV blocks that came to be kept for prefixes, and that gave way to others",
@@ -196,18 +186,14 @@ class EngineMetrics:
         offload: the tiers that it is opened with.
         """
         labels = {"model": model, "version": version}
-        self._gauges = [
+        self._gauges = FollowedGauges(
             (registry.gauge(family.name, family.description, {**labels, family.label: value}), read)
             for family in GAUGES
             for value, read in family.values.items()
-        ]
-        self._shown: list[float | None] = [None] * len(self._gauges)
-        self._counters = [
-            (registry.counter(family.name, family.description, {**labels, family.label: value}), read)
-            for family in COUNTERS
-            for value, read in family.values.items()
-        ]
-        self._counted = [0] * len(self._counters)
+        )
+        self._counters = FollowedCounters(
+            counter for family in COUNTERS for counter in family.declared(registry, labels)
+        )
         self._histograms = [
             (registry.histogram(family.name, family.description, {**labels, **family.labels}, family.buckets), family)
             for family in HISTOGRAMS
@@ -224,15 +210,8 @@ class EngineMetrics:
 
     def publish(self, stats: ExecutorStats) -> None:
         """Show a snapshot."""
-        for index, (gauge, read) in enumerate(self._gauges):
-            value = float(read(stats))
-            if value != self._shown[index]:
-                gauge.set(value)
-                self._shown[index] = value
-        for index, (counter, count) in enumerate(self._counters):
-            if (total := count(stats)) > self._counted[index]:
-                counter.increment(total - self._counted[index])
-                self._counted[index] = total
+        self._gauges.publish(stats)
+        self._counters.publish(stats)
         if stats.speculation is not None:
             self._speculation.publish(stats.speculation)
         if stats.adapters is not None and self._adapters is not None:

@@ -8,6 +8,7 @@ from typing import Final
 from trierarch.python_backend.kv.copies import Tier
 from trierarch.python_backend.kv.offload_stats import OffloadStats, TierStats
 from trierarch.python_backend.triton.metric_registry import MetricRegistry
+from trierarch.python_backend.triton.snapshot_metrics import FollowedCounters, FollowedGauges
 
 _GAUGES: Final[Mapping[tuple[str, str], Callable[[TierStats], int]]] = {
     ("trierarch_kv_tier_blocks", "KV blocks held in a tier behind the KV cache"): lambda stats: stats.num_blocks,
@@ -39,32 +40,23 @@ class OffloadMetrics:
     def __init__(self, registry: MetricRegistry, labels: Mapping[str, str], has_disk: bool) -> None:
         """Declare them all; `labels` go to each."""
         tiers = tuple(Tier) if has_disk else (Tier.HOST,)
-        self._gauges = [
+        self._gauges = FollowedGauges(
             (registry.gauge(name, text, {**labels, "tier": tier}), _of(tier, read))
             for (name, text), read in _GAUGES.items()
             for tier in tiers
-        ]
-        self._counters = [
+        )
+        of_tiers = (
             (registry.counter(name, text, {**labels, "tier": tier}), _of(tier, read))
             for (name, text), read in _COUNTERS.items()
             for tier in tiers
-        ]
-        self._counters += [(registry.counter(name, text, labels), read) for (name, text), read in _OF_ALL.items()]
-        self._shown: list[float | None] = [None] * len(self._gauges)
-        self._counted = [0] * len(self._counters)
+        )
+        of_all = ((registry.counter(name, text, labels), read) for (name, text), read in _OF_ALL.items())
+        self._counters = FollowedCounters([*of_tiers, *of_all])
 
     def publish(self, stats: OffloadStats) -> None:
         """Show a snapshot; older ones than the last are not given."""
-        for index, (gauge, read) in enumerate(self._gauges):
-            value = float(read(stats))
-            if value != self._shown[index]:
-                gauge.set(value)
-                self._shown[index] = value
-        for index, (counter, count) in enumerate(self._counters):
-            total = count(stats)
-            if total != self._counted[index]:
-                counter.increment(float(total - self._counted[index]))
-                self._counted[index] = total
+        self._gauges.publish(stats)
+        self._counters.publish(stats)
 
 
 def _of(tier: Tier, read: Callable[[TierStats], int]) -> Callable[[OffloadStats], int]:

@@ -7,12 +7,12 @@ a histogram would do: Triton's takes one value a call of some 20 µs, and there 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from trierarch.builder.manifest import DEFAULT_MAX_DRAFT_TOKENS, DrafterKind, Speculation
 from trierarch.python_backend.speculation.stats import DrafterStats, SpeculationStats
 from trierarch.python_backend.triton.metric_registry import MetricRegistry
+from trierarch.python_backend.triton.snapshot_metrics import CounterFamily, FollowedCounters
 
 MAX_LABELS: Final = 16
 """Positions and lengths told apart; the last stands for all from there on."""
@@ -20,17 +20,6 @@ CLIENT: Final = "client"
 """Label of drafts that came with a request."""
 
 Read = Callable[[SpeculationStats], int]
-
-
-@dataclass(frozen=True, slots=True)
-class CounterFamily:
-    """Counters of one name, told apart by one label."""
-
-    name: str
-    description: str
-    label: str
-    values: Mapping[str, Read]
-    """Value of the label -> the count so far."""
 
 
 class SpeculationMetrics:
@@ -41,27 +30,20 @@ class SpeculationMetrics:
 
         One that guesses nothing by itself still verifies the drafts that come with requests.
         """
-        self._counters = [
-            (registry.counter(family.name, family.description, {**labels, family.label: value}), read)
-            for family in families(*_shape(built))
-            for value, read in family.values.items()
-        ]
-        self._shown = [0] * len(self._counters)
+        self._counters = FollowedCounters(
+            counter for family in families(*_shape(built)) for counter in family.declared(registry, labels)
+        )
 
     def publish(self, stats: SpeculationStats) -> None:
         """Show a snapshot; older ones than the last are not given."""
-        for index, (counter, read) in enumerate(self._counters):
-            count = read(stats)
-            if count != self._shown[index]:
-                counter.increment(float(count - self._shown[index]))
-                self._shown[index] = count
+        self._counters.publish(stats)
 
 
 def _shape(built: Speculation | None) -> tuple[tuple[DrafterKind, ...], int]:
     return ((), DEFAULT_MAX_DRAFT_TOKENS) if built is None else (built.drafters, built.max_draft_tokens)
 
 
-def families(kinds: tuple[DrafterKind, ...], max_draft_tokens: int) -> tuple[CounterFamily, ...]:
+def families(kinds: tuple[DrafterKind, ...], max_draft_tokens: int) -> tuple[CounterFamily[SpeculationStats], ...]:
     """The counters of an engine that has drafters of these kinds and follows them so far."""
     return (
         CounterFamily(

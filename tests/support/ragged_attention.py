@@ -10,7 +10,7 @@ import torch
 from support.random_engine import tiny_architecture
 from trierarch.builder.manifest import KvCache, KvType
 from trierarch.python_backend.executors.torch.attention import attend_reference
-from trierarch.python_backend.executors.torch.attention_backend import AttentionBackend, AttentionShape
+from trierarch.python_backend.executors.torch.attention_backend import AnyAttentionBackend, AttentionShape
 from trierarch.python_backend.executors.torch.attention_tile import BlockShape
 from trierarch.python_backend.executors.torch.input_batch import InputBatch
 from trierarch.python_backend.executors.torch.kv_arrays import KvArrays, LayerKv
@@ -74,7 +74,7 @@ class RaggedCase:
         return 2 * self.max_sequences * -(-(self.max_length + 4) // self.block_size)
 
     def attend(
-        self, backend: AttentionBackend, device: torch.device, poison: float | None = None
+        self, backend: AnyAttentionBackend, device: torch.device, poison: float | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """What `backend` makes of random queries, keys and values, and the reference: (num_tokens, heads, head_dim) each.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 
@@ -29,26 +29,6 @@ class StepAttention(Protocol):
         ...
 
 
-class AttentionBackend(Protocol):
-    """Makes a StepAttention of a step, once for all layers."""
-
-    @property
-    def label(self) -> str:
-        """For people."""
-        ...
-
-    def of_step(
-        self,
-        groups: Sequence[SequenceGroup],
-        windows: Collection[int | None],
-        shape: BlockShape,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> Mapping[int | None, StepAttention]:
-        """A layer's window -> its attention. groups: all tokens of the step. dtype: of activations."""
-        ...
-
-
 @runtime_checkable
 class StaticAttention(StepAttention, Protocol):
     """A step's attention that becomes another step's when its tensors are overwritten."""
@@ -64,8 +44,16 @@ class StaticAttention(StepAttention, Protocol):
         ...
 
 
-class StaticAttentionBackend(Protocol):
-    """An AttentionBackend that makes StaticAttention."""
+A_co = TypeVar("A_co", bound=StepAttention, covariant=True)
+
+
+class AttentionBackend(Protocol[A_co]):
+    """Makes an A_co of a step, once for all layers."""
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        ...
 
     def of_step(
         self,
@@ -74,6 +62,10 @@ class StaticAttentionBackend(Protocol):
         shape: BlockShape,
         dtype: torch.dtype,
         device: torch.device,
-    ) -> Mapping[int | None, StaticAttention]:
-        """See AttentionBackend.of_step."""
+    ) -> Mapping[int | None, A_co]:
+        """A layer's window -> its attention. groups: all tokens of the step. dtype: of activations."""
         ...
+
+
+AnyAttentionBackend = AttentionBackend[StepAttention]
+StaticAttentionBackend = AttentionBackend[StaticAttention]

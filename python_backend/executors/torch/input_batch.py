@@ -10,8 +10,7 @@ import numpy as np
 import torch
 
 from trierarch.python_backend.executors.torch.attention_backend import (
-    AttentionBackend,
-    StaticAttentionBackend,
+    AnyAttentionBackend,
     StepAttention,
 )
 from trierarch.python_backend.executors.torch.attention_tile import BlockShape, Ints, SequenceGroup
@@ -48,7 +47,7 @@ class InputBatch:
         shape: BlockShape,
         dtype: torch.dtype,
         device: torch.device,
-        attention: AttentionBackend,
+        attention: AnyAttentionBackend,
     ) -> InputBatch:
         """Flatten `plan` for a model whose layers have these `windows`, with activations of `dtype`."""
         items: list[ScheduledSequence] = []
@@ -69,7 +68,7 @@ class InputBatch:
         shape: BlockShape,
         dtype: torch.dtype,
         device: torch.device,
-        attention: AttentionBackend | StaticAttentionBackend,
+        attention: AnyAttentionBackend,
     ) -> InputBatch:
         """The same of groups that hold `items` in their order, and behind them sequences that nobody asked for."""
         token_ids = [token for item in items for token in token_ids_of(item)]

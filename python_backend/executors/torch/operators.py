@@ -12,7 +12,7 @@ import torch
 from trierarch.builder.manifest import EngineManifest, KvType
 from trierarch.python_backend.executors.torch.adapted_rows import AdapterBackend
 from trierarch.python_backend.executors.torch.attention import EagerAttention
-from trierarch.python_backend.executors.torch.attention_backend import AttentionBackend, StaticAttentionBackend
+from trierarch.python_backend.executors.torch.attention_backend import AnyAttentionBackend, StaticAttentionBackend
 from trierarch.python_backend.executors.torch.looped_adapters import LoopedAdapters
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ _MIN_CAPABILITY_OF_ALL: Final = (8, 0)
 class Operators:
     """Chosen once, when a model is loaded."""
 
-    attention: AttentionBackend
+    attention: AnyAttentionBackend
     adapters: AdapterBackend
     static_attention: StaticAttentionBackend | None = None
     """`attention`, where its steps can be recorded."""
