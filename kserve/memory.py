@@ -128,11 +128,9 @@ def _check_total(budget: MemoryBudget, available: int, what: str, remedy: str) -
 
 def _kv_copies(engine: EngineManifest) -> int:
     """How often each key is held, where torch has more GPUs than heads of keys; TensorRT-LLM's records count that in."""
-    return (
-        1
-        if engine.parallel is None
-        else max(1, engine.parallel.tensor_parallel_size // engine.architecture.num_kv_heads)
-    )
+    if engine.parallel is None:
+        return 1
+    return max(1, engine.parallel.tensor_parallel_size // engine.architecture.num_kv_heads)
 
 
 def _repeated_bytes(engine: EngineManifest) -> int:

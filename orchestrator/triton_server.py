@@ -64,16 +64,18 @@ class TritonServer:
         """Start the server and wait until every model is ready; `on_wait` hears the seconds waited so far.
 
         Triton's Python backend now and then aborts while its stubs start (server issue 8882 is one such race): a
-        server that crashes is started again.
+        server that crashes is started again. So is one that lost a port, on others where any would do.
 
         Raises:
             ResourceError: a port is occupied, or was taken meanwhile (PortLost); a model did not load or was not ready in time.
         """
+        asked = self.config
         for _ in range(START_ATTEMPTS - 1):
             self._start_process()
-            with contextlib.suppress(ServerCrashed):
+            with contextlib.suppress(ServerCrashed, PortLost):
                 return self._wait_ready(on_wait)
             self.kill()
+            self.config = asked
         self._start_process()
         self._wait_ready(on_wait)
 

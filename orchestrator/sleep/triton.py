@@ -13,7 +13,7 @@ from trierarch.builder.errors import ResourceError, TrierarchError
 from trierarch.orchestrator.fetch import FetchFailed, fetch
 from trierarch.orchestrator.gateway.upstream import Endpoints
 from trierarch.orchestrator.ports import Ports
-from trierarch.orchestrator.triton_server import START_ATTEMPTS, PortLost, TritonServer
+from trierarch.orchestrator.triton_server import TritonServer
 
 ANY_PORTS = Ports(http=0, grpc=0, metrics=0)
 
@@ -30,24 +30,15 @@ class SleepableTriton:
 
     def start(self) -> Collection[int]:
         """See Sleepable. Others may have taken its last ports while it slept, so it takes new ones."""
+        self.server.config = replace(self.server.config, ports=ANY_PORTS)
         try:
-            self._start_server()
+            self.server.start()
             if not self.models:
                 self.models = self._index()
             return self._vital_pids()
         except TrierarchError:
             self.server.kill()
             raise
-
-    def _start_server(self) -> None:
-        for _ in range(START_ATTEMPTS - 1):
-            self.server.config = replace(self.server.config, ports=ANY_PORTS)
-            try:
-                return self.server.start()
-            except PortLost:
-                self.server.kill()
-        self.server.config = replace(self.server.config, ports=ANY_PORTS)
-        self.server.start()
 
     def interrupt(self) -> None:
         """See Sleepable."""

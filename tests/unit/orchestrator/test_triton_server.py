@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any, cast
@@ -72,6 +73,28 @@ def test_a_server_that_listens_is_believed(tmp_path: Path) -> None:
     with server_of(LISTENS, tmp_path) as server:
         server.start()
         assert server.is_running
+
+
+def test_a_port_that_was_lost_is_chosen_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stranger = HTTPServer(("127.0.0.1", 0), Ready)
+    threading.Thread(target=stranger.serve_forever, daemon=True).start()
+    chosen, attempts = Ports.reserve, list[int]()
+
+    def reserve(self: Ports, host: str) -> Ports:
+        """The first choice is the stranger's."""
+        attempts.append(self.http)
+        ports = chosen(self, host)
+        return ports if len(attempts) > 1 else replace(ports, http=stranger.server_port)
+
+    monkeypatch.setattr(Ports, "reserve", reserve)
+    deaf = f"import sys, time\nif '--http-port={stranger.server_port}' in sys.argv: time.sleep(60)\n"
+    with server_of(deaf + LISTENS, tmp_path) as server:
+        server.start()
+        assert server.is_running
+        assert server.config.ports.http != stranger.server_port
+    assert attempts == [0, 0]
+    stranger.shutdown()
+    stranger.server_close()
 
 
 def test_a_stranger_on_its_port_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
