@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from typing import Final
 
 import psutil
 import pytest
@@ -30,7 +31,9 @@ RULES = [f'r{i} ::= r{i + 1} r{i + 1} | "a"' for i in range(3000)]
 ENDLESS = Guide(GuideKind.EBNF, "\n".join(["root ::= r0", *RULES, 'r3000 ::= "b"']))
 """It would compile for minutes."""
 AMBIGUOUS = Guide(GuideKind.EBNF, "root ::= root root | [a-z ]")
-"""Each token takes longer than the one before."""
+"""Each token takes longer than the one before: the n-th, in proportion to n squared."""
+FOR_MINUTES: Final = 1500
+"""Tokens of it that no host follows within the seconds that a test waits; 300 took a fast one half a second."""
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +211,7 @@ def test_a_slow_grammar_ends_alone_and_is_not_tried_again(
     twin = guided(4, AMBIGUOUS, "a")
     letter, two = TOKENIZER.encode("a")[0], TOKENIZER.encode("2")[0]
     steps.until(lambda step: step.masks.keys() == {1, 2}, [share(slow), share(quick), share(plain)])
-    slow.token_ids += [letter] * 300
+    slow.token_ids += [letter] * FOR_MINUTES
     step = steps.until(lambda step: bool(step.refused), [share(slow), share(quick), share(plain), share(twin)])
     assert isinstance(step.refused[1], InvalidRequest)
     assert step.refused.keys() == {1, 4}
@@ -223,7 +226,7 @@ def test_a_slow_grammar_ends_alone_and_is_not_tried_again(
 def test_a_slow_grammar_whose_sequence_has_gone_holds_nobody_up(steps: Steps) -> None:
     slow, quick = guided(1, AMBIGUOUS), guided(2, DIGITS, "1")
     steps.until(lambda step: step.masks.keys() == {1, 2}, [share(slow), share(quick)])
-    slow.token_ids += [TOKENIZER.encode("a")[0]] * 300
+    slow.token_ids += [TOKENIZER.encode("a")[0]] * FOR_MINUTES
     (worker,) = _workers()
     step = steps.masking.masks(Plan((share(slow), share(quick))))
     assert step is not None
