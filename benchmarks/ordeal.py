@@ -69,7 +69,7 @@ def run(options: Options) -> Iterator[Report]:
     Raises:
         ResourceError: the demo checkpoint is not here and cannot be downloaded.
     """
-    ordeal = Ordeal(num_cycles=5 if options.is_quick else 1000, seed=options.seed, spread=4.0, idle_timeout=0.5)
+    ordeal = Ordeal(num_cycles=5 if options.is_quick else 1000, seed=options.seed, spread=1.6, idle_timeout=0.3)
     options.say("building the demo engine")
     engine, _ = build_demo(dtype=options.dtype)
     outcome = asyncio.run(endured(engine, ordeal, options))
