@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -33,6 +33,8 @@ class Judge:
 
     server: SleepingServer
     answers: dict[str, str]
+    refusals: list[str] = field(default_factory=list)
+    """What those were told who were refused."""
 
     @classmethod
     async def of(cls, server: SleepingServer) -> Judge:
@@ -46,6 +48,7 @@ class Judge:
         if heard.status is None:
             raise Lost("the front hung up without a word")
         if heard.status != 200:
+            self.refusals.append(f"request {number}: {heard.status} {heard.refusal}")
             return Fate.REFUSED
         if heard.is_whole and heard.text == self.answers[text]:
             return Fate.ANSWERED
@@ -91,7 +94,9 @@ async def endured(engine: Path, ordeal: Ordeal, options: Options) -> Outcome:
     """Serve `engine` and go through with it."""
     with sleeping_server(engine, ordeal.idle_timeout, "--drain-timeout=5", "--log-level=warning") as server:
         judge = await Judge.of(server)
-        return await endure(ordeal, judge.ask, judge.kill, options.say)
+        outcome = await endure(ordeal, judge.ask, judge.kill, options.say)
+        outcome.losses += judge.refusals
+        return outcome
 
 
 def rows(outcome: Outcome) -> Iterator[Row]:

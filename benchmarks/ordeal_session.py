@@ -57,6 +57,7 @@ class Outcome:
 
     fates: Counter[Fate] = field(default_factory=Counter)
     losses: list[str] = field(default_factory=list)
+    """What is known of those that were not answered and should have been."""
     num_kills: int = 0
 
     def __str__(self) -> str:

@@ -40,6 +40,8 @@ class Heard:
     """Whether the response came to its end."""
     first_after: float | None
     """Seconds from before the request was sent to its first event."""
+    refusal: str = ""
+    """What it was told where the status is an error's."""
 
     @property
     def text(self) -> str:
@@ -76,7 +78,8 @@ class SleepingServer:
         except BrokenOff:
             is_whole = False
         events = [line.removeprefix("data: ") for line in heard.decode().splitlines() if line.startswith("data: ")]
-        return Heard(status, tuple(events), is_whole, first_after)
+        refusal = "" if status in (None, 200) else heard.decode()
+        return Heard(status, tuple(events), is_whole, first_after, refusal)
 
     def figure(self, name: str, **labels: str) -> float:
         """One of the front's own figures, `trierarch_sleep_NAME`."""

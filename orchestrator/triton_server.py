@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +20,7 @@ from trierarch.orchestrator import guardian
 from trierarch.orchestrator.fetch import FetchFailed, fetch
 from trierarch.orchestrator.run_directory import RunDirectory
 from trierarch.orchestrator.server_config import Endpoints, ServerConfig
-from trierarch.orchestrator.server_log import failure, tail
+from trierarch.orchestrator.server_log import failure, load_failure, tail
 
 POLL_SECONDS: Final = 0.1
 START_ATTEMPTS: Final = 3
@@ -30,6 +30,8 @@ KILL_GRACE_SECONDS: Final = 5.0
 """Added to the drain timeout before a server that does not end is killed: Triton counts whole seconds."""
 STUB_NAME: Final = "triton_python_b"
 """Kernel's name of a stub process: the first 15 characters."""
+STUB_GRACE_SECONDS: Final = 2.0
+"""For which a dead child of a server that starts may wait to be buried; one that the server itself ended waits for less."""
 
 
 class ServerCrashed(ResourceError):
@@ -49,6 +51,8 @@ class TritonServer:
         self.config = config
         self._process: subprocess.Popen[bytes] | None = None
         self._is_interrupted = False
+        self._log_start = 0
+        """Bytes that earlier starts wrote to the log."""
 
     def __enter__(self) -> Self:
         """The server itself; nothing starts yet."""
@@ -64,7 +68,8 @@ class TritonServer:
         """Start the server and wait until every model is ready; `on_wait` hears the seconds waited so far.
 
         Triton's Python backend now and then aborts while its stubs start (server issue 8882 is one such race): a
-        server that crashes is started again. So is one that lost a port, on others where any would do.
+        server that crashes, or one of whose stubs does, is started again. So is one that lost a port, on others where any
+        would do.
 
         Raises:
             ResourceError: a port is occupied, or was taken meanwhile (PortLost); a model did not load or was not ready in time.
@@ -90,6 +95,7 @@ class TritonServer:
         self.config = replace(self.config, ports=self.config.ports.reserve(self.config.host))
         command = [sys.executable, "-I", "-S", guardian.__file__, str(self._binary), *self._arguments()]
         with self._run.log.open("ab") as log:
+            self._log_start = log.tell()
             self._process = subprocess.Popen(
                 command,
                 cwd=self._run.path,
@@ -125,7 +131,22 @@ class TritonServer:
 
     def stub_pids(self) -> frozenset[int]:
         """Live stub processes, one for each instance of a Python model."""
-        return frozenset(process.pid for process in self.processes() if _is_live_stub(process))
+        return frozenset(pid for pid, status in self._children(STUB_NAME) if status != psutil.STATUS_ZOMBIE)
+
+    def _dead_children(self) -> frozenset[int]:
+        """Processes that the server started and has not taken note of the end of."""
+        return frozenset(pid for pid, status in self._children() if status == psutil.STATUS_ZOMBIE)
+
+    def _children(self, name: str = "") -> Iterator[tuple[int, str]]:
+        """Processes, and their status, that the server itself started, with names that begin with `name`.
+
+        What its stubs start has the name of a stub, too, until it has become what it is to be.
+        """
+        processes = self.processes()
+        for process in processes[2:]:
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ended while it was looked at
+                if process.ppid() == processes[1].pid and process.name().startswith(name):
+                    yield process.pid, process.status()
 
     def vital_pids(self) -> frozenset[int]:
         """Processes without any of which it does not serve: the guardian, the server, its stubs."""
@@ -149,13 +170,18 @@ class TritonServer:
 
         Raises:
             PortLost: it was not our server that said it was ready.
+            ServerCrashed: the server or a stub did. Triton itself would wait for such a stub for seconds, or for ever.
             ResourceError: the server ended, or a model was not ready in time; the message has what its log says.
         """
         started = time.monotonic()
         url = f"{self.endpoints.http}/v2/health/ready"
+        unburied: dict[int, float] = {}
         while (waited := time.monotonic() - started) < self.config.ready_timeout:
             if not self.is_running:
                 self._raise_ended()
+            unburied = {pid: unburied.get(pid, waited) for pid in self._dead_children()}
+            if any(waited - since > STUB_GRACE_SECONDS for since in unburied.values()):
+                self._raise_stub_lost()
             with contextlib.suppress(FetchFailed):  # not listening yet, or not ready
                 fetch(url, timeout=5.0)
                 if self._listens():
@@ -194,7 +220,14 @@ class TritonServer:
     def _raise_ended(self) -> NoReturn:
         assert self._process is not None
         kind = ServerCrashed if self._process.wait() in CRASHES else ResourceError
-        raise kind(failure(self.log))
+        raise kind(failure(self.log, self._log_start))
+
+    def _raise_stub_lost(self) -> NoReturn:
+        """A stub ended, and the server has not noticed, or has other models to wait for before it tells."""
+        reason = load_failure(self.log, self._log_start)
+        if reason is not None:
+            raise ResourceError(reason)
+        raise ServerCrashed(f"a stub process died while its model was loading; the whole log is at {self.log}")
 
     def stop(self) -> bool:
         """Refuse new requests, let open ones finish within the drain timeout, end. Whether it ended by itself."""
@@ -225,11 +258,3 @@ class TritonServer:
             self._process.wait()
             self._process = None
             self._run.sweep_shared_memory()
-
-
-def _is_live_stub(process: psutil.Process) -> bool:
-    """Whether it is a stub that lives; what ends while it is looked at says nothing of the others."""
-    try:
-        return process.name().startswith(STUB_NAME) and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False

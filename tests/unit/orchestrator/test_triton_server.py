@@ -1,4 +1,4 @@
-"""A server whose port somebody else took between choosing and listening is not believed."""
+"""What may go wrong while a server starts: somebody else takes its port, a stub dies."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from typing import Any, cast
 
 import pytest
 
+from support.eventually import eventually
+from trierarch.builder.errors import ResourceError
 from trierarch.orchestrator.ports import Ports
 from trierarch.orchestrator.run_directory import RunDirectory
 from trierarch.orchestrator.server_config import ServerConfig
@@ -30,6 +32,22 @@ ports = {a.split("=")[0]: int(a.split("=")[1]) for a in sys.argv[1:] if a.starts
 others = [socket.create_server(("127.0.0.1", port)) for port in ports.values()]
 (http_port,) = [int(a.split("=")[1]) for a in sys.argv[1:] if a.startswith("--http-port=")]
 http.server.HTTPServer(("127.0.0.1", http_port), Ready).serve_forever()
+"""
+
+
+STUB_DIES = """
+import ctypes, os, time
+from pathlib import Path
+starts = Path("starts")
+starts.write_text((starts.read_text() if starts.exists() else "") + "x")
+is_first = starts.read_text() == "x"
+if os.fork() == 0:
+    if is_first: os._exit(1)
+    ctypes.CDLL(None).prctl(15, b"triton_python_b", 0, 0, 0)
+    time.sleep(3600)
+if is_first:
+    print("{says}", flush=True)
+    time.sleep(3600)
 """
 
 
@@ -115,3 +133,30 @@ def test_a_stranger_on_its_port_is_not(tmp_path: Path, monkeypatch: pytest.Monke
         server.start()
     stranger.shutdown()
     stranger.server_close()
+
+
+def test_a_server_whose_stub_died_while_it_started_is_started_again(tmp_path: Path) -> None:
+    """Triton waits for it as if it lived."""
+    with server_of(STUB_DIES.format(says="") + LISTENS, tmp_path) as server:
+        server.start()
+        eventually(lambda: len(server.stub_pids()) == 1, "the second stub lives")
+    assert (tmp_path / "starts").read_text() == "xx"
+
+
+def test_a_dead_stub_whose_model_did_not_load_is_told_of(tmp_path: Path) -> None:
+    """The rest of the server's models may take long; they are not waited for, and it is not tried again."""
+    says = "failed to load 'a' version 1: Internal: no such engine"
+    with server_of(STUB_DIES.format(says=says) + LISTENS, tmp_path) as server:
+        (tmp_path / "log").write_text("failed to load 'b' version 1: of an earlier start\n")
+        with pytest.raises(ResourceError, match="model 'a' did not load: Internal: no such engine"):
+            server.start()
+    assert (tmp_path / "starts").read_text() == "x"
+
+
+def test_what_a_stub_starts_is_no_stub(tmp_path: Path) -> None:
+    """Between a fork and what it is for it has the name of one."""
+    forks = "import ctypes, os, time\nif os.fork() == 0:\n    ctypes.CDLL(None).prctl(15, b'triton_python_b', 0, 0, 0)\n    os.fork()\n    time.sleep(3600)\n"
+    with server_of(forks + LISTENS, tmp_path) as server:
+        server.start()
+        eventually(lambda: len(server.processes()) == 4, "both are there")
+        eventually(lambda: len(server.stub_pids()) == 1, "the stub has its name")
