@@ -36,6 +36,7 @@ from trierarch.builder.mtp import read_mtp
 from trierarch.builder.parallel import plan_parallel
 from trierarch.builder.pooling import read_pooling
 from trierarch.builder.progress import DraftProgress, NoProgress, Progress
+from trierarch.builder.safetensors_checkpoint import SafetensorsCheckpoint
 from trierarch.builder.source import open_checkpoint
 from trierarch.builder.speculation import choose_drafters, plan_speculation
 from trierarch.builder.staging import staged_directory
@@ -82,7 +83,7 @@ def build(config: BuildConfig, progress: Progress | None = None, measure: Evalua
     blueprint = _blueprint(main, model, limits, kv_cache, speculation, progress)
     blueprint = replace(blueprint, manifest=blueprint.manifest.model_copy(update={"parallel": parallel}))
     blueprint = replace(blueprint, small_files={**blueprint.small_files, **tokenizer.files()})
-    blueprint = _with_pooling(_with_adapters(blueprint, config), config)
+    blueprint = _with_pooling(_with_adapters(blueprint, config), config, checkpoint)
     if draft_model is not None:
         kv_cache = plan_kv_cache(config, draft_model, beside=model)
         draft = _blueprint(config, draft_model, limits, kv_cache, None, DraftProgress(progress))
@@ -144,9 +145,11 @@ def _with_adapters(blueprint: Blueprint, config: BuildConfig) -> Blueprint:
     return replace(blueprint, manifest=manifest, adapters=plan_adapters(config.adapters, manifest))
 
 
-def _with_pooling(blueprint: Blueprint, config: BuildConfig) -> Blueprint:
+def _with_pooling(blueprint: Blueprint, config: BuildConfig, checkpoint: Checkpoint) -> Blueprint:
     """The same engine, making embeddings if it is to."""
-    pooling = config.pooling or read_pooling(config.model)
+    pooling = config.pooling
+    if pooling is None and isinstance(checkpoint, SafetensorsCheckpoint):
+        pooling = read_pooling(checkpoint.directory)
     return replace(blueprint, manifest=blueprint.manifest.model_copy(update={"pooling": pooling}))
 
 

@@ -76,7 +76,24 @@ class Mapping:
         Raises:
             ConfigError: heads, inner sizes or layers do not divide.
         """
-        places, stages = self.tensor_parallel_size, self.pipeline_parallel_size
+        obstacle = self._obstacle(architecture)
+        if obstacle is not None:
+            # More places than attention heads are never had.
+            others = (Mapping(places) for places in range(1, architecture.num_heads + 1))
+            fitting = [other.tensor_parallel_size for other in others if other._obstacle(architecture) is None]
+            raise ConfigError(
+                f"tensor_parallel_size is {self.tensor_parallel_size}: {architecture.family} has {obstacle}; {_take(fitting)}"
+            )
+        stages, num_layers = self.pipeline_parallel_size, architecture.num_layers
+        if num_layers % stages:
+            fitting = [count for count in range(1, num_layers + 1) if num_layers % count == 0]
+            raise ConfigError(
+                f"pipeline_parallel_size is {stages}: {num_layers} layers do not split evenly; {_take(fitting)}"
+            )
+
+    def _obstacle(self, architecture: Architecture) -> str | None:
+        """What of a layer cannot be split over this many places."""
+        places = self.tensor_parallel_size
         sizes = {"attention heads": architecture.num_heads}
         if not all(layer.is_moe for layer in architecture.layers):
             sizes["elements of the MLP"] = architecture.intermediate_size
@@ -84,23 +101,14 @@ class Mapping:
             sizes["elements of an expert"] = architecture.moe.intermediate_size
         for what, size in sizes.items():
             if size % places:
-                raise ConfigError(
-                    f"tensor_parallel_size is {places}: {architecture.family} has {size} {what}, which do not split evenly; "
-                    f"{_divisors(size, places)}"
-                )
+                return f"{size} {what}, which do not split evenly"
         heads = architecture.num_kv_heads
         if heads % places and places % heads:
-            raise ConfigError(
-                f"tensor_parallel_size is {places}: {architecture.family} has {heads} key and value heads, which can be "
-                f"neither split nor repeated evenly; {_divisors(heads, places)}, or a multiple of {heads}"
-            )
-        if architecture.num_layers % stages:
-            raise ConfigError(
-                f"pipeline_parallel_size is {stages}: {architecture.num_layers} layers do not split evenly; "
-                f"{_divisors(architecture.num_layers, stages)}"
-            )
+            return f"{heads} key and value heads, which can be neither split nor repeated evenly"
+        return None
 
 
-def _divisors(size: int, limit: int) -> str:
-    fitting = [str(one) for one in range(1, limit) if size % one == 0]
-    return f"take {' or '.join(fitting)}" if len(fitting) < 3 else f"take {', '.join(fitting[:-1])} or {fitting[-1]}"
+def _take(fitting: list[int]) -> str:
+    """The remedy; 1 always fits."""
+    *others, last = (str(count) for count in fitting)
+    return f"take {', '.join(others)} or {last}" if others else f"take {last}"

@@ -11,6 +11,7 @@ from trierarch.builder.checkpoint import PICKLED_SUFFIXES, Checkpoint
 from trierarch.builder.demo import DEMO, find_demo
 from trierarch.builder.errors import CheckpointError, ConfigError, ResourceError
 from trierarch.builder.gguf_checkpoint import GgufCheckpoint
+from trierarch.builder.pooling import POOLING_FILE
 from trierarch.builder.progress import Progress
 from trierarch.builder.safetensors_checkpoint import SafetensorsCheckpoint
 
@@ -66,7 +67,10 @@ def _download(hub_id: str, progress: Progress, field: str) -> Path:
         ) from None
     progress.stage(f"download {hub_id}", None)
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=list(_HUB_FILES), ignore_patterns=list(_HUB_LEFT_OUT)))
+        directory = snapshot_download(hub_id, allow_patterns=list(_HUB_FILES), ignore_patterns=list(_HUB_LEFT_OUT))
+        # It lies in a folder, and those are left out; of the same revision, which a snapshot's directory is named for.
+        snapshot_download(hub_id, revision=Path(directory).name, allow_patterns=[POOLING_FILE])
+        return Path(directory)
     except Exception as error:  # the library's own errors and those of whatever carries its requests
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ResourceError(

@@ -41,12 +41,17 @@ def test_what_is_asked_for_is_recorded_and_deployed() -> None:
 @pytest.mark.parametrize(
     "options, architecture, drafters, message",
     [
-        ({"tensor_parallel_size": 3}, {}, (), r"tensor_parallel_size is 3: .* has 4 attention heads, .*; take 1 or 2"),
+        (
+            {"tensor_parallel_size": 3},
+            {},
+            (),
+            r"tensor_parallel_size is 3: .* has 4 attention heads, .*; take 1, 2 or 4$",
+        ),
         (
             {"tensor_parallel_size": 4},
             {"num_heads": 12, "num_kv_heads": 3},
             (),
-            r"tensor_parallel_size is 4: .* has 3 key and value heads, .* evenly; take 1 or 3, or a multiple of 3",
+            r"tensor_parallel_size is 4: .* has 3 key and value heads, .* evenly; take 1, 3, 6 or 12$",
         ),
         (
             {"pipeline_parallel_size": 3},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -15,8 +16,12 @@ import pytest
 from support.checkpoints import random_checkpoint
 from support.gguf_files import write_gguf
 from trierarch.builder import demo
+from trierarch.builder.build import build
+from trierarch.builder.config import BuildConfig
 from trierarch.builder.errors import CheckpointError, ConfigError, ResourceError
 from trierarch.builder.gguf_checkpoint import GgufCheckpoint
+from trierarch.builder.manifest import Pooling
+from trierarch.builder.pooling import POOLING_FILE
 from trierarch.builder.progress import NoProgress
 from trierarch.builder.safetensors_checkpoint import SafetensorsCheckpoint
 from trierarch.builder.source import open_checkpoint
@@ -51,30 +56,56 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
         open_source(tmp_path / "empty")
 
 
-def fake_hub(monkeypatch: pytest.MonkeyPatch, answer: Any) -> list[dict[str, Any]]:
-    calls: list[dict[str, Any]] = []
-
-    def snapshot_download(hub_id: str, **options: Any) -> str:
-        calls.append({"id": hub_id, **options})
-        if isinstance(answer, Exception):
-            raise answer
-        return str(answer)
-
+def fake_hub(monkeypatch: pytest.MonkeyPatch, download: Any) -> None:
     module = ModuleType("huggingface_hub")
-    module.snapshot_download = snapshot_download  # type: ignore[attr-defined]  # what a fake is for
+    module.snapshot_download = download  # type: ignore[attr-defined]  # what a fake is for
     monkeypatch.setitem(sys.modules, "huggingface_hub", module)
-    return calls
 
 
-def test_a_hub_id_is_downloaded_without_its_pickles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = fake_hub(monkeypatch, random_checkpoint("llama", tmp_path / "0123abcd"))
-    assert open_source("acme/tiny-llama").name == "acme/tiny-llama"
-    assert calls[0]["id"] == "acme/tiny-llama"
-    assert not any("bin" in pattern or "pt" in pattern for pattern in calls[0]["allow_patterns"])
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory that is the hub's acme/tiny-llama, a revision of which is downloaded as the hub's own patterns say."""
+    from huggingface_hub.utils import filter_repo_objects
+
+    source, snapshot = random_checkpoint("llama", tmp_path / "hub"), tmp_path / "snapshots" / "0123abcd"
+
+    def snapshot_download(
+        hub_id: str, *, revision: str | None = None, allow_patterns: list[str], ignore_patterns: list[str] | None = None
+    ) -> str:
+        assert hub_id == "acme/tiny-llama"
+        assert revision in (None, snapshot.name)
+        there = [str(path.relative_to(source)) for path in sorted(source.rglob("*")) if path.is_file()]
+        for name in filter_repo_objects(there, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns):
+            (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source / name, snapshot / name)
+        return str(snapshot)
+
+    fake_hub(monkeypatch, snapshot_download)
+    return source
+
+
+def test_a_hub_id_is_downloaded_without_pickles_and_other_layouts(hub: Path) -> None:
+    wanted = {path.name for path in hub.iterdir()}
+    for name in ("pytorch_model.bin", "consolidated.safetensors", "onnx/config.json", "original/model.safetensors"):
+        (hub / name).parent.mkdir(exist_ok=True)
+        (hub / name).write_bytes(b"")
+    checkpoint = open_source("acme/tiny-llama")
+    assert checkpoint.name == "acme/tiny-llama"
+    assert {path.name for path in checkpoint.directory.iterdir()} == wanted
+
+
+def test_how_a_checkpoint_of_the_hub_is_pooled_comes_with_it(hub: Path, tmp_path: Path) -> None:
+    (hub / POOLING_FILE).parent.mkdir()
+    (hub / POOLING_FILE).write_text('{"pooling_mode_mean_tokens": true}')
+    built = build(BuildConfig(model="acme/tiny-llama", output=tmp_path / "engine", compile=False))
+    assert built.pooling is Pooling.MEAN
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_hub(monkeypatch, OSError("Name or service not known\nand much more"))
+    def fail(hub_id: str, **_: Any) -> str:
+        raise OSError("Name or service not known\nand much more")
+
+    fake_hub(monkeypatch, fail)
     with pytest.raises(ResourceError, match=r"model is 'acme/tiny': .* \(Name or service not known\); check") as error:
         open_source("acme/tiny")
     assert "\n" not in str(error.value)
