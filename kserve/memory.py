@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from trierarch.builder.adapter import piece_names, piece_shape
@@ -28,14 +28,18 @@ class MemoryBudget:
     lora: int
     """Slots times an adapter of the largest rank on everything that may be adapted."""
     reserve: int = RESERVE_BYTES
+    tier: int = 0
+    """Of host memory behind the KV cache, where a CPU's memory holds both."""
 
     @property
     def total(self) -> int:
         """All of it."""
-        return self.weights + self.kv + self.lora + self.reserve
+        return self.weights + self.kv + self.lora + self.reserve + self.tier
 
     def __str__(self) -> str:
         parts = {"weights": self.weights, "KV": self.kv, "LoRA slots": self.lora, "reserve": self.reserve}
+        if self.tier:
+            parts["KV tier"] = self.tier
         return " + ".join(f"{name} {num_bytes / GIB:.1f}" for name, num_bytes in parts.items()) + (
             f" = {self.total / GIB:.1f} GiB"
         )
@@ -57,18 +61,33 @@ def memory_budget(engine: EngineManifest) -> MemoryBudget:
     )
 
 
+def replica_budget(spec: DeploySpec, engine: EngineManifest) -> MemoryBudget:
+    """The same of one replica of `spec`: a reserve on each of its GPUs, or on a CPU the KV cache's tier beside the rest."""
+    budget = memory_budget(engine)
+    if spec.gpu is None:
+        return replace(budget, tier=tier_bytes(spec, engine))
+    return replace(budget, reserve=budget.reserve * num_devices(engine))
+
+
+def tier_bytes(spec: DeploySpec, engine: EngineManifest) -> int:
+    """Host memory of one replica behind its KV cache: TensorRT-LLM takes as much for each of its processes, one a GPU."""
+    num_tiers = num_devices(engine) if engine.target is Target.TENSORRT_LLM else 1
+    return (spec.kv_tiers.host_bytes or 0) * num_tiers
+
+
 def host_memory(spec: DeploySpec, engine: EngineManifest) -> int:
-    """Bytes that Triton's container asks for: what was said, or else enough for the engine and its processes.
+    """Bytes that Triton's container asks for: what was said, or else enough for the engine, its processes and its tier.
 
     On a CPU everything lies there; on a GPU the weights pass through it.
     """
     if spec.resources.memory is not None:
         return int(quantity_bytes(spec.resources.memory))
     budget = memory_budget(engine)
+    tier = tier_bytes(spec, engine)
     host_adapters = 0 if engine.lora is None else engine.lora.host_bytes
     inside = budget.total if spec.gpu is None else budget.weights + budget.reserve
     shared = int(quantity_bytes(spec.resources.shared_memory))
-    return -(-(inside + host_adapters + shared) // GIB) * GIB
+    return -(-(inside + tier + host_adapters + shared) // GIB) * GIB
 
 
 def check_fits(spec: DeploySpec, engine: EngineManifest) -> None:
@@ -77,7 +96,8 @@ def check_fits(spec: DeploySpec, engine: EngineManifest) -> None:
     Raises:
         ConfigError: too little memory, with the numbers; too few or too many devices; a device of another kind.
     """
-    budget = memory_budget(engine)
+    _check_tiers(spec, engine)
+    budget = replica_budget(spec, engine)
     if spec.gpu is None:
         if engine.requires.device not in ("any", "cpu"):
             raise ConfigError(
@@ -95,7 +115,7 @@ def check_fits(spec: DeploySpec, engine: EngineManifest) -> None:
     larger = [other for other, product in PRODUCTS.items() if product.memory * needed >= budget.total]
     remedy = f"take one of {', '.join(larger)}, " if larger and spec.gpu.memory is None else ""
     _check_total(
-        MemoryBudget(budget.weights, budget.kv, budget.lora, budget.reserve * needed),
+        budget,
         memory_of(spec.gpu) * spec.gpu.count,
         name,
         f"{remedy}quantise the weights (--quantization int4), the cache (--kv-cache-dtype int8), or build with a smaller "
@@ -107,6 +127,31 @@ def num_devices(engine: EngineManifest) -> int:
     """Devices that one replica of `engine` runs on."""
     split = engine.parallel if engine.target is Target.TORCH else engine.tensorrt_llm
     return 1 if split is None else split.tensor_parallel_size * split.pipeline_parallel_size
+
+
+def _check_tiers(spec: DeploySpec, engine: EngineManifest) -> None:
+    """Refuse what an engine would refuse when it starts, and what its container would be killed for."""
+    host_bytes, disk_bytes = spec.kv_tiers.host_bytes, spec.kv_tiers.disk_bytes
+    if host_bytes is None:
+        if disk_bytes is not None:
+            raise ConfigError(
+                f"kv_tiers.disk_bytes is {disk_bytes}, and blocks go to disk by way of host memory: give it some with "
+                "--kv-host-bytes, such as 256MiB"
+            )
+        return
+    what, remedy = f"kv_tiers.host_bytes is {host_bytes}", "leave it out"
+    if not engine.kv_cache.enable_prefix_caching:
+        raise ConfigError(f"{what}, and engine {engine.name!r} caches no prefixes: {remedy}, or rebuild it with them")
+    if engine.parallel is not None:
+        raise ConfigError(f"{what}, and the blocks of engine {engine.name!r} lie on several devices: {remedy}")
+    if engine.target is Target.TENSORRT_LLM and disk_bytes is not None:
+        raise ConfigError(f"kv_tiers.disk_bytes is {disk_bytes}, and TensorRT-LLM keeps no blocks on disk: {remedy}")
+    shared = int(quantity_bytes(spec.resources.shared_memory))
+    if tier_bytes(spec, engine) + shared > host_memory(spec, engine):
+        raise ConfigError(
+            f"resources.memory is {spec.resources.memory!r}, and {what}, beside {spec.resources.shared_memory} of shared "
+            "memory: ask for more with --memory, or for a smaller tier"
+        )
 
 
 def _check_kind(spec: DeploySpec, engine: EngineManifest) -> None:

@@ -97,6 +97,15 @@ class Resources(Frozen):
     """Of /dev/shm, where Triton and the backend exchange tensors."""
 
 
+class KvTiers(Frozen):
+    """Of each replica: where keys and values go that its KV cache has no room for. Bytes."""
+
+    host_bytes: PositiveInt | None = None
+    """Of host memory; what the container asks for by itself is more by so much."""
+    disk_bytes: PositiveInt | None = None
+    """Of a node's disk, for as long as the pod is there; they come by way of host memory."""
+
+
 class Scale(Frozen):
     """How many replicas, and what for."""
 
@@ -196,6 +205,7 @@ class DeploySpec(Frozen):
     gpu: Gpu | None = None
     """None runs on the CPU."""
     resources: Resources = Resources()
+    kv_tiers: KvTiers = KvTiers()
     scale: Scale = Scale()
     cold_start: ColdStart = ColdStart()
     streams: Streams = Streams()

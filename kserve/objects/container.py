@@ -14,7 +14,7 @@ from trierarch.kserve.cold_start import PROBE_PERIOD, ColdStartBudget
 from trierarch.kserve.memory import host_memory
 from trierarch.kserve.objects.resource import adapters_path, engine_path
 from trierarch.kserve.quantity import format_bytes
-from trierarch.kserve.spec import DeploySpec, Profile
+from trierarch.kserve.spec import DeploySpec, KvTiers, Profile
 
 SHARED_MEMORY: Final = "shared-memory"
 SCRATCH: Final = "scratch"
@@ -23,6 +23,8 @@ GATEWAY_PORT: Final = "http1"
 KEYS: Final = "api-keys"
 KEYS_DIRECTORY: Final = "/etc/trierarch"
 KEYS_FILE: Final = "api-keys"
+KV_BLOCKS: Final = "kv-blocks"
+KV_BLOCKS_DIRECTORY: Final = "/var/lib/trierarch/kv"
 READY_FAILURES: Final = 2
 SERVER_MARGIN: Final = 30
 """Seconds between the last stream's end and the pod's: Triton stops its backends."""
@@ -68,6 +70,8 @@ def volumes(spec: DeploySpec) -> list[dict[str, Any]]:
     """What the container mounts, besides what KServe mounts."""
     shared = {"medium": "Memory", "sizeLimit": spec.resources.shared_memory}
     found = [{"name": SHARED_MEMORY, "emptyDir": shared}, {"name": SCRATCH, "emptyDir": {}}]
+    if spec.kv_tiers.disk_bytes is not None:
+        found.append({"name": KV_BLOCKS, "emptyDir": {}})
     if keys := spec.access.api_keys:
         items = [{"key": keys.key, "path": KEYS_FILE}]
         found.append({"name": KEYS, "secret": {"secretName": keys.secret, "items": items}})
@@ -115,8 +119,16 @@ def _serve_options(spec: DeploySpec, budget: ColdStartBudget) -> list[str]:
         f"--drain-timeout={spec.streams.longest}",
         f"--ready-timeout={budget.container_deadline}",
         *adapters,
+        *_tier_options(spec.kv_tiers),
         *keys,
     ]
+
+
+def _tier_options(tiers: KvTiers) -> list[str]:
+    host = [] if tiers.host_bytes is None else [f"--kv-host-bytes={tiers.host_bytes}"]
+    if tiers.disk_bytes is None:
+        return host
+    return [*host, f"--kv-disk-directory={KV_BLOCKS_DIRECTORY}", f"--kv-disk-bytes={tiers.disk_bytes}"]
 
 
 def _environment(spec: DeploySpec) -> list[dict[str, Any]]:
@@ -145,7 +157,10 @@ def _resources(spec: DeploySpec, engine: EngineManifest) -> dict[str, Any]:
     # Memory and GPUs are not given back: what is asked for is the limit. CPU may be borrowed.
     memory = spec.resources.memory or format_bytes(host_memory(spec, engine))
     gpus = {} if spec.gpu is None else {spec.gpu.resource: str(spec.gpu.count)}
-    return {"requests": {"cpu": spec.resources.cpu, "memory": memory} | gpus, "limits": {"memory": memory} | gpus}
+    # Asked for and no limit: a pod that is a little over one is evicted.
+    disk = {} if spec.kv_tiers.disk_bytes is None else {"ephemeral-storage": format_bytes(spec.kv_tiers.disk_bytes)}
+    requests = {"cpu": spec.resources.cpu, "memory": memory}
+    return {"requests": requests | gpus | disk, "limits": {"memory": memory} | gpus}
 
 
 def _probes(spec: DeploySpec, budget: ColdStartBudget) -> dict[str, Any]:
@@ -183,6 +198,8 @@ def _drain_hook(spec: DeploySpec) -> dict[str, Any]:
 def _mounts(spec: DeploySpec) -> list[dict[str, Any]]:
     """Adapters of an InferenceService are mounted by KServe; of an LLMInferenceService it mounts the engine alone."""
     found = [mount(SHARED_MEMORY, "/dev/shm"), mount(SCRATCH, "/tmp")]
+    if spec.kv_tiers.disk_bytes is not None:
+        found.append(mount(KV_BLOCKS, KV_BLOCKS_DIRECTORY))
     if spec.access.api_keys:
         found.append(mount(KEYS, KEYS_DIRECTORY) | {"readOnly": True})
     if spec.profile is Profile.LLM and spec.storage.adapters is not None:

@@ -79,6 +79,24 @@ def deploy(
     memory: Annotated[
         str | None, typer.Option(help="Such as 16Gi.", show_default="by the engine", rich_help_panel=SCALING)
     ] = None,
+    kv_host_bytes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Host memory of one replica for KV blocks that its cache has no room for, on top of --memory's default.",
+            show_default="none",
+            rich_help_panel=SCALING,
+        ),
+    ] = None,
+    kv_disk_bytes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="With --kv-host-bytes: of a node's disk, where those go next.",
+            show_default="none",
+            rich_help_panel=SCALING,
+        ),
+    ] = None,
     min_replicas: Annotated[
         int | None,
         typer.Option(help="Always there.", show_default="0 where the profile reaches it", rich_help_panel=SCALING),
@@ -179,6 +197,8 @@ def deploy(
         "gpu.count": gpus,
         "resources.cpu": cpu,
         "resources.memory": memory,
+        "kv_tiers.host_bytes": _bytes(kv_host_bytes),
+        "kv_tiers.disk_bytes": _bytes(kv_disk_bytes),
         "scale.min_replicas": min_replicas,
         "scale.max_replicas": max_replicas,
         "streams.longest": longest_stream,
@@ -215,7 +235,7 @@ def _render(engine: Path, spec: Path | None, given: dict[str, Any]) -> Rendering
 def _show(rendering: Rendering) -> None:
     from trierarch.kserve.cold_start import warnings
     from trierarch.kserve.gpu import memory_of
-    from trierarch.kserve.memory import memory_budget
+    from trierarch.kserve.memory import replica_budget
     from trierarch.orchestrator.console import OUT, warn
     from trierarch.orchestrator.deployment_tables import cold_start_table, memory_line
 
@@ -223,7 +243,7 @@ def _show(rendering: Rendering) -> None:
     available = None if spec.gpu is None else memory_of(spec.gpu) * spec.gpu.count
     what = "" if spec.gpu is None else f"{spec.gpu.count} × {spec.gpu.product}"
     OUT.print(cold_start_table(rendering.budget))
-    OUT.print(memory_line(memory_budget(rendering.engine), available, what), soft_wrap=True)
+    OUT.print(memory_line(replica_budget(spec, rendering.engine), available, what), soft_wrap=True)
     for warning in warnings(spec, rendering.engine, rendering.budget):
         warn(warning)
 

@@ -10,6 +10,7 @@ from trierarch.orchestrator.gateway.capacity import Capacity
 from trierarch.orchestrator.gateway.description import Description, describe
 from trierarch.orchestrator.gateway.source import Source
 from trierarch.orchestrator.gateway.triton import Triton
+from trierarch.python_backend.triton.status import RelayedError
 
 FRESH_SECONDS: Final = 1.0
 """How long what the model said of itself is believed by who looks for something new."""
@@ -34,18 +35,17 @@ class Engine:
         """Seconds of Unix time: since when it is served."""
 
     async def description(self, max_age: float = KNOWN_SECONDS) -> Description:
-        """What the model said of itself `max_age` seconds ago at most; of one that sleeps, what it said last.
+        """What the model said of itself `max_age` seconds ago at most; of one that cannot be looked at, what it said last.
+
+        Once it is known, it is neither woken nor kept awake for this: who polls what is served does not use it.
 
         Raises:
             Unavailable, RelayedError, ApiError: it cannot be asked.
         """
         async with self._asking:
-            is_fresh = time.monotonic() - self._known_at < max_age
-            if self._known is not None and (is_fresh or self.upstream.awake is None):
+            if self._known is not None and time.monotonic() - self._known_at < max_age:
                 return self._known
-            async with self.upstream.lease() as endpoints:
-                description = await describe(self._triton, endpoints, self.model)
-            self._known_at = time.monotonic()
+            description = await (self._introduction() if self._known is None else self._look(self._known))
             self._learn(description)
             return description
 
@@ -81,6 +81,27 @@ class Engine:
         entries = [self._entry(name, None, description) for name in names]
         adapters = sorted(description.adapters.difference(names))
         return entries + [self._entry(name, names[0], description) for name in adapters]
+
+    async def _introduction(self) -> Description:
+        async with self.upstream.lease() as endpoints:
+            description = await describe(self._triton, endpoints, self.model)
+        self._known_at = time.monotonic()
+        return description
+
+    async def _look(self, known: Description) -> Description:
+        """What it says now, or else what is `known` of it: it may sleep, or go to sleep while it is asked."""
+        endpoints = self.upstream.awake
+        if endpoints is None:
+            return known
+        triton = Triton()  # a server that has slept listens elsewhere: no connection to it is worth keeping
+        try:
+            description = await describe(triton, endpoints, self.model)
+        except RelayedError:
+            return known
+        finally:
+            await triton.close()
+        self._known_at = time.monotonic()
+        return description
 
     def _learn(self, description: Description) -> None:
         self._known = description

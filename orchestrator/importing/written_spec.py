@@ -22,7 +22,7 @@ def write_import(path: Path, repository: Path, plan: ImportPlan, config: BuildCo
     sections = {
         Section.BUILD: _build_section(config),
         Section.COMPOSE: section_of(spec),
-        Section.DEPLOY: {"name": _service_name(spec.output)},
+        Section.DEPLOY: _deploy_section(spec),
     }
     write_spec(path, sections, _report(repository, plan))
 
@@ -32,6 +32,12 @@ def _build_section(config: BuildConfig) -> dict[str, Any]:
     if Path(config.model).exists():
         asked["model"] = str(Path(config.model).resolve())
     return asked
+
+
+def _deploy_section(spec: CompositionSpec) -> dict[str, Any]:
+    """What is of the machine that serves goes there, too: an engine is deployed, and no repository."""
+    host_bytes = spec.options.kv_host_bytes
+    return {"name": _service_name(spec.output)} | ({"kv_tiers": {"host_bytes": host_bytes}} if host_bytes else {})
 
 
 def _service_name(repository: Path) -> str:

@@ -33,8 +33,8 @@ class FrontDoor:
 
     @property
     def awake(self) -> Endpoints | None:
-        """The front's doors if the server is up now: to look at it without keeping or waking it."""
-        return None if self._resident.sleeper.awake is None else self._endpoints
+        """See Upstream: the server itself, past the doors, to which everything that comes through them is use."""
+        return self._resident.sleeper.awake
 
     @property
     def metrics(self) -> str | None:

@@ -152,6 +152,8 @@ class FixedUpstream:
         """Waited for by every lease, where there is one."""
         self.num_waiting = 0
         self.num_leases = 0
+        self.num_uses = 0
+        """Leases that there ever were."""
 
     @asynccontextmanager
     async def lease(self) -> AsyncIterator[Endpoints]:
@@ -165,6 +167,7 @@ class FixedUpstream:
         finally:
             self.num_waiting -= 1
         self.num_leases += 1
+        self.num_uses += 1
         try:
             yield self._endpoints
         finally:

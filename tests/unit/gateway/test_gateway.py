@@ -13,9 +13,10 @@ import httpx
 import pytest
 
 from support.eventually import eventually
-from support.fake_triton import Asked, Front, Said, front, last
+from support.fake_triton import Asked, FixedUpstream, Front, Said, front, last
 from trierarch.builder.errors import ConfigError, ResourceError
-from trierarch.orchestrator.gateway.upstream import Unavailable
+from trierarch.orchestrator.gateway import engine
+from trierarch.orchestrator.gateway.upstream import Endpoints, Unavailable
 
 CHAT = {"model": "demo", "messages": [{"role": "user", "content": "Hi"}]}
 PROMPT = {"model": "demo", "prompt": "Hi"}
@@ -446,3 +447,28 @@ def test_who_is_known_is_not_asked_for_again(gateway: Front) -> None:
         assert chat(gateway).status_code == 200
         assert chat(gateway, model="french").status_code == 200
     assert gateway.triton.num_described == before
+
+
+def test_who_polls_what_is_served_does_not_use_it(gateway: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "FRESH_SECONDS", 0.0)
+    chat(gateway)
+    uses, described = gateway.upstream.num_uses, gateway.triton.num_described
+    gateway.triton.description["adapters"] = ["german"]
+    for path in ("/v1/models", "/v1/models/german", "/health", "/ready", "/metrics"):
+        assert get(gateway, path).status_code == 200, path
+    assert gateway.triton.num_described == described + 2, "it is looked at"
+    gateway.triton.description["adapters"] = []
+    gateway.upstream.wake = asyncio.Event()  # it sleeps from now on
+    assert get(gateway, "/v1/models/german").status_code == 200, "what it said last"
+    assert gateway.upstream.num_uses == uses
+    assert gateway.upstream.num_waiting == 0
+
+
+def test_one_that_goes_to_sleep_while_it_is_looked_at_is_known_all_the_same(
+    gateway: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "FRESH_SECONDS", 0.0)
+    listed = get(gateway, "/v1/models").json()
+    gone = Endpoints(grpc="127.0.0.1:1", http="127.0.0.1:1", metrics="127.0.0.1:1")
+    monkeypatch.setattr(FixedUpstream, "awake", gone)
+    assert get(gateway, "/v1/models").json() == listed

@@ -15,11 +15,19 @@ from trierarch.builder.manifest import (
     KvCache,
     KvType,
     Layer,
+    Parallel,
     Requires,
     Target,
     TensorRTLLM,
 )
-from trierarch.kserve.memory import RESERVE_BYTES, check_fits, host_memory, memory_budget
+from trierarch.kserve.memory import (
+    RESERVE_BYTES,
+    check_fits,
+    host_memory,
+    memory_budget,
+    replica_budget,
+    tier_bytes,
+)
 from trierarch.kserve.quantity import format_bytes, is_quantity, quantity_bytes
 
 GIB = 1 << 30
@@ -115,6 +123,67 @@ def test_memory_of_a_cpu_holds_everything_and_of_a_gpu_what_passes_through() -> 
     assert host_memory(small_spec(resources={"memory": "8Gi"}), engine) == 8 * GIB
     with pytest.raises(ConfigError, match=r"resources.memory holds 1.0 GiB"):
         check_fits(small_spec(gpu=None, resources={"memory": "1Gi"}), engine)
+
+
+def test_a_tier_behind_the_cache_is_memory_of_the_container() -> None:
+    tiers = {"host_bytes": 16 * GIB}
+    for gpu in (None, {"product": "L4"}):
+        without, held = (
+            host_memory(small_spec(gpu=gpu, kv_tiers=kv_tiers), weighty_engine()) for kv_tiers in ({}, tiers)
+        )
+        assert held - without == 16 * GIB
+    check_fits(small_spec(kv_tiers=tiers), weighty_engine())
+    assert "KV tier 16.0" in str(replica_budget(small_spec(gpu=None, kv_tiers=tiers), weighty_engine()))
+    assert "tier" not in str(replica_budget(small_spec(kv_tiers=tiers), weighty_engine())), (
+        "a GPU's memory holds none of it"
+    )
+
+    record = TensorRTLLM(version="1.2", flow=Flow.PYTORCH, model="model", llm_args={}, tensor_parallel_size=2)
+    split = weighty_engine(target=Target.TENSORRT_LLM, tensorrt_llm=record)
+    assert tier_bytes(small_spec(kv_tiers=tiers), split) == 32 * GIB, "one a process"
+
+
+@pytest.mark.parametrize(
+    ("spec", "engine", "told"),
+    [
+        (
+            {"kv_tiers": {"disk_bytes": 5}},
+            {},
+            "disk_bytes is 5, and blocks go to disk by way of host .* --kv-host-bytes",
+        ),
+        (
+            {"kv_tiers": {"host_bytes": 9}},
+            {"kv_cache": KvCache(dtype=KvType.BFLOAT16, bytes_per_token=4, enable_prefix_caching=False)},
+            "host_bytes is 9, and engine 'tiny' caches no prefixes: leave it out",
+        ),
+        (
+            {"kv_tiers": {"host_bytes": 9}},
+            {"parallel": Parallel(tensor_parallel_size=2, pipeline_parallel_size=1)},
+            "the blocks of engine 'tiny' lie on several devices: leave it out",
+        ),
+        (
+            {"kv_tiers": {"host_bytes": 9, "disk_bytes": 5}},
+            {
+                "target": Target.TENSORRT_LLM,
+                "tensorrt_llm": TensorRTLLM(version="1.2", flow=Flow.PYTORCH, model="m", llm_args={}),
+            },
+            "disk_bytes is 5, and TensorRT-LLM keeps no blocks on disk",
+        ),
+        (
+            {"kv_tiers": {"host_bytes": 8 * GIB}, "resources": {"memory": "8Gi"}},
+            {},
+            "resources.memory is '8Gi', and kv_tiers.host_bytes is .* beside 1Gi of shared memory: ask for more with --memory",
+        ),
+        (
+            {"kv_tiers": {"host_bytes": 4 * GIB}, "resources": {"memory": "8Gi"}, "gpu": None},
+            {},
+            r"resources.memory holds 8.0 GiB, and the engine takes .* \+ KV tier 4.0 = .* ask for more with --memory",
+        ),
+    ],
+)
+def test_a_tier_that_cannot_be_is_refused(spec: dict[str, Any], engine: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        check_fits(small_spec(**spec), weighty_engine(**engine))
 
 
 @pytest.mark.parametrize(("text", "number"), [("2Gi", 2 * GIB), ("1.5k", 1500), ("1e3", 1000), ("500m", 0.5), ("7", 7)])

@@ -20,6 +20,7 @@ from trierarch.kserve.objects.llm_inference_service import SCORERS
 from trierarch.kserve.objects.monitoring import alerts
 from trierarch.kserve.objects.resource import Resource
 from trierarch.kserve.objects.signals import kv_query, waiting_query
+from trierarch.kserve.quantity import quantity_bytes
 from trierarch.kserve.render import Rendering, render
 from trierarch.kserve.spec import DeploySpec, KServeVersion, Profile
 from trierarch.orchestrator.cli import app
@@ -65,6 +66,9 @@ def specs(draw: st.DrawFn) -> DeploySpec:
             "gateway": draw(st.none() | st.just("gateways/main")),
             "api_keys": draw(st.none() | st.just({"secret": "keys", "key": "gateway"})),
         },
+        "kv_tiers": draw(
+            st.sampled_from([{}, {"host_bytes": 1 << 30}, {"host_bytes": 1 << 30, "disk_bytes": 1 << 33}])
+        ),
         "image_pull_secrets": draw(st.lists(st.just("pull"), max_size=1)),
         "env": draw(st.dictionaries(st.sampled_from(["LOG_LEVEL", "OMP_NUM_THREADS"]), st.sampled_from(["1", "info"]))),
         "secret_env": draw(st.sampled_from([{}, {"API_KEY": {"secret": "keys", "key": "api"}}])),
@@ -255,12 +259,11 @@ def test_options_are_ones_that_the_server_has(profile: Profile) -> None:
         profile,
         storage={"uri": "pvc://engines", "adapters": "pvc://shelf"},
         access={"api_keys": {"secret": "keys", "key": "gateway"}},
+        kv_tiers={"host_bytes": 1 << 30, "disk_bytes": 1 << 33},
     )
     (pod,) = _pods(tuple(objects.values()))
     (server,) = pod["containers"]
     assert server["command"][:2] == ["trierarch", "serve"]
-    if "--gateway-port" not in known:
-        pytest.skip("trierarch serve has no gateway yet")
     assert {argument.split("=")[0] for argument in server["args"]} <= known
 
 
@@ -272,6 +275,23 @@ def test_keys_of_clients_come_from_a_secret() -> None:
     (item,) = volume["secret"]["items"]
     assert (volume["secret"]["secretName"], item["key"]) == ("keys", "gateway")
     assert f"--api-keys={mount['mountPath']}/{item['path']}" in server["args"]
+
+
+@pytest.mark.parametrize("profile", Profile)
+def test_blocks_beyond_the_cache_have_their_memory_and_their_disk(profile: Profile) -> None:
+    def server(**tiers: int) -> dict[str, Any]:
+        (pod,) = _pods(tuple(rendered(profile, kv_tiers=tiers).values()))
+        return dict(pod["containers"][0])
+
+    plain, held = server(), server(host_bytes=3 << 30, disk_bytes=8 << 30)
+    memory = [each["resources"]["limits"]["memory"] for each in (plain, held)]
+    assert quantity_bytes(memory[1]) - quantity_bytes(memory[0]) == 3 << 30
+    assert held["resources"]["requests"]["ephemeral-storage"] == "8Gi"
+    assert f"--kv-host-bytes={3 << 30}" in held["args"]
+    (directory,) = [argument for argument in held["args"] if argument.startswith("--kv-disk-directory=")]
+    places = {mount["mountPath"]: mount["name"] for mount in held["volumeMounts"]}
+    assert places[directory.partition("=")[2]] == "kv-blocks"
+    assert not any("kv" in argument for argument in plain["args"])
 
 
 def declared_metrics() -> set[str]:

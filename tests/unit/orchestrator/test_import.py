@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from support.checkpoints import random_checkpoint
+from trierarch.builder.config import BuildConfig
 from trierarch.builder.errors import ConfigError
 from trierarch.builder.machine import default_dtype
 from trierarch.builder.manifest import EngineManifest, KvType
@@ -18,6 +19,7 @@ from trierarch.orchestrator.composition_spec import CompositionSpec, read_compos
 from trierarch.orchestrator.deployment_spec import read_spec
 from trierarch.orchestrator.importing.entry import Fate
 from trierarch.orchestrator.importing.plan import ImportPlan, plan_import
+from trierarch.orchestrator.importing.written_spec import write_import
 
 PARAMETERS = {
     "tensorrt_llm": """
@@ -107,6 +109,16 @@ def test_what_has_a_counterpart_is_carried_over(tmp_path: Path) -> None:
     }
     assert plan.kv_tokens == 2560
     assert plan.compose == ComposeOptions(decoupled=False, exclude_input_in_output=True, accumulate_tokens=True)
+
+
+def test_a_deployment_of_what_was_imported_asks_for_its_host_memory(tmp_path: Path) -> None:
+    file = tmp_path / "trierarch.yaml"
+    plan = plan_import(write_repository(tmp_path / "theirs", kv_cache_host_memory_bytes="1000000"), "m")
+    config = BuildConfig(model="m", output=tmp_path / "engine")
+    composition = CompositionSpec(tmp_path / "engine", tmp_path / "ours", plan.compose)
+    write_import(file, tmp_path / "theirs", plan, config, composition)
+    given = {"profile": "keda", "image": "registry.example/trierarch:1", "storage.uri": "pvc://engines/ours"}
+    assert read_spec(file, given).kv_tiers.host_bytes == 1_000_000
 
 
 @pytest.mark.parametrize("reuse", ["true", "false"])

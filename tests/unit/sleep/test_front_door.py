@@ -40,12 +40,17 @@ def test_a_gateway_in_another_thread_wakes_the_server_by_asking() -> None:
     asyncio.run(story())
 
 
-def test_what_is_awake_may_be_looked_at() -> None:
+def test_to_look_at_what_is_awake_is_no_use_of_it() -> None:
     async def story() -> None:
         async with sleeping(idle_timeout=60) as it:
-            awake = _door(it).awake
-            assert awake is not None
-            assert f"http://{awake.metrics}/metrics" == it.front.endpoints.metrics
+            lifecycle = it.front.house.find(None).sleeper.lifecycle
+            used, looked_at = lifecycle.last_used, _door(it).awake
+            assert looked_at is not None
+            async with aclosing(exchange(looked_at.http, "GET", b"/hello", [(b"host", b"x")], b"")) as parts:
+                assert [part async for part in parts][1:] == [b"/hello"]
+            assert lifecycle.last_used == used
+            await _ask(_door(it))
+            assert lifecycle.last_used > used
 
     asyncio.run(story())
 
