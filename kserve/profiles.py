@@ -12,7 +12,7 @@ from trierarch.kserve.spec import DeploySpec, KServeVersion, Profile
 
 @dataclass(frozen=True, slots=True)
 class ProfileFacts:
-    """For the table in docs/deploying.md and for messages."""
+    """For the tables in docs/deploying.md and for messages."""
 
     buffer: str
     """Where requests wait while no replica is ready."""
@@ -20,6 +20,8 @@ class ProfileFacts:
     """What replicas follow."""
     installed: tuple[str, ...]
     """What the cluster must have, besides Kubernetes and a Prometheus operator."""
+    holder: str = ""
+    """Whose metrics Prometheus must read for the dashboard to show held requests."""
 
 
 FACTS: Final = {
@@ -27,6 +29,7 @@ FACTS: Final = {
         "Knative's activator",
         "open requests",
         ("KServe with Knative Serving",),
+        "Knative's activator (Serving 1.22 or later, metrics-protocol: prometheus in config-observability)",
     ),
     Profile.KEDA: ProfileFacts(
         "nobody: one replica stays",
@@ -37,11 +40,13 @@ FACTS: Final = {
         "the HTTP add-on's interceptor",
         "open requests, waiting requests, KV blocks",
         ("KServe in Standard mode", "KEDA 2.18 or later", "KEDA HTTP add-on 0.15 or later"),
+        "the HTTP add-on's interceptor (port 2223)",
     ),
     Profile.LLM: ProfileFacts(
         "the endpoint picker's queue",
         "waiting requests, KV blocks (KServe 0.21); fixed replicas before",
         ("KServe with LLMInferenceService", "a Gateway with the Inference Extension", "KEDA (KServe 0.21)"),
+        "the endpoint picker (llm-d's router 0.9 or later)",
     ),
 }
 
@@ -70,6 +75,8 @@ def notes(spec: DeploySpec) -> tuple[str, ...]:
     """What the cluster must have or be told for `spec` to work."""
     facts = FACTS[spec.profile]
     found = [f"needs {what}" for what in facts.installed]
+    if facts.holder:
+        found.append(f"the dashboard shows held requests where Prometheus reads {facts.holder}")
     if spec.profile is Profile.KNATIVE:
         found.append(f"needs, enabled in Knative's config-features: {', '.join(knative_features(spec))}")
     if spec.profile is Profile.EXTERNAL and spec.access.gateway is None:

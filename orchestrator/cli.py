@@ -14,6 +14,7 @@ from trierarch.orchestrator.commands.adapters import adapters
 from trierarch.orchestrator.commands.build import build
 from trierarch.orchestrator.commands.compile import compile
 from trierarch.orchestrator.commands.compose import compose
+from trierarch.orchestrator.commands.dashboard import dashboard
 from trierarch.orchestrator.commands.demo import demo
 from trierarch.orchestrator.commands.deploy import deploy
 from trierarch.orchestrator.commands.doctor import doctor
@@ -62,6 +63,7 @@ app.command(rich_help_panel=RUN)(generate)
 app.command(rich_help_panel=RUN)(deploy)
 app.command(rich_help_panel=LOOK)(inspect)
 app.command(rich_help_panel=LOOK)(doctor)
+app.command(rich_help_panel=LOOK)(dashboard)
 app.command(hidden=True)(demo)
 
 

@@ -3,28 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
-from trierarch.kserve.objects.resource import MODEL, Resource, resource
-from trierarch.kserve.objects.signals import selector
+from trierarch.kserve.grafana import Panel, document
+from trierarch.kserve.objects.held_requests import held_panels
+from trierarch.kserve.objects.resource import Resource, resource
+from trierarch.kserve.objects.signals import series_of
+from trierarch.kserve.panels import engine_panels
 from trierarch.kserve.spec import DeploySpec
-
-WIDTH: Final = 8
-HEIGHT: Final = 7
-COLUMNS: Final = 24 // WIDTH
-DATASOURCE: Final = {"type": "prometheus", "uid": "${datasource}"}
-
-
-@dataclass(frozen=True, slots=True)
-class Panel:
-    """One graph."""
-
-    title: str
-    unit: str
-    """As Grafana names it."""
-    queries: dict[str, str]
-    """Legend -> PromQL."""
 
 
 def dashboard(spec: DeploySpec) -> Resource:
@@ -41,77 +27,17 @@ def dashboard(spec: DeploySpec) -> Resource:
 
 
 def dashboard_document(spec: DeploySpec) -> dict[str, Any]:
-    """What Grafana reads."""
-    return {
-        "title": f"Trierarch: {spec.namespace}/{spec.name}",
-        "uid": f"trierarch-{spec.name}"[:40],
-        "schemaVersion": 39,
-        "refresh": "30s",
-        "time": {"from": "now-1h", "to": "now"},
-        "templating": {"list": [{"name": "datasource", "type": "datasource", "query": "prometheus"}]},
-        "panels": [_panel(index, panel) for index, panel in enumerate(panels(spec))],
-    }
+    """What Grafana reads: what engines do, what replicas cost, and what their absence does."""
+    panels = (*engine_panels(series_of(spec)), *_cost_panels(spec), *held_panels(spec))
+    return document(f"Trierarch: {spec.namespace}/{spec.name}", f"trierarch-{spec.name}", panels)
 
 
-def panels(spec: DeploySpec) -> tuple[Panel, ...]:
-    """Left to right, row by row: load, memory, latency; then guessing and adapters; then what it costs."""
-
-    def gauge(name: str, **labels: str) -> str:
-        return f"sum({name}{selector(spec, **labels)})"
-
-    def rate(name: str, **labels: str) -> str:
-        return f"sum(rate({name}{selector(spec, **labels)}[5m]))"
-
-    def quantile(name: str, share: float) -> str:
-        return f"histogram_quantile({share}, sum by (le) (rate({name}_bucket{selector(spec)}[5m])))"
-
-    requests, blocks = "nv_trt_llm_request_metrics", "nv_trt_llm_kv_cache_block_metrics"
-    accepted = rate("trierarch_accepted_draft_tokens_total")
+def _cost_panels(spec: DeploySpec) -> tuple[Panel, ...]:
+    count = f"count(nv_trt_llm_request_metrics{series_of(spec).matching(request_type='max')})"
     # A replica that is gone has no sample, and no replica no series.
-    replicas = f"(count({requests}{selector(spec, request_type='max')}) or vector(0))"
+    replicas = f"({count} or vector(0))"
     return (
-        Panel(
-            "Requests",
-            "short",
-            {kind: gauge(requests, request_type=kind) for kind in ("waiting", "scheduled", "context")},
-        ),
-        Panel("KV blocks", "percentunit", {"in use": f"avg({blocks}{selector(spec, kv_cache_block_type='fraction')})"}),
-        Panel("Replicas that serve", "short", {"replicas": f"count({requests}{selector(spec, request_type='max')})"}),
-        Panel(
-            "Time to first token",
-            "s",
-            {name: quantile("trierarch_time_to_first_token_seconds", share) for name, share in QUANTILES.items()},
-        ),
-        Panel(
-            "Between tokens",
-            "s",
-            {name: quantile("trierarch_inter_token_latency_seconds", share) for name, share in QUANTILES.items()},
-        ),
-        Panel(
-            "In the queue",
-            "s",
-            {name: quantile("trierarch_queue_time_seconds", share) for name, share in QUANTILES.items()},
-        ),
-        Panel(
-            "Tokens a second",
-            "short",
-            {"prompt": rate("nv_llm_input_token_len_sum"), "output": rate("nv_llm_output_token_len_sum")},
-        ),
-        Panel(
-            "Requests a second",
-            "reqps",
-            {
-                "answered": rate("nv_inference_request_success", model=MODEL),
-                "failed": rate("nv_inference_request_failure", model=MODEL),
-            },
-        ),
-        Panel("Guesses accepted", "percentunit", {"accepted": f"{accepted} / {rate('trierarch_draft_tokens_total')}"}),
-        Panel(
-            "Adapters",
-            "short",
-            {status: gauge("trierarch_adapters", status=status) for status in ("registered", "loaded", "active")}
-            | {"waited for": gauge("trierarch_adapters_waiting")},
-        ),
+        Panel("Replicas that serve", "short", {"replicas": count}),
         Panel(
             "Replica-seconds a day",
             "s",
@@ -122,21 +48,3 @@ def panels(spec: DeploySpec) -> tuple[Panel, ...]:
         ),
         Panel("Wakes from zero a day", "short", {"wakes": f"changes(({replicas} > bool 0)[1d:1m]) / 2"}),
     )
-
-
-QUANTILES: Final = {"median": 0.5, "95 %": 0.95, "99 %": 0.99}
-
-
-def _panel(index: int, panel: Panel) -> dict[str, Any]:
-    return {
-        "id": index + 1,
-        "type": "timeseries",
-        "title": panel.title,
-        "datasource": DATASOURCE,
-        "gridPos": {"h": HEIGHT, "w": WIDTH, "x": index % COLUMNS * WIDTH, "y": index // COLUMNS * HEIGHT},
-        "fieldConfig": {"defaults": {"unit": panel.unit, "min": 0}, "overrides": []},
-        "targets": [
-            {"refId": chr(ord("A") + number), "datasource": DATASOURCE, "legendFormat": legend, "expr": query}
-            for number, (legend, query) in enumerate(panel.queries.items())
-        ],
-    }

@@ -72,6 +72,11 @@ def predictor_name(spec: DeploySpec) -> str:
     return f"{spec.name}-predictor"
 
 
+def pool_name(spec: DeploySpec) -> str:
+    """Of the InferencePool that KServe writes for an LLMInferenceService."""
+    return f"{spec.name}-inference-pool"
+
+
 def engine_path(spec: DeploySpec) -> str:
     """Where the engine is mounted."""
     return MODELS if spec.storage.adapters is None or spec.profile is Profile.LLM else ENGINE_BESIDE

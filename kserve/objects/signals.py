@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from trierarch.kserve.series import Series
 from trierarch.kserve.spec import DeploySpec
 
 SERVICE_LABEL: Final = "trierarch_service"
@@ -15,15 +16,19 @@ SERVICE_LABEL: Final = "trierarch_service"
 KV_PERCENT: Final = 100
 
 
+def series_of(spec: DeploySpec) -> Series:
+    """The series of the pods of `spec`."""
+    return Series({"namespace": spec.namespace, SERVICE_LABEL: spec.name})
+
+
 def selector(spec: DeploySpec, **labels: str) -> str:
     """The matchers of the series of `spec`, in braces."""
-    matchers = {"namespace": spec.namespace, SERVICE_LABEL: spec.name} | labels
-    return "{" + ",".join(f'{name}="{value}"' for name, value in sorted(matchers.items())) + "}"
+    return series_of(spec).matching(**labels)
 
 
 def waiting_query(spec: DeploySpec) -> str:
     """Requests that wait, over all replicas: what an autoscaler divides by its target gives replicas."""
-    return f"sum(nv_trt_llm_request_metrics{selector(spec, request_type='waiting')})"
+    return series_of(spec).gauge("nv_trt_llm_request_metrics", request_type="waiting")
 
 
 def kv_query(spec: DeploySpec) -> str:

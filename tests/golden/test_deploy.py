@@ -39,7 +39,7 @@ SPECS: dict[str, dict[str, Any]] = {
 
 DASHBOARD = "configmap-tiny-dashboard.yaml"
 DASHBOARD_IN = "knative"
-"""It is long, and the same in all profiles: one copy is enough to review."""
+"""It is long, and the same in all profiles but for those who wait: one copy is enough to review."""
 
 
 @pytest.mark.parametrize("name", SPECS)

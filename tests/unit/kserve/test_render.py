@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from support.deployments import checker_for, small_spec, weighty_engine
-from support.triton_metrics import RecordingRegistry
+from support.named_metrics import OTHERS, metrics_in, our_metrics
 from trierarch.builder.manifest import Lora
 from trierarch.kserve.checks.finding import Severity
 from trierarch.kserve.cold_start import cold_start_budget
@@ -24,13 +24,6 @@ from trierarch.kserve.quantity import quantity_bytes
 from trierarch.kserve.render import Rendering, render
 from trierarch.kserve.spec import DeploySpec, KServeVersion, Profile
 from trierarch.orchestrator.cli import app
-from trierarch.python_backend.triton.metrics import EngineMetrics
-
-TRITONS_OWN = {"nv_inference_request_success", "nv_inference_request_failure"}
-"""Of every model, by Triton itself; tests/integration/test_deployed_metrics.py finds them on a real server."""
-KUBERNETES_OWN = {"kube_pod_created", "kube_pod_status_ready"}
-"""By kube-state-metrics, among its stable ones."""
-SUFFIXES = ("_bucket", "_sum", "_count")
 
 storages = st.one_of(
     st.fixed_dictionaries(
@@ -294,27 +287,40 @@ def test_blocks_beyond_the_cache_have_their_memory_and_their_disk(profile: Profi
     assert not any("kv" in argument for argument in plain["args"])
 
 
-def declared_metrics() -> set[str]:
-    registry = RecordingRegistry()
-    EngineMetrics(registry, "tensorrt_llm", "1", lora=Lora())
-    return {name for name, _ in registry.cells} | set(registry.infos)
-
-
-def test_every_metric_that_is_named_exists() -> None:
-    spec = small_spec(cold_start={"ttft_objective": 5})
+@pytest.mark.parametrize("profile", Profile)
+def test_every_metric_that_is_named_exists(profile: Profile) -> None:
+    spec = small_spec(profile=profile, cold_start={"ttft_objective": 5})
     budget = cold_start_budget(spec, weighty_engine())
     queries = [alert.expression for alert in alerts(spec, budget)]
     queries += [target["expr"] for panel in dashboard_document(spec)["panels"] for target in panel["targets"]]
     queries += [waiting_query(spec), kv_query(spec)]
-    picker = yaml.safe_dump(rendered(Profile.LLM)["LLMInferenceService"]["spec"]["router"])
-    named = set(re.findall(r"\b((?:nv|trierarch|vllm|kube)[_:][a-z_:]+)\b(?!\")", " ".join(queries)))
-    named |= set(re.findall(r"\b((?:nv|trierarch|vllm)[_:][a-z_:]+)\b", picker))
-    named -= {"trierarch_service"}
+    named = metrics_in(queries)
+    if profile is Profile.LLM:
+        picker = yaml.safe_dump(rendered(Profile.LLM)["LLMInferenceService"]["spec"]["router"])
+        named |= set(re.findall(r"\b((?:nv|trierarch|vllm)[_:][a-z_:]+)\b", picker))
 
-    known = declared_metrics()
-    known |= {f"{name}{suffix}" for name in known for suffix in SUFFIXES} | TRITONS_OWN | KUBERNETES_OWN
     assert len(named) > 10
-    assert named <= known, named - known
+    unknown = {name for name in named - our_metrics() if not OTHERS.fullmatch(name)}
+    assert not unknown
+
+
+def test_who_holds_requests_says_how_many() -> None:
+    def held(profile: Profile) -> list[str]:
+        panels = dashboard_document(small_spec(profile=profile))["panels"]
+        return [target["expr"] for panel in panels if "eld" in panel["title"] for target in panel["targets"]]
+
+    names = {profile: {name for name in metrics_in(held(profile)) if OTHERS.fullmatch(name)} for profile in Profile}
+    assert names == {
+        Profile.KNATIVE: {"kn_revision_request_queued", "kn_revision_request_active"},
+        Profile.KEDA: set(),
+        Profile.EXTERNAL: {"interceptor_request_concurrency", "interceptor_request_count_total"},
+        Profile.LLM: {
+            "llm_d_epp_flow_control_queue_size",
+            "llm_d_epp_flow_control_request_queue_duration_seconds_bucket",
+        },
+    }
+    route = rendered(Profile.EXTERNAL)["InterceptorRoute"]["metadata"]
+    assert all(f'route_name="{route["name"]}"' in query for query in held(Profile.EXTERNAL) if "clamp" in query)
 
 
 def test_yaml_reads_back_as_what_was_written() -> None:

@@ -16,7 +16,7 @@ from trierarch.builder.manifest import Speculation
 from trierarch.orchestrator import cli
 from trierarch.orchestrator.commands.build import build_config
 
-COMMANDS = ["build", "compile", "compose", "adapters", "serve", "generate", "deploy", "inspect", "doctor"]
+COMMANDS = ["build", "compile", "compose", "adapters", "serve", "generate", "deploy", "inspect", "doctor", "dashboard"]
 
 
 def run(*arguments: str) -> int:
