@@ -30,7 +30,8 @@ class Catalogue:
     async def find(self, name: str) -> tuple[Engine, str]:
         """Whom a model's name means, and with which adapter; empty is the base model.
 
-        What is known is found without asking anybody, so that nobody is woken, or kept awake, for the sake of another.
+        What is known is found without asking anybody, so that nobody is woken, or kept awake, for the sake of another. A
+        name that nobody knows wakes the one engine that it can be of, and none of several.
 
         Raises:
             ApiError: nothing of that name is served, or several are.
@@ -45,7 +46,8 @@ class Catalogue:
         engines, adapter = self._meant(name)
         told: Sequence[str | Exception | None] = [engine.known_adapter(adapter) for engine in engines]
         if all(held is None for held in told):
-            told = await asyncio.gather(*(_adapter_of(engine, adapter) for engine in engines))
+            is_alone = len(engines) == 1
+            told = await asyncio.gather(*(_adapter_of(engine, adapter, may_wake=is_alone) for engine in engines))
         found = [(engine, held) for engine, held in zip(engines, told, strict=True) if isinstance(held, str)]
         if len(found) > 1:
             labels = ", ".join(f"{engine.label}/{name}" for engine, _ in found)
@@ -80,9 +82,9 @@ class Catalogue:
         return self.engines, name
 
 
-async def _adapter_of(engine: Engine, name: str) -> str | Exception | None:
+async def _adapter_of(engine: Engine, name: str, *, may_wake: bool) -> str | Exception | None:
     try:
-        return await engine.adapter_of(name)
+        return await engine.adapter_of(name, may_wake=may_wake)
     except CANNOT_SAY as error:
         return error
 

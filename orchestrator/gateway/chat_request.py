@@ -46,6 +46,7 @@ _REMEDIES: Final = {
     "function_call": "is deprecated; send tool_choice",
     "audio": "this model makes text alone; leave it out",
     "web_search_options": "this server searches nothing; leave it out",
+    "moderation": "this server judges nothing; leave it out",
     "reasoning_effort": "is not known to this model; see chat_template_kwargs",
     "chat_template": "the template is the model's own; leave it out",
     "echo": "a chat has no prompt to echo; leave it out",

@@ -34,10 +34,10 @@ class Engine:
         self.created = int(time.time())
         """Seconds of Unix time: since when it is served."""
 
-    async def description(self, max_age: float = KNOWN_SECONDS) -> Description:
+    async def description(self, max_age: float = KNOWN_SECONDS, *, may_wake: bool = False) -> Description:
         """What the model said of itself `max_age` seconds ago at most; of one that cannot be looked at, what it said last.
 
-        Once it is known, it is neither woken nor kept awake for this: who polls what is served does not use it.
+        Once it is known, it is neither woken, unless it `may_wake`, nor kept awake: who polls what is served does not use it.
 
         Raises:
             Unavailable, RelayedError, ApiError: it cannot be asked.
@@ -45,7 +45,10 @@ class Engine:
         async with self._asking:
             if self._known is not None and time.monotonic() - self._known_at < max_age:
                 return self._known
-            description = await (self._introduction() if self._known is None else self._look(self._known))
+            if self._known is None or (may_wake and self.upstream.awake is None):
+                description = await self._introduction()
+            else:
+                description = await self._look(self._known)
             self._learn(description)
             return description
 
@@ -61,13 +64,13 @@ class Engine:
             return ""
         return name if name in self._known.adapters else None
 
-    async def adapter_of(self, name: str) -> str | None:
-        """The same, asking the model.
+    async def adapter_of(self, name: str, *, may_wake: bool) -> str | None:
+        """The same, asking the model: it may have come lately, or while the model slept.
 
         Raises:
             Unavailable, RelayedError, ApiError: it cannot be asked.
         """
-        await self.description(FRESH_SECONDS)
+        await self.description(FRESH_SECONDS, may_wake=may_wake)
         return self.known_adapter(name)
 
     async def entries(self) -> list[dict[str, Any]]:

@@ -24,6 +24,9 @@ _KINDS: Final = {
     503: "overloaded_error",
     504: "timeout_error",
 }
+_PROMPT_LENGTH: Final = "number of prompt tokens"
+_LIMITS: Final = ("max_seq_len", "KV slots")
+"""What the model names where a prompt, or what it leaves for the answer, is too long."""
 
 
 class ApiError(Exception):
@@ -93,8 +96,14 @@ def of_triton(error: RelayedError, retry_after: float) -> ApiError:
         tensor = message.split(" is ", 1)[0]
         if tensor == "lora_name" and "is not registered" in message:
             return ApiError(404, message, param="model", code="model_not_found")
-        param = PARAMETERS.get(tensor, tensor)
-        return ApiError(400, param + message.removeprefix(tensor), param=param)
+        name = PARAMETERS.get(tensor, tensor)
+        is_too_long = any(limit in message for limit in _LIMITS)
+        return ApiError(
+            400,
+            name + message.removeprefix(tensor),
+            param="prompt" if name == _PROMPT_LENGTH else name,
+            code="context_length_exceeded" if is_too_long else None,
+        )
     if error.code is StatusCode.UNAVAILABLE:
         return ApiError(503, f"{message}; ask again later", code="overloaded", retry_after=retry_after)
     if error.code is StatusCode.CANCELLED:
@@ -125,7 +134,7 @@ PARAMETERS: Final = {
     "lora_name": "model",
     "guided_decoding_guide_type": "response_format",
     "guided_decoding_guide": "response_format",
-    "number of tokens of text_input": "number of prompt tokens",
-    "number of tokens of input_ids": "number of prompt tokens",
+    "number of tokens of text_input": _PROMPT_LENGTH,
+    "number of tokens of input_ids": _PROMPT_LENGTH,
 }
 """The model's tensor -> what the client sent, where they differ."""

@@ -21,7 +21,8 @@ def write_response_format(fields: Fields, tensors: Tensors) -> None:
         return
     kind = wanted.text("type")
     if kind == "json_object":
-        write_guide(tensors, "json")
+        # The contract's own kind `json` takes lists and single values as well.
+        write_guide(tensors, "json_schema", json.dumps({"type": "object"}))
     elif kind == "json_schema":
         described = wanted.object("json_schema")
         schema = None if described is None else described.object("schema")

@@ -51,6 +51,7 @@ IGNORED: Final = frozenset(
         "safety_identifier",
         "prompt_cache_key",
         "prompt_cache_retention",
+        "prompt_cache_options",
         "prediction",
         "verbosity",
     }

@@ -15,7 +15,6 @@ import pytest
 from support.eventually import eventually
 from support.fake_triton import Asked, FixedUpstream, Front, Said, front, last
 from trierarch.builder.errors import ConfigError, ResourceError
-from trierarch.orchestrator.gateway import engine
 from trierarch.orchestrator.gateway.upstream import Endpoints, Unavailable
 
 CHAT = {"model": "demo", "messages": [{"role": "user", "content": "Hi"}]}
@@ -164,7 +163,18 @@ def test_log_probs(gateway: Front) -> None:
 @pytest.mark.parametrize(
     ("said", "status", "code"),
     [
-        ("INVALID_ARG: max_tokens is 9: must be at most 3", 400, None),
+        ("INVALID_ARG: num_return_sequences is 9: must be at most 3", 400, None),
+        (
+            "INVALID_ARG: max_tokens is 9: must be at most 3 after 5 prompt tokens, since the engine's max_seq_len is 8",
+            400,
+            "context_length_exceeded",
+        ),
+        ("INVALID_ARG: max_tokens is 9: with 5 prompt tokens it needs 13 KV slots", 400, "context_length_exceeded"),
+        (
+            "INVALID_ARG: number of tokens of text_input is 9: must be below the engine's max_seq_len (8)",
+            400,
+            "context_length_exceeded",
+        ),
         ("INVALID_ARG: lora_name is 'french': is not registered", 404, "model_not_found"),
         ("UNAVAILABLE: the queue is full", 503, "overloaded"),
         ("CANCELLED: the deadline passed", 504, "cancelled"),
@@ -185,6 +195,8 @@ def test_what_the_model_refuses_has_its_status(
     assert refused.status_code == status
     assert refused.json()["error"]["code"] == code
     assert ("retry-after" in refused.headers) == (status == 503)
+    if "number of tokens" in said:
+        assert refused.json()["error"]["param"] == "prompt"
 
 
 def test_an_error_amid_a_stream_is_an_event_and_no_end(gateway: Front) -> None:
@@ -450,7 +462,7 @@ def test_who_is_known_is_not_asked_for_again(gateway: Front) -> None:
 
 
 def test_who_polls_what_is_served_does_not_use_it(gateway: Front, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "FRESH_SECONDS", 0.0)
+    monkeypatch.setattr("trierarch.orchestrator.gateway.engine.FRESH_SECONDS", 0.0)
     chat(gateway)
     uses, described = gateway.upstream.num_uses, gateway.triton.num_described
     gateway.triton.description["adapters"] = ["german"]
@@ -467,7 +479,7 @@ def test_who_polls_what_is_served_does_not_use_it(gateway: Front, monkeypatch: p
 def test_one_that_goes_to_sleep_while_it_is_looked_at_is_known_all_the_same(
     gateway: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "FRESH_SECONDS", 0.0)
+    monkeypatch.setattr("trierarch.orchestrator.gateway.engine.FRESH_SECONDS", 0.0)
     listed = get(gateway, "/v1/models").json()
     gone = Endpoints(grpc="127.0.0.1:1", http="127.0.0.1:1", metrics="127.0.0.1:1")
     monkeypatch.setattr(FixedUpstream, "awake", gone)

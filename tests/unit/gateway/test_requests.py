@@ -106,6 +106,7 @@ def refused(read: Callable[[dict[str, Any]], Any], body: dict[str, Any]) -> ApiE
         ),
         ({"functions": [{}]}, "functions", "send tools"),
         ({"modalities": ["audio"]}, "modalities", "text alone"),
+        ({"moderation": {"model": "m"}}, "moderation", "judges nothing"),
         ({"chat_template": "{{ 1 }}"}, "chat_template", "the model's own"),
         ({"frobnicate": 1}, "frobnicate", "Unrecognized request argument supplied: frobnicate"),
         ({"stop_token_ids": [-1]}, "stop_token_ids", "between 0"),
@@ -289,8 +290,8 @@ def test_formats_become_guides() -> None:
     assert sent["guided_decoding_guide_type"] == "json_schema"
     assert json.loads(sent["guided_decoding_guide"]) == schema
     sent = tensors(read_chat(CHAT | {"response_format": {"type": "json_object"}}))
-    assert sent["guided_decoding_guide_type"] == "json"
-    assert "guided_decoding_guide" not in sent
+    assert sent["guided_decoding_guide_type"] == "json_schema"
+    assert json.loads(sent["guided_decoding_guide"]) == {"type": "object"}
     assert "guided_decoding_guide_type" not in tensors(read_chat(CHAT | {"response_format": {"type": "text"}}))
 
 
@@ -313,6 +314,7 @@ def test_tool_choice() -> None:
 
 def test_what_openai_keeps_and_counts_is_ignored() -> None:
     read_chat(CHAT | {"user": "me", "metadata": {"a": "b"}, "store": True, "service_tier": "flex", "top_k": None})
+    read_chat(CHAT | {"prompt_cache_key": "a", "prompt_cache_options": {"mode": "explicit"}})
 
 
 def test_beams() -> None:

@@ -161,6 +161,23 @@ def test_models_of_one_triton_have_names_of_their_own() -> None:
         asyncio.run(ask(("small", "large"), ("gpt",)))
 
 
+def test_a_name_that_came_while_an_engine_slept_wakes_it_if_it_can_be_of_no_other(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trierarch.orchestrator.gateway.engine.FRESH_SECONDS", 0.0)
+    two.get("/v1/models")
+    for upstream, triton in ((two.before_a, two.a), (two.before_b, two.b)):
+        upstream.wake = asyncio.Event()
+        upstream.wake.set()
+        triton.description["adapters"] = ["new"]
+    uses = two.before_a.num_uses, two.before_b.num_uses
+    assert two.complete("new").status_code == 404, "it could be of either"
+    assert (two.before_a.num_uses, two.before_b.num_uses) == uses
+    assert two.complete("a/new").status_code == 200
+    assert two.before_b.num_uses == uses[1]
+    assert two.a.asked[-1].one("lora_name") == "new"
+
+
 def test_who_has_an_adapter_is_known_without_asking_the_others(two: Two) -> None:
     two.get("/v1/models")
     asked = two.a.num_described
