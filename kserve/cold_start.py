@@ -10,8 +10,10 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
+from trierarch.builder.errors import ConfigError
 from trierarch.builder.manifest import EngineManifest
 from trierarch.kserve.memory import engine_bytes
+from trierarch.kserve.profiles import check_profile
 from trierarch.kserve.spec import ColdStart, DeploySpec, Profile
 
 PROBE_PERIOD: Final = 5
@@ -109,7 +111,8 @@ def mends(spec: DeploySpec, engine: EngineManifest, budget: ColdStartBudget) -> 
     moved = seconds["fetch"] + seconds["load"]
     found = [Mend("keep a replica: --min-replicas 1", budget.total)] if spec.min_replicas == 0 else []
     if seconds["fetch"]:
-        found.append(Mend("keep the engine on the nodes: --node-cache GROUP (LocalModelCache)", seconds["fetch"]))
+        if _may_be_cached(spec, engine):
+            found.append(Mend("keep the engine on the nodes: --node-cache GROUP (LocalModelCache)", seconds["fetch"]))
         if spec.storage.scheme not in _IMAGES:
             found.append(
                 Mend(
@@ -165,6 +168,16 @@ def _fetch(spec: DeploySpec, num_bytes: int) -> tuple[float, str]:
     )
     note = ", the first time on a node" if spec.storage.scheme in _IMAGES else ""
     return num_bytes / rate, source + note
+
+
+def _may_be_cached(spec: DeploySpec, engine: EngineManifest) -> bool:
+    """Whether `spec` would be taken with a cache on the nodes."""
+    storage = spec.storage.model_copy(update={"node_cache": ("group",)})
+    try:
+        check_profile(spec.model_copy(update={"storage": storage}), engine)
+    except ConfigError:
+        return False
+    return True
 
 
 def _is_mounted(spec: DeploySpec) -> bool:

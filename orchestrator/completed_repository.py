@@ -43,7 +43,7 @@ def complete_repository(
     adapters: directories of adapters that are looked into after those that the configurations name.
     uploads: where clients' adapters are kept if the configuration names no place.
     prefixes: where cached prefixes are kept if the configuration names no place; None forgets them then.
-    tiers: what lies behind the KV cache, whatever the configuration says of it.
+    tiers: what lies behind the KV cache, whatever the configuration says of it; of each model in a directory of its name.
 
     Raises:
         ConfigError: a configuration cannot be read, or a model has no role.
@@ -60,7 +60,7 @@ def complete_repository(
             if prefixes is not None and role is Role.TENSORRT_LLM and PREFIXES not in config.parameters:
                 config.parameters[PREFIXES].string_value = str(prefixes / model.name)
             if role is Role.TENSORRT_LLM:
-                for name, value in tiers.parameters(Path(repository.resolve().name, model.name)).items():
+                for name, value in tiers.of(model.name).parameters().items():
                     config.parameters[name].string_value = value
         place = target / model.name
         place.mkdir(parents=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -38,9 +38,13 @@ class KvTiers:
             disk_bytes=None if disk_bytes is None else parse_size(disk_bytes),
         )
 
-    def parameters(self, place: Path) -> dict[str, str]:
-        """Of a model's config.pbtxt, for one that keeps its files in `place` within the directory."""
-        directory = None if self.disk_directory is None else self.disk_directory.resolve() / place
+    def of(self, name: str) -> KvTiers:
+        """The same of one of several, which keeps its files in a directory of its own within the one named."""
+        return replace(self, disk_directory=None if self.disk_directory is None else self.disk_directory / name)
+
+    def parameters(self) -> dict[str, str]:
+        """Of a model's config.pbtxt."""
+        directory = None if self.disk_directory is None else self.disk_directory.resolve()
         values = {
             "kv_cache_host_memory_bytes": self.host_bytes,
             "kv_cache_disk_directory": directory,

@@ -47,7 +47,7 @@ def prepared(
 
     adapters: directories of adapters beside those that a repository names.
     keep_prefixes: whether the next start finds the prefixes that the last one had computed.
-    tiers: what lies behind the KV cache; on disk, in a directory of that name's engine and model within the one named.
+    tiers: what lies behind the KV cache; on disk, in directories named for `path` and the model within the one named.
 
     Raises:
         TrierarchError: there is no server to run, or `path` is nothing to serve. If the block ends by a ResourceError, the
@@ -64,7 +64,8 @@ def prepared(
         # A model that is to come later would not come into a copy.
         is_fixed = config.model_control is ModelControl.NONE or repository == run.repository
         prefixes = run.prefixes if keep_prefixes else None
-        if is_fixed and complete_repository(repository, run.completed, adapters, run.uploads, prefixes, tiers):
+        own_tiers = tiers.of(path.resolve().name)
+        if is_fixed and complete_repository(repository, run.completed, adapters, run.uploads, prefixes, own_tiers):
             repository, config = run.completed, replace(config, auto_complete=False)
         elif adapters:
             raise ConfigError(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -95,6 +96,21 @@ def test_what_is_done_already_is_not_advised() -> None:
     assert "--node-cache" not in advice
     assert "--min-replicas" not in advice
     assert "--node-provision" not in advice
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"storage": {"uri": "oci+native://r.example/e:1"}},
+        {"profile": "llm", "storage": {"uri": "s3://a/b"}},
+        {"storage": {"uri": "s3://a/b", "adapters": "pvc://shelf"}},
+    ],
+)
+def test_what_would_be_refused_is_not_advised(changes: dict[str, Any]) -> None:
+    spec, engine = small_spec(**changes), weighty_engine()
+    advice = " ".join(mend.what for mend in mends(spec, engine, cold_start_budget(spec, engine)))
+    assert "--node-provision" in advice
+    assert "--node-cache" not in advice
 
 
 def test_one_fixed_replica_never_starts_under_load() -> None:

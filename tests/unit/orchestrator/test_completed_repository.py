@@ -129,7 +129,7 @@ def test_tiers_behind_the_kv_cache_are_what_was_asked_for_last(repository: Path,
     complete_repository(repository, tmp_path / "completed", tiers=tiers)
     parameters = read(tmp_path / "completed" / Role.TENSORRT_LLM).parameters
     assert parameters["kv_cache_host_memory_bytes"].string_value == str(1 << 30)
-    own = tmp_path / "kept" / repository.name / Role.TENSORRT_LLM
+    own = tmp_path / "kept" / Role.TENSORRT_LLM
     assert parameters["kv_cache_disk_directory"].string_value == str(own)
     assert parameters["kv_cache_disk_bytes"].string_value == "7"
     assert "kv_cache_host_memory_bytes" not in read(tmp_path / "completed" / Role.TENSORRT_LLM_BLS).parameters

@@ -21,23 +21,6 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_directory, "SHARED_MEMORY", tmp_path / "shm")
 
 
-@pytest.fixture
-def install(tmp_path: Path) -> TritonInstall:
-    for name, file in (("python", "libtriton_python.so"), ("onnx", "libtriton_onnx.so"), ("trierarch", "model.py")):
-        (tmp_path / "opt" / name).mkdir(parents=True)
-        (tmp_path / "opt" / name / file).write_text("installed")
-    (tmp_path / "stub").write_text("this Python's")
-    (tmp_path / "libpython3.so").write_text("library")
-    return TritonInstall(
-        binary=tmp_path / "tritonserver",
-        origin="test",
-        backends={path.name: path for path in (tmp_path / "opt").iterdir()},
-        stub=tmp_path / "stub",
-        libraries=(tmp_path / "libs",),
-        libpython=tmp_path / "libpython3.so",
-    )
-
-
 def test_backends_are_the_installed_ones_and_ours(install: TritonInstall) -> None:
     run = RunDirectory(install)
 
