@@ -17,10 +17,18 @@ class ChatReply:
     """The reply to one chat."""
 
     def __init__(
-        self, *, reply_id: str, created: int, model: str, tools: Tools, has_logprobs: bool, include_usage: bool
+        self,
+        *,
+        reply_id: str,
+        created: int,
+        model: str,
+        fingerprint: str | None,
+        tools: Tools,
+        has_logprobs: bool,
+        include_usage: bool,
     ) -> None:
-        """`created`: seconds of Unix time."""
-        self._id, self._created, self._model = reply_id, created, model
+        """`created`: seconds of Unix time; `fingerprint`: of the engine."""
+        self._id, self._created, self._model, self._fingerprint = reply_id, created, model, fingerprint
         self._tools = tools
         self._has_logprobs = has_logprobs
         self._include_usage = include_usage
@@ -97,6 +105,7 @@ class ChatReply:
             "object": "chat.completion.chunk",
             "created": self._created,
             "model": self._model,
+            "system_fingerprint": self._fingerprint,
             "choices": choices,
         }
 

@@ -19,13 +19,14 @@ class CompletionReply:
         reply_id: str,
         created: int,
         model: str,
+        fingerprint: str | None,
         n: int,
         echoed: Sequence[str],
         has_logprobs: bool,
         include_usage: bool,
     ) -> None:
         """`echoed`: what stands before each answer, by prompt; empty strings where nothing does."""
-        self._id, self._created, self._model = reply_id, created, model
+        self._id, self._created, self._model, self._fingerprint = reply_id, created, model, fingerprint
         self._n, self._echoed = n, echoed
         self._has_logprobs = has_logprobs
         self._include_usage = include_usage
@@ -101,5 +102,6 @@ class CompletionReply:
             "object": "text_completion",
             "created": self._created,
             "model": self._model,
+            "system_fingerprint": self._fingerprint,
             "choices": choices,
         }

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from trierarch.orchestrator.gateway.errors import ApiError
 from trierarch.orchestrator.gateway.tensors import Tensors, first_text, outputs_of
 from trierarch.orchestrator.gateway.triton import Triton
 from trierarch.orchestrator.gateway.upstream import Endpoints
+
+_FINGERPRINT_DIGITS: Final = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +20,8 @@ class Description:
     """What the model says of itself."""
 
     name: str
+    digest: str
+    """Of the engine, hexadecimal; empty where the server does not tell."""
     max_seq_len: int
     max_batch_size: int
     max_queue_size: int
@@ -25,12 +29,18 @@ class Description:
     makes_embeddings: bool
     adapters: frozenset[str]
 
+    @property
+    def fingerprint(self) -> str | None:
+        """OpenAI's: what a seeded answer depends on besides its request."""
+        return f"fp_{self.digest[:_FINGERPRINT_DIGITS]}" if self.digest else None
+
     @classmethod
     def parse(cls, text: str) -> Description:
         """Read the model's `description` output."""
         told: Mapping[str, Any] = json.loads(text)
         return cls(
             name=told["name"],
+            digest=told.get("digest", ""),
             max_seq_len=told["max_seq_len"],
             max_batch_size=told["max_batch_size"],
             max_queue_size=told["max_queue_size"],

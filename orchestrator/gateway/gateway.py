@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from starlette.routing import Route, Router
@@ -99,14 +99,18 @@ class Gateway:
     async def _chat(self, call: Call) -> None:
         request = read_chat(parse_object(call.body))
         generation = request.generation
-        reply = ChatReply(
-            reply_id=f"chatcmpl-{uuid.uuid4().hex}",
-            created=int(time.time()),
-            model=generation.model,
-            tools=request.tools,
-            has_logprobs=generation.has_logprobs,
-            include_usage=generation.include_usage,
-        )
+
+        def reply(fingerprint: str | None) -> ChatReply:
+            return ChatReply(
+                reply_id=f"chatcmpl-{uuid.uuid4().hex}",
+                created=int(time.time()),
+                model=generation.model,
+                fingerprint=fingerprint,
+                tools=request.tools,
+                has_logprobs=generation.has_logprobs,
+                include_usage=generation.include_usage,
+            )
+
         await self._generate(call, generation, reply)
 
     async def _complete(self, call: Call) -> None:
@@ -118,21 +122,26 @@ class Gateway:
                 prompt if isinstance(prompt, str) else await self._tokenization.text_of(generation.model, prompt)
                 for prompt in request.prompts
             ]
-        reply = CompletionReply(
-            reply_id=f"cmpl-{uuid.uuid4().hex}",
-            created=int(time.time()),
-            model=generation.model,
-            n=generation.n,
-            echoed=echoed,
-            has_logprobs=generation.has_logprobs,
-            include_usage=generation.include_usage,
-        )
+
+        def reply(fingerprint: str | None) -> CompletionReply:
+            return CompletionReply(
+                reply_id=f"cmpl-{uuid.uuid4().hex}",
+                created=int(time.time()),
+                model=generation.model,
+                fingerprint=fingerprint,
+                n=generation.n,
+                echoed=echoed,
+                has_logprobs=generation.has_logprobs,
+                include_usage=generation.include_usage,
+            )
+
         await self._generate(call, generation, reply)
 
-    async def _generate(self, call: Call, generation: Generation, reply: Reply) -> None:
+    async def _generate(self, call: Call, generation: Generation, reply: Callable[[str | None], Reply]) -> None:
+        """`reply` makes one of the engine's fingerprint."""
         started = time.monotonic()
         engine, adapter = await self._catalogue.find(generation.model)
-        await engine.description()  # and so its capacity is known
+        description = await engine.description()  # and so its capacity is known
         requests = []
         for number, tensors in enumerate(generation.prompts):
             if adapter:
@@ -144,7 +153,8 @@ class Gateway:
                 engine.upstream.lease() as endpoints,
                 pieces_of(self._triton, endpoints, requests) as pieces,
             ):
-                usage = await answer(call.exchange, generation, reply, self._timed(started, pieces))
+                timed = self._timed(started, pieces)
+                usage = await answer(call.exchange, generation, reply(description.fingerprint), timed)
         engine.capacity.finish()
         self._metrics.prompt_tokens.inc(usage.prompt_tokens)
         self._metrics.completion_tokens.inc(usage.completion_tokens)

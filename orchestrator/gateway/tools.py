@@ -85,6 +85,9 @@ def read_tools(fields: Fields) -> Tools:
         return Tools(are_many=are_many)
     if not offered:
         fields.fail("tool_choice", "there are no tools to choose from; send some, or leave it out")
+    if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
+        choice, allowed = _allowed(fields, names)
+        offered = tuple(tool for tool in offered if tool["function"]["name"] in allowed)
     if choice == "auto":
         return Tools(offered, Calling.MAYBE, are_many=are_many)
     if choice == "required":
@@ -92,8 +95,31 @@ def read_tools(fields: Fields) -> Tools:
     return Tools(offered, Calling.ONE, _named(fields, names))
 
 
+def _allowed(fields: Fields, names: list[str]) -> tuple[str, frozenset[str]]:
+    """A choice among some of the tools: auto or required, and their names."""
+    choice = fields.object("tool_choice")
+    assert choice is not None
+    allowed = choice.object("allowed_tools")
+    mode = None if allowed is None else allowed.text("mode")
+    if allowed is None or mode is None or mode not in ("auto", "required"):
+        choice.fail("allowed_tools", 'must be {"mode": "auto" or "required", "tools": [...]}')
+    chosen = set()
+    for tool in allowed.objects("tools", MAX_TOOLS):
+        function = tool.object("function")
+        name = None if function is None else function.text("name")
+        if name is None or name not in names:
+            tool.fail("function", "must have the name of one of the tools")
+        chosen.add(name)
+    if not chosen:
+        allowed.fail("tools", "names no tool; name one, or send tool_choice: none")
+    return mode, frozenset(chosen)
+
+
 def _named(fields: Fields, names: list[str]) -> str:
-    remedy = 'must be "none", "auto", "required", or {"type": "function", "function": {"name": one of the tools}}'
+    remedy = (
+        'must be "none", "auto", "required", {"type": "function", "function": {"name": one of the tools}}, or '
+        '{"type": "allowed_tools", ...}'
+    )
     choice = fields.raw("tool_choice")
     function = choice.get("function") if isinstance(choice, dict) and choice.get("type") == "function" else None
     name = function.get("name") if isinstance(function, dict) else None

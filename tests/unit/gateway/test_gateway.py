@@ -57,6 +57,7 @@ def test_a_chat(gateway: Front) -> None:
     answer = chat(gateway).json()
     assert answer["object"] == "chat.completion"
     assert answer["model"] == "demo"
+    assert answer["system_fingerprint"] == "fp_000000000000", "of the engine's digest"
     (choice,) = answer["choices"]
     assert choice["message"]["role"] == "assistant"
     assert choice["message"]["content"] == "Hello world"

@@ -104,6 +104,27 @@ def refused(read: Callable[[dict[str, Any]], Any], body: dict[str, Any]) -> ApiE
             "response_format",
             "contradicts",
         ),
+        (
+            {"tools": [TOOL], "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "any", "tools": []}}},
+            "tool_choice.allowed_tools",
+            '"auto" or "required"',
+        ),
+        (
+            {"tools": [TOOL], "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}}},
+            "tool_choice.allowed_tools.tools",
+            "names no tool",
+        ),
+        (
+            {
+                "tools": [TOOL],
+                "tool_choice": {
+                    "type": "allowed_tools",
+                    "allowed_tools": {"mode": "auto", "tools": [{"type": "function", "function": {"name": "no"}}]},
+                },
+            },
+            "tool_choice.allowed_tools.tools[0].function",
+            "one of the tools",
+        ),
         ({"functions": [{}]}, "functions", "send tools"),
         ({"modalities": ["audio"]}, "modalities", "text alone"),
         ({"moderation": {"model": "m"}}, "moderation", "judges nothing"),
@@ -307,6 +328,13 @@ def test_tool_choice() -> None:
     assert required["items"]["anyOf"][0]["properties"]["name"] == {"const": "add"}
     one = json.loads(tensors(read("required", parallel_tool_calls=False))["guided_decoding_guide"])
     assert one["maxItems"] == 1
+    other = TOOL | {"function": TOOL["function"] | {"name": "sub"}}
+    only = {"type": "function", "function": {"name": "sub"}}
+    for mode, calling in (("auto", Calling.MAYBE), ("required", Calling.ALWAYS)):
+        allowed = {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [only]}}
+        some = read(allowed, tools=[TOOL, other])
+        assert (some.tools.calling, some.tools.names) == (calling, {"sub"})
+        assert json.loads(tensors(some)["messages"])["tools"] == [other]
     named = read({"type": "function", "function": {"name": "add"}})
     assert named.tools.calling is Calling.ONE
     assert json.loads(tensors(named)["guided_decoding_guide"]) == TOOL["function"]["parameters"]
