@@ -78,7 +78,7 @@ class Mapping:
         """
         obstacle = self._obstacle(architecture)
         if obstacle is not None:
-            # More places than attention heads are never had.
+            # No more places than attention heads, which are split and never repeated.
             others = (Mapping(places) for places in range(1, architecture.num_heads + 1))
             fitting = [other.tensor_parallel_size for other in others if other._obstacle(architecture) is None]
             raise ConfigError(

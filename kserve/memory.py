@@ -144,6 +144,11 @@ def _check_tiers(spec: DeploySpec, engine: EngineManifest) -> None:
         raise ConfigError(f"{what}, and engine {engine.name!r} caches no prefixes: {remedy}, or rebuild it with them")
     if engine.parallel is not None:
         raise ConfigError(f"{what}, and the blocks of engine {engine.name!r} lie on several devices: {remedy}")
+    block = engine.kv_cache.block_size * engine.kv_cache.bytes_per_token
+    if min(host_bytes, disk_bytes or host_bytes) < block:
+        raise ConfigError(
+            f"{what}, disk_bytes {disk_bytes}, and one block of engine {engine.name!r} takes {block}: give more"
+        )
     if engine.target is Target.TENSORRT_LLM and disk_bytes is not None:
         raise ConfigError(f"kv_tiers.disk_bytes is {disk_bytes}, and TensorRT-LLM keeps no blocks on disk: {remedy}")
     shared = int(quantity_bytes(spec.resources.shared_memory))

@@ -162,13 +162,19 @@ def test_a_tier_behind_the_cache_is_memory_of_the_container() -> None:
             "the blocks of engine 'tiny' lie on several devices: leave it out",
         ),
         (
-            {"kv_tiers": {"host_bytes": 9, "disk_bytes": 5}},
+            {"kv_tiers": {"host_bytes": GIB, "disk_bytes": GIB}},
             {
                 "target": Target.TENSORRT_LLM,
                 "tensorrt_llm": TensorRTLLM(version="1.2", flow=Flow.PYTORCH, model="m", llm_args={}),
             },
-            "disk_bytes is 5, and TensorRT-LLM keeps no blocks on disk",
+            "disk_bytes is 1073741824, and TensorRT-LLM keeps no blocks on disk",
         ),
+        (
+            {"kv_tiers": {"host_bytes": 9}},
+            {},
+            "host_bytes is 9, .* one block of engine 'tiny' takes 1048576: give more",
+        ),
+        ({"kv_tiers": {"host_bytes": GIB, "disk_bytes": 5}}, {}, "disk_bytes 5, and one block of engine 'tiny' takes"),
         (
             {"kv_tiers": {"host_bytes": 8 * GIB}, "resources": {"memory": "8Gi"}},
             {},
