@@ -5,6 +5,7 @@
 | health of the server and of a model, index of models | answered here, always: whether a request would be answered |
 | metadata, configuration | answered here from the second time on; they do not change |
 | registering shared memory | refused: Triton would have forgotten it after the next sleep |
+| what is not below /v2 | not found: Triton has nothing there, and whoever probes a port asks for / |
 | everything else | wakes Triton |
 """
 
@@ -43,6 +44,7 @@ HEALTH: Final = re.compile(r"/v2/health/(live|ready)")
 MODEL_HEALTH: Final = re.compile(r"/v2/models/(?P<model>[^/]+)(/versions/(?P<version>[^/]+))?/ready")
 INDEX: Final = "/v2/repository/index"
 UNCHANGING: Final = re.compile(r"/v2|/v2/models/(?!stats$)[^/]+(/versions/[^/]+)?(/config)?")
+ROOT: Final = "/v2"
 FORGOTTEN: Final = re.compile(r"/v2/\w+sharedmemory/region/[^/]+/register")
 EVENTS: Final = b"text/event-stream"
 
@@ -106,6 +108,9 @@ class HttpFront:
             return
         if FORGOTTEN.fullmatch(call.path):
             await respond(send, Answer.error(400, FORGETFUL))
+            return
+        if call.path != ROOT and not call.path.startswith(f"{ROOT}/"):
+            await respond(send, Answer.error(404, f"nothing is served at this address; {ROOT} is where Triton's begin"))
             return
         is_unchanging = UNCHANGING.fullmatch(call.path) is not None
         key = (resident.name, call.method, call.target, call.body)

@@ -67,7 +67,7 @@ class Sleeping:
 
     async def log(self) -> list[list[str]]:
         """What the server that is awake has seen."""
-        logged: list[list[str]] = (await self.client.get("/log")).json()
+        logged: list[list[str]] = (await self.client.get("/v2/log")).json()
         return logged
 
     def murder(self) -> None:

@@ -1,10 +1,10 @@
 """A server that starts in milliseconds and answers as Triton's HTTP door does, in outline. Run by `stand_in.StandIn`.
 
     POST /v2/models/NAME/generate_stream   {"text_input", "max_tokens", "seconds"}: so many events, that long between two
-    POST /echo                             the request as it came: method, target, headers, body in latin-1
-    GET /silence                           nothing, for ever
-    POST /error                            {"status"}: that status
-    GET /log                               what has happened: [[what, target], ...], `hung up` among it
+    POST /v2/echo                          the request as it came: method, target, headers, body in latin-1
+    GET /v2/silence                        nothing, for ever
+    POST /v2/error                         {"status"}: that status
+    GET /v2/log                            what has happened: [[what, target], ...], `hung up` among it
     anything else                          200 and the target
 
 It prints its port, answers until SIGTERM, and then ends when its last answer is out.
@@ -65,15 +65,15 @@ def serve(connection: socket.socket) -> None:
         LOG.append((method, target))
         if target.endswith("/generate_stream"):
             stream(connection, target, json.loads(body))
-        elif target.startswith("/echo"):
+        elif target.startswith("/v2/echo"):
             shown = {"method": method, "target": target, "headers": headers, "body": body.decode("latin-1")}
             respond(connection, 200, json.dumps(shown).encode())
-        elif target == "/silence":
+        elif target == "/v2/silence":
             select.select([connection], [], [])
             LOG.append(("hung up", target))
-        elif target == "/error":
+        elif target == "/v2/error":
             respond(connection, json.loads(body)["status"], b'{"error":"as you wished"}')
-        elif target == "/log":
+        elif target == "/v2/log":
             respond(connection, 200, json.dumps(LOG).encode())
         else:
             respond(connection, 200, target.encode(), "text/plain")

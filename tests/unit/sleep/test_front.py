@@ -48,9 +48,9 @@ def test_a_request_passes_as_it_is_and_so_does_the_answer() -> None:
         async with sleeping(idle_timeout=60) as it:
             body = bytes(range(256)) * 1000
             headers = {"inference-header-content-length": "12", "x-twice": "a, b", "connection": "keep-alive"}
-            response = await it.client.post("/echo/a%2Fb?q=1&q=%20", content=body, headers=headers)
+            response = await it.client.post("/v2/echo/a%2Fb?q=1&q=%20", content=body, headers=headers)
             seen = response.json()
-            assert (seen["method"], seen["target"]) == ("POST", "/echo/a%2Fb?q=1&q=%20")
+            assert (seen["method"], seen["target"]) == ("POST", "/v2/echo/a%2Fb?q=1&q=%20")
             assert seen["body"] == body.decode("latin-1")
             kept = dict(seen["headers"])
             assert kept["inference-header-content-length"] == "12"
@@ -58,7 +58,7 @@ def test_a_request_passes_as_it_is_and_so_does_the_answer() -> None:
             assert kept["host"] == it.client.base_url.netloc.decode()
             assert kept["content-length"] == str(len(body))
             assert response.headers["x-of"] == "stand-in"
-            error = await it.client.post("/error", json={"status": 429})
+            error = await it.client.post("/v2/error", json={"status": 429})
             assert (error.status_code, error.json()) == (429, {"error": "as you wished"})
 
     asyncio.run(story())
@@ -85,11 +85,11 @@ def test_events_come_one_by_one_and_not_at_the_end() -> None:
 def test_a_hang_up_reaches_a_server_that_says_nothing() -> None:
     async def story() -> None:
         async with sleeping(idle_timeout=60) as it:
-            asking = asyncio.create_task(it.client.get("/silence"))
-            while ["GET", "/silence"] not in await it.log():
+            asking = asyncio.create_task(it.client.get("/v2/silence"))
+            while ["GET", "/v2/silence"] not in await it.log():
                 await asyncio.sleep(0.01)
             asking.cancel()
-            while ["hung up", "/silence"] not in await it.log():
+            while ["hung up", "/v2/silence"] not in await it.log():
                 await asyncio.sleep(0.01)
 
     asyncio.run(story())
@@ -156,6 +156,18 @@ def test_health_is_told_and_wakes_nobody() -> None:
     asyncio.run(story())
 
 
+def test_who_asks_for_what_no_triton_has_wakes_nobody() -> None:
+    async def story() -> None:
+        async with sleeping() as it:
+            await it.asleep()
+            for path in ("/", "/favicon.ico", "/healthz", "/v2x/models/m"):
+                assert (await it.client.get(path)).status_code == 404
+            assert (await it.client.post("/")).status_code == 404
+            assert it.server.starts == 1
+
+    asyncio.run(story())
+
+
 def test_what_never_changes_is_asked_once() -> None:
     async def story() -> None:
         async with sleeping() as it:
@@ -199,12 +211,12 @@ def test_the_metrics_page_is_there_awake_or_asleep_and_keeps_nobody_awake() -> N
 def test_who_was_told_nothing_yet_hears_only_the_next_server() -> None:
     async def story() -> None:
         async with sleeping(idle_timeout=60) as it:
-            asking = asyncio.create_task(it.client.get("/silence"))
-            while ["GET", "/silence"] not in await it.log():
+            asking = asyncio.create_task(it.client.get("/v2/silence"))
+            while ["GET", "/v2/silence"] not in await it.log():
                 await asyncio.sleep(0.005)
             it.murder()
             await it.until(lambda: it.server.starts == 2, "brought back")
-            while ["GET", "/silence"] not in await it.log():
+            while ["GET", "/v2/silence"] not in await it.log():
                 await asyncio.sleep(0.005)
             assert it.front.keeper.figures["only"].num_retries == 1
             asking.cancel()
@@ -256,9 +268,9 @@ def test_who_was_midway_hears_of_it_and_sees_the_connection_end() -> None:
 def test_one_that_kills_every_server_is_not_asked_for_ever() -> None:
     async def story() -> None:
         async with sleeping(idle_timeout=60) as it:
-            asking = asyncio.create_task(it.client.get("/silence"))
+            asking = asyncio.create_task(it.client.get("/v2/silence"))
             while not asking.done():
-                if it.phase is Phase.AWAKE and ["GET", "/silence"] in await it.log():
+                if it.phase is Phase.AWAKE and ["GET", "/v2/silence"] in await it.log():
                     it.murder()
                 await asyncio.sleep(0.01)
             answer = await asking
@@ -297,7 +309,7 @@ def test_closing_lets_open_streams_finish_and_refuses_new_requests() -> None:
                 await anext(lines)
                 closing = asyncio.create_task(it.front.close(20.0))
                 await asyncio.sleep(0)
-                refused = await it.client.get("/echo")
+                refused = await it.client.get("/v2/echo")
                 assert refused.status_code == 503
                 assert (await it.client.get("/v2/health/ready")).status_code == 400
                 rest = [line async for line in lines if line]
@@ -347,18 +359,18 @@ def test_a_body_too_large_to_be_kept_is_refused(monkeypatch: pytest.MonkeyPatch)
 
     async def story() -> None:
         async with sleeping(idle_timeout=60) as it:
-            refused = await it.client.post("/echo", content=b"x" * 1001)
+            refused = await it.client.post("/v2/echo", content=b"x" * 1001)
             assert refused.status_code == 413
             body = b"x" * 1000
-            assert (await it.client.post("/echo", content=body)).json()["body"] == body.decode()
-            asking = asyncio.create_task(it.client.post("/silence", content=body))
+            assert (await it.client.post("/v2/echo", content=body)).json()["body"] == body.decode()
+            asking = asyncio.create_task(it.client.post("/v2/silence", content=body))
             await it.until(lambda: it.front.house.kept.num_bytes == 1000, "kept")
-            full = await it.client.post("/echo", content=body)
+            full = await it.client.post("/v2/echo", content=body)
             assert full.status_code == 503
             assert int(full.headers["retry-after"]) >= 1
             asking.cancel()
             await it.until(lambda: it.front.house.kept.num_bytes == 0, "given back")
-            assert (await it.client.post("/echo", content=body)).status_code == 200
+            assert (await it.client.post("/v2/echo", content=body)).status_code == 200
 
     asyncio.run(story())
 

@@ -16,7 +16,7 @@ from trierarch.orchestrator.sleep.http_exchange import exchange
 async def _ask(door: Upstream) -> bytes:
     async with (
         door.lease() as endpoints,
-        aclosing(exchange(endpoints.http, "GET", b"/hello", [(b"host", b"x")], b"")) as parts,
+        aclosing(exchange(endpoints.http, "GET", b"/v2/hello", [(b"host", b"x")], b"")) as parts,
     ):
         return b"".join([part async for part in parts if isinstance(part, bytes)])
 
@@ -29,7 +29,7 @@ def test_a_gateway_in_another_thread_wakes_the_server_by_asking() -> None:
             assert door.is_ready
             assert door.awake is None
 
-            assert await asyncio.to_thread(asyncio.run, _ask(door)) == b"/hello"
+            assert await asyncio.to_thread(asyncio.run, _ask(door)) == b"/v2/hello"
 
             assert it.server.starts == 2
             await it.front.close(1.0)
@@ -46,8 +46,8 @@ def test_to_look_at_what_is_awake_is_no_use_of_it() -> None:
             lifecycle = it.front.house.find(None).sleeper.lifecycle
             used, looked_at = lifecycle.last_used, _door(it).awake
             assert looked_at is not None
-            async with aclosing(exchange(looked_at.http, "GET", b"/hello", [(b"host", b"x")], b"")) as parts:
-                assert [part async for part in parts][1:] == [b"/hello"]
+            async with aclosing(exchange(looked_at.http, "GET", b"/v2/hello", [(b"host", b"x")], b"")) as parts:
+                assert [part async for part in parts][1:] == [b"/v2/hello"]
             assert lifecycle.last_used == used
             await _ask(_door(it))
             assert lifecycle.last_used > used
