@@ -13,6 +13,7 @@ from trierarch.builder.manifest import EngineManifest, KvType
 from trierarch.python_backend.executors.torch.adapted_rows import AdapterBackend
 from trierarch.python_backend.executors.torch.attention import EagerAttention
 from trierarch.python_backend.executors.torch.attention_backend import AnyAttentionBackend, StaticAttentionBackend
+from trierarch.python_backend.executors.torch.flashinfer_library import flashinfer_attention
 from trierarch.python_backend.executors.torch.looped_adapters import LoopedAdapters
 
 logger = logging.getLogger(__name__)
@@ -30,10 +31,13 @@ class Operators:
     attention: AnyAttentionBackend
     adapters: AdapterBackend
     static_attention: StaticAttentionBackend | None = None
-    """`attention`, where its steps can be recorded."""
+    """Of steps that can be recorded: `attention` itself where its can."""
 
     def __str__(self) -> str:
-        return f"attention by {self.attention.label}, adapters by {self.adapters.label}"
+        attention = f"attention by {self.attention.label}"
+        if self.static_attention is not None and self.static_attention is not self.attention:
+            attention += f" (of recorded steps by {self.static_attention.label})"
+        return f"{attention}, adapters by {self.adapters.label}"
 
     @classmethod
     def eager(cls) -> Operators:
@@ -41,8 +45,8 @@ class Operators:
         return cls(EagerAttention(), LoopedAdapters())
 
     @classmethod
-    def best(cls, manifest: EngineManifest, device: torch.device) -> Operators:
-        """Kernels of ours on a CUDA device, torch's operators elsewhere.
+    def best(cls, manifest: EngineManifest, device: torch.device, without_libraries: bool = False) -> Operators:
+        """Kernels on a CUDA device, FlashInfer's before ours where it is installed; torch's operators elsewhere.
 
         Under the interpreter of Triton's language (TRITON_INTERPRET=1, which is its own) the kernels run on a CPU too.
         """
@@ -55,10 +59,14 @@ class Operators:
         from trierarch.python_backend.executors.torch.kernels.ragged_attention import RaggedAttention
 
         architecture = manifest.architecture
-        attention = RaggedAttention(architecture.num_heads // architecture.num_kv_heads, _num_processors(device))
+        num_processors = _num_processors(device)
+        ours = RaggedAttention(architecture.num_heads // architecture.num_kv_heads, num_processors)
+        attention: AnyAttentionBackend = ours
+        if device.type == "cuda" and not without_libraries:
+            attention = flashinfer_attention(manifest, device, num_processors) or ours
         if manifest.lora is None:
-            return cls(attention, LoopedAdapters(), attention)
-        return cls(attention, GroupedAdapters(architecture, manifest.lora, device), attention)
+            return cls(attention, LoopedAdapters(), ours)
+        return cls(attention, GroupedAdapters(architecture, manifest.lora, device), ours)
 
 
 def _obstacle(manifest: EngineManifest, device: torch.device) -> str | None:

@@ -12,6 +12,7 @@ import torch
 from support.packed_adapters import taking_adapters
 from support.random_engine import tiny_architecture, tiny_manifest
 from trierarch.builder.manifest import EngineManifest, KvType
+from trierarch.python_backend.executors.torch import operators
 from trierarch.python_backend.executors.torch.operators import Operators
 
 CUDA = torch.device("cuda")
@@ -64,3 +65,17 @@ def test_what_no_kernel_can_do_is_done_by_torch_and_said(
     with caplog.at_level(logging.WARNING):
         assert Operators.best(manifest, CUDA).attention.label == "torch's operators"
     assert reason in caplog.text
+
+
+@needs_triton
+def test_flashinfer_comes_before_our_kernels_but_in_recorded_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_gpu(monkeypatch, 9, 0)
+    manifest = tiny_manifest(tiny_architecture())
+    its = SimpleNamespace(label="FlashInfer 0.7.2")
+    monkeypatch.setattr(operators, "flashinfer_attention", lambda manifest, device, num_processors: its)
+    chosen = Operators.best(manifest, CUDA)
+    assert chosen.attention is its
+    assert str(chosen) == (
+        "attention by FlashInfer 0.7.2 (of recorded steps by our kernels), adapters by torch's operators"
+    )
+    assert Operators.best(manifest, CUDA, without_libraries=True).attention.label == "our kernels"
