@@ -39,10 +39,10 @@ bench: setup ## list the benchmarks; make bench NAME=cpu runs one
 	@$(BIN)/python -P -m trierarch.benchmarks $(NAME)
 
 OUT ?= benchmarks/out/borrowed
-INCLUDE ?= check,tests,bench
+INCLUDE ?= check,tests,attention,bench
 SECONDS_LEFT ?= 570
 
-gpu: ## on a machine with a GPU, nothing installed: check it, tests/gpu, benchmark gpu; OUT=, INCLUDE=, GPU_OPTIONS=
+gpu: ## on a machine with a GPU, nothing installed: check it, tests/gpu, attention, benchmark gpu; OUT=, INCLUDE=, GPU_OPTIONS=
 	@PYTHONPATH=.src $(PYTHON) -P -m trierarch.benchmarks.borrowed --out $(OUT) --include $(INCLUDE) \
 		--seconds $(SECONDS_LEFT) -- $(GPU_OPTIONS)
 

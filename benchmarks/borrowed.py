@@ -1,6 +1,7 @@
-"""For a machine that is borrowed for minutes: what it lacks, `tests/gpu`, benchmark `gpu`; whatever fails, the rest runs.
+"""For a machine that is borrowed for minutes: what it lacks, `tests/gpu`, attention alone, benchmark `gpu`; whatever fails, the
+rest runs.
 
-python -m trierarch.benchmarks.borrowed --out DIR [--include check,tests,bench] [--seconds 570] [-- options of `gpu`]
+python -m trierarch.benchmarks.borrowed --out DIR [--include check,tests,attention,bench] [--seconds 570] [-- options of `gpu`]
 
 It runs from the source tree with the machine's own packages (PYTHONPATH=.src), installs nothing and needs no network.
 """
@@ -24,12 +25,14 @@ from typing import Any, Final
 from trierarch.benchmarks.paths import IMPORT_PATH, OUT, ROOT
 
 NEEDED: Final = ("torch", "numpy", "pydantic", "safetensors", "psutil", "typer", "rich")
-WELCOME: Final = ("triton", "pytest", "hypothesis", "transformers", "vllm")
+WELCOME: Final = ("triton", "flashinfer-python", "pytest", "hypothesis", "transformers", "vllm")
 """Without them less is run."""
 MOST_SECONDS: Final = 570.0
 """A loan is ten minutes at a time."""
 TESTS_SHARE: Final = 0.25
 """Of what is left, that tests may take."""
+ATTENTION_SHARE: Final = 0.2
+"""Likewise; FlashInfer may have to compile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,12 @@ def tests(loan: Loan) -> str | None:
     return _run(loan, "tests", command, TESTS_SHARE * loan.seconds_left)
 
 
+def attention(loan: Loan) -> str | None:
+    """Time the attention of each backend that is here."""
+    command = [sys.executable, "-P", "-m", "trierarch.benchmarks.attention", "cuda"]
+    return _run(loan, "attention", command, ATTENTION_SHARE * loan.seconds_left)
+
+
 def bench(loan: Loan) -> str | None:
     """Run benchmark `gpu` and gather what it wrote, also where it was cut."""
     started = time.time()
@@ -94,7 +103,12 @@ def bench(loan: Loan) -> str | None:
     return failure
 
 
-STAGES: Final[Mapping[str, Callable[[Loan], str | None]]] = {"check": check, "tests": tests, "bench": bench}
+STAGES: Final[Mapping[str, Callable[[Loan], str | None]]] = {
+    "check": check,
+    "tests": tests,
+    "attention": attention,
+    "bench": bench,
+}
 
 
 def run(loan: Loan, stages: Sequence[str]) -> list[Outcome]:
@@ -116,7 +130,7 @@ def run(loan: Loan, stages: Sequence[str]) -> list[Outcome]:
 
 
 def _line(outcome: Outcome) -> str:
-    return f"{outcome.name:6} {outcome.seconds:6.1f} s  {outcome.failure or 'ok'}"
+    return f"{outcome.name:9} {outcome.seconds:6.1f} s  {outcome.failure or 'ok'}"
 
 
 def _run(loan: Loan, name: str, command: list[str], seconds: float) -> str | None:

@@ -25,7 +25,7 @@ from trierarch.benchmarks.report import Report
 from trierarch.benchmarks.workload import Workload
 from trierarch.builder.errors import ConfigError, ResourceError
 
-DISTRIBUTIONS: Final = ("torch", "triton", "transformers", "vllm", "numpy", "safetensors")
+DISTRIBUTIONS: Final = ("torch", "triton", "flashinfer-python", "transformers", "vllm", "numpy", "safetensors")
 
 
 def run(options: Options) -> Iterator[Report]:

@@ -53,8 +53,8 @@ def memory_rate(device: torch.device, num_bytes: int) -> float:
     """GB/s."""
     source = torch.ones(num_bytes // 4, dtype=torch.float32, device=device)
     target = torch.empty_like(source)
-    reading = num_bytes / _best_seconds(device, lambda: torch.sum(source))
-    copying = 2 * num_bytes / _best_seconds(device, lambda: target.copy_(source))
+    reading = num_bytes / best_seconds(device, lambda: torch.sum(source))
+    copying = 2 * num_bytes / best_seconds(device, lambda: target.copy_(source))
     return max(reading, copying) / 1e9
 
 
@@ -63,7 +63,7 @@ def gemm_rate(device: torch.device, sizes: tuple[int, ...]) -> float:
     rate = 0.0
     for size in sizes:
         left, right = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
-        rate = max(rate, 2 * size**3 / _best_seconds(device, partial(torch.mm, left, right)))
+        rate = max(rate, 2 * size**3 / best_seconds(device, partial(torch.mm, left, right)))
     return rate / 1e12
 
 
@@ -78,7 +78,8 @@ def file_rate(path: Path) -> float:
     return num_bytes / (time.perf_counter() - started)
 
 
-def _best_seconds(device: torch.device, action: Callable[[], object]) -> float:
+def best_seconds(device: torch.device, action: Callable[[], object]) -> float:
+    """Of NUM_RUNS, behind one that does not count; each until the device has done it."""
     action()
     best = float("inf")
     for _ in range(NUM_RUNS):

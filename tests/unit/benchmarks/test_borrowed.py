@@ -56,4 +56,4 @@ def test_a_command_is_logged_and_cut(loan: Loan, code: str, seconds: float, fail
 def test_an_unknown_stage_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         borrowed.main(["--out", str(tmp_path), "--include", "nothing"])
-    assert "--include names 'nothing': there are check, tests, bench" in capsys.readouterr().err
+    assert "--include names 'nothing': there are check, tests, attention, bench" in capsys.readouterr().err
