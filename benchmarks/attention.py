@@ -97,11 +97,7 @@ QUICK: Final = (Kind("two decode", ((2, 1, 40),)), Kind("a piece beside one that
 def backends(device: torch.device) -> dict[str, AnyAttentionBackend]:
     """By label: the one that would serve, ours, torch's operators; fewer where these are the same."""
     manifest = _manifest()
-    found = (
-        Operators.best(manifest, device),
-        Operators.best(manifest, device, without_libraries=True),
-        Operators.eager(),
-    )
+    found = Operators.best(manifest, device), Operators.ours(manifest, device), Operators.eager()
     return {operators.attention.label: operators.attention for operators in found}
 
 

@@ -5,6 +5,7 @@ It is strict where the library reads memory unseen: types, shapes, devices, tabl
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import sys
@@ -45,7 +46,7 @@ def signature_of(version: str, call: str) -> inspect.Signature:
             kind = inspect.Parameter.KEYWORD_ONLY
             parameters.append(inspect.Parameter(name[1:], inspect.Parameter.VAR_POSITIONAL))
         else:
-            value = eval(default) if default else inspect.Parameter.empty
+            value = ast.literal_eval(default) if default else inspect.Parameter.empty
             parameters.append(inspect.Parameter(name, kind, default=value))
     return inspect.Signature(parameters)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
@@ -31,11 +31,11 @@ class Operators:
     attention: AnyAttentionBackend
     adapters: AdapterBackend
     static_attention: StaticAttentionBackend | None = None
-    """Of steps that can be recorded: `attention` itself where its can."""
+    """`attention`, where its steps can be recorded."""
 
     def __str__(self) -> str:
         attention = f"attention by {self.attention.label}"
-        if self.static_attention is not None and self.static_attention is not self.attention:
+        if self.static_attention is not None and self.static_attention.label != self.attention.label:
             attention += f" (of recorded steps by {self.static_attention.label})"
         return f"{attention}, adapters by {self.adapters.label}"
 
@@ -45,8 +45,17 @@ class Operators:
         return cls(EagerAttention(), LoopedAdapters())
 
     @classmethod
-    def best(cls, manifest: EngineManifest, device: torch.device, without_libraries: bool = False) -> Operators:
-        """Kernels on a CUDA device, FlashInfer's before ours where it is installed; torch's operators elsewhere.
+    def best(cls, manifest: EngineManifest, device: torch.device) -> Operators:
+        """As `ours`, and on a CUDA device FlashInfer's attention where it serves, but of steps that are recorded."""
+        operators = cls.ours(manifest, device)
+        if device.type != "cuda":
+            return operators
+        attention = flashinfer_attention(manifest, device, _num_processors(device))
+        return operators if attention is None else replace(operators, attention=attention)
+
+    @classmethod
+    def ours(cls, manifest: EngineManifest, device: torch.device) -> Operators:
+        """Kernels of ours on a CUDA device, torch's operators elsewhere.
 
         Under the interpreter of Triton's language (TRITON_INTERPRET=1, which is its own) the kernels run on a CPU too.
         """
@@ -59,14 +68,10 @@ class Operators:
         from trierarch.python_backend.executors.torch.kernels.ragged_attention import RaggedAttention
 
         architecture = manifest.architecture
-        num_processors = _num_processors(device)
-        ours = RaggedAttention(architecture.num_heads // architecture.num_kv_heads, num_processors)
-        attention: AnyAttentionBackend = ours
-        if device.type == "cuda" and not without_libraries:
-            attention = flashinfer_attention(manifest, device, num_processors) or ours
+        attention = RaggedAttention(architecture.num_heads // architecture.num_kv_heads, _num_processors(device))
         if manifest.lora is None:
-            return cls(attention, LoopedAdapters(), ours)
-        return cls(attention, GroupedAdapters(architecture, manifest.lora, device), ours)
+            return cls(attention, LoopedAdapters(), attention)
+        return cls(attention, GroupedAdapters(architecture, manifest.lora, device), attention)
 
 
 def _obstacle(manifest: EngineManifest, device: torch.device) -> str | None:

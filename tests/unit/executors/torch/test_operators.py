@@ -78,4 +78,4 @@ def test_flashinfer_comes_before_our_kernels_but_in_recorded_steps(monkeypatch: 
     assert str(chosen) == (
         "attention by FlashInfer 0.7.2 (of recorded steps by our kernels), adapters by torch's operators"
     )
-    assert Operators.best(manifest, CUDA, without_libraries=True).attention.label == "our kernels"
+    assert Operators.ours(manifest, CUDA).attention.label == "our kernels"
