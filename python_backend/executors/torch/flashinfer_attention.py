@@ -22,6 +22,7 @@ import torch
 
 from trierarch.python_backend.executors.torch.attention_backend import AttentionShape
 from trierarch.python_backend.executors.torch.attention_tile import BlockShape, Ints, SequenceGroup
+from trierarch.python_backend.executors.torch.device import on_device
 from trierarch.python_backend.executors.torch.kv_arrays import LayerKv
 
 _RECOMMENDED_WORKSPACE: Final = 128 * 2**20
@@ -52,7 +53,7 @@ class FlashInferAttention:
         self._wrapper = wrapper
         self._num_heads = num_heads
         self._head_dim = head_dim
-        self._shape = shape
+        self.shape = shape
         self._device = device
         num_bytes = workspace_bytes(num_heads // shape.num_kv_heads, head_dim, num_processors)
         self._workspace = torch.empty(num_bytes, dtype=torch.uint8, device=device)
@@ -74,7 +75,7 @@ class FlashInferAttention:
             # A plan is copied from the host's memory without waiting, and the next one is written where it was.
             self._planned.synchronize()
         tables = PageTables.of(groups, shape.block_size)
-        page_ids = _tensor(tables.page_ids).to(device)
+        page_ids = on_device(_tensor(tables.page_ids), device)
         planned = {window: self._planner(index) for index, window in enumerate(windows)}
         for window, planner in planned.items():
             planner.plan(
@@ -83,13 +84,13 @@ class FlashInferAttention:
                 page_ids,
                 _tensor(tables.last_page_lengths),
                 num_qo_heads=self._num_heads,
-                num_kv_heads=self._shape.num_kv_heads,
+                num_kv_heads=self.shape.num_kv_heads,
                 head_dim_qk=self._head_dim,
                 page_size=shape.block_size,
                 causal=True,
-                sm_scale=self._shape.scale,
+                sm_scale=self.shape.scale,
                 window_left=-1 if window is None else window - 1,
-                logits_soft_cap=self._shape.softcap,
+                logits_soft_cap=self.shape.softcap,
                 q_data_type=dtype,
                 kv_data_type=dtype,
             )
@@ -119,6 +120,7 @@ class PlannedAttention:
     def __call__(self, queries: torch.Tensor, kv: LayerKv, shape: AttentionShape) -> torch.Tensor:
         """See StepAttention."""
         assert self.backend.is_current(self.step), "another step was planned since"
+        assert shape == self.backend.shape, "a plan holds the shape"
         num_tokens, num_heads, head_dim = queries.shape
         queries = queries if queries.stride(2) == 1 else queries.contiguous()
         result = torch.empty(queries.shape, dtype=queries.dtype, device=queries.device)

@@ -27,9 +27,7 @@ HEAD_DIMS: Final = (64, 128, 256)
 _DTYPES: Final = (DType.BFLOAT16, DType.FLOAT16)
 
 
-def flashinfer_attention(
-    manifest: EngineManifest, device: torch.device, num_processors: int
-) -> FlashInferAttention | None:
+def open_flashinfer(manifest: EngineManifest, device: torch.device, num_processors: int) -> FlashInferAttention | None:
     """Attention by FlashInfer; None where it cannot serve this model, and the log says why."""
     found = obstacle(manifest)
     if found is None:

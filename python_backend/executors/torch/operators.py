@@ -13,7 +13,7 @@ from trierarch.builder.manifest import EngineManifest, KvType
 from trierarch.python_backend.executors.torch.adapted_rows import AdapterBackend
 from trierarch.python_backend.executors.torch.attention import EagerAttention
 from trierarch.python_backend.executors.torch.attention_backend import AnyAttentionBackend, StaticAttentionBackend
-from trierarch.python_backend.executors.torch.flashinfer_library import flashinfer_attention
+from trierarch.python_backend.executors.torch.flashinfer_library import open_flashinfer
 from trierarch.python_backend.executors.torch.looped_adapters import LoopedAdapters
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Operators:
         operators = cls.ours(manifest, device)
         if device.type != "cuda":
             return operators
-        attention = flashinfer_attention(manifest, device, _num_processors(device))
+        attention = open_flashinfer(manifest, device, _num_processors(device))
         return operators if attention is None else replace(operators, attention=attention)
 
     @classmethod

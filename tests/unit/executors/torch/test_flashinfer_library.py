@@ -15,7 +15,7 @@ from support.flashinfer_stand_in import NUM_PROCESSORS, VERSIONS, broken, instal
 from support.random_engine import tiny_architecture, tiny_manifest
 from trierarch.builder.manifest import DType, EngineManifest, KvType, Layer
 from trierarch.python_backend.executors.torch import flashinfer_library
-from trierarch.python_backend.executors.torch.flashinfer_library import flashinfer_attention
+from trierarch.python_backend.executors.torch.flashinfer_library import open_flashinfer
 
 CPU = torch.device("cpu")
 
@@ -26,14 +26,14 @@ def manifest_of(dtype: DType = DType.BFLOAT16, kv_dtype: KvType | None = None, *
 
 def why_not(manifest: EngineManifest, caplog: pytest.LogCaptureFixture) -> str:
     caplog.set_level(logging.INFO)
-    assert flashinfer_attention(manifest, CPU, NUM_PROCESSORS) is None
+    assert open_flashinfer(manifest, CPU, NUM_PROCESSORS) is None
     return caplog.messages[-1]
 
 
 @pytest.mark.parametrize("version, dtype", [(VERSIONS[0], DType.BFLOAT16), (VERSIONS[-1], DType.FLOAT16)])
 def test_what_holds_its_trial_serves(version: str, dtype: DType, monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, version)
-    attention = flashinfer_attention(manifest_of(dtype, attention_softcap=20.0), CPU, NUM_PROCESSORS)
+    attention = open_flashinfer(manifest_of(dtype, attention_softcap=20.0), CPU, NUM_PROCESSORS)
     assert attention is not None
     assert attention.label == f"FlashInfer {version}"
 

@@ -72,7 +72,7 @@ def test_flashinfer_comes_before_our_kernels_but_in_recorded_steps(monkeypatch: 
     with_gpu(monkeypatch, 9, 0)
     manifest = tiny_manifest(tiny_architecture())
     its = SimpleNamespace(label="FlashInfer 0.7.2")
-    monkeypatch.setattr(operators, "flashinfer_attention", lambda manifest, device, num_processors: its)
+    monkeypatch.setattr(operators, "open_flashinfer", lambda manifest, device, num_processors: its)
     chosen = Operators.best(manifest, CUDA)
     assert chosen.attention is its
     assert str(chosen) == (
