@@ -34,6 +34,9 @@ def open_flashinfer(manifest: EngineManifest, device: torch.device, num_processo
         logger.info("%s: trying FlashInfer, which compiles kernels that it did not bring along", manifest.name)
         attention, found = _tried(manifest, device, num_processors)
         if attention is not None:
+            logger.info(
+                "%s: %s held its trial; steps that are recorded are left to our kernel", manifest.name, attention.label
+            )
             return attention
         logger.warning("%s: FlashInfer is installed, and not used: %s", manifest.name, found)
     else:

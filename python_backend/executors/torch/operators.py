@@ -34,10 +34,7 @@ class Operators:
     """`attention`, where its steps can be recorded."""
 
     def __str__(self) -> str:
-        attention = f"attention by {self.attention.label}"
-        if self.static_attention is not None and self.static_attention.label != self.attention.label:
-            attention += f" (of recorded steps by {self.static_attention.label})"
-        return f"{attention}, adapters by {self.adapters.label}"
+        return f"attention by {self.attention.label}, adapters by {self.adapters.label}"
 
     @classmethod
     def eager(cls) -> Operators:
