@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-import numpy as np
 import torch
 
 from trierarch.benchmarks.gpu_limits import best_seconds
@@ -33,9 +32,12 @@ from trierarch.builder.manifest import (
     Tokens,
 )
 from trierarch.python_backend.executors.torch.attention_backend import AnyAttentionBackend, AttentionShape
-from trierarch.python_backend.executors.torch.attention_tile import BlockShape, SequenceGroup
+from trierarch.python_backend.executors.torch.attention_tile import BlockShape
+from trierarch.python_backend.executors.torch.attention_trial import disordered_plan
+from trierarch.python_backend.executors.torch.input_batch import InputBatch
 from trierarch.python_backend.executors.torch.kv_arrays import LayerKv
 from trierarch.python_backend.executors.torch.operators import Operators
+from trierarch.python_backend.scheduling.plan import Plan
 
 _NUM_HEADS: Final = 32
 _SHAPE: Final = AttentionShape(num_kv_heads=8, scale=128**-0.5, softcap=None)
@@ -51,26 +53,9 @@ class Kind:
     name: str
     parts: tuple[tuple[int, int, int], ...]
 
-    def groups(self) -> list[SequenceGroup]:
+    def plan(self) -> Plan:
         """Over blocks in disorder, none of them shared."""
-        widths = [-(-(before + queries) // _BLOCK_SIZE) for _, queries, before in self.parts]
-        disorder = np.random.default_rng(0).permutation(self.num_blocks)
-        groups, first_row, first_block = [], 0, 0
-        for (count, queries, before), width in zip(self.parts, widths, strict=True):
-            blocks = disorder[first_block : first_block + count * width].reshape(count, width)
-            groups.append(SequenceGroup(first_row, queries, np.full(count, before, dtype=np.int64), blocks))
-            first_row, first_block = first_row + count * queries, first_block + count * width
-        return groups
-
-    @property
-    def num_blocks(self) -> int:
-        """Of all sequences."""
-        return sum(count * -(-(before + queries) // _BLOCK_SIZE) for count, queries, before in self.parts)
-
-    @property
-    def num_tokens(self) -> int:
-        """That are computed."""
-        return sum(count * queries for count, queries, _ in self.parts)
+        return disordered_plan([part[1:] for part in self.parts for _ in range(part[0])], _BLOCK_SIZE)
 
     @property
     def kv_bytes(self) -> int:
@@ -104,16 +89,17 @@ def backends(device: torch.device) -> dict[str, AnyAttentionBackend]:
 def measure(device: torch.device, kinds: tuple[Kind, ...]) -> Iterator[dict[str, Any]]:
     """One kind after the other, each by all backends."""
     contestants = backends(device)
-    shape = BlockShape(_BLOCK_SIZE, _SHAPE.num_kv_heads, padding_block=0)
     for kind in kinds:
-        groups = kind.groups()
-        pages = (2, kind.num_blocks, _SHAPE.num_kv_heads, _BLOCK_SIZE, _HEAD_DIM)
+        plan = kind.plan()
+        num_blocks = sum(len(item.sequence.block_table) for item in plan.scheduled)
+        shape = BlockShape(_BLOCK_SIZE, _SHAPE.num_kv_heads, padding_block=num_blocks)
+        pages = (2, num_blocks + 1, _SHAPE.num_kv_heads, _BLOCK_SIZE, _HEAD_DIM)
         layer = LayerKv(torch.randn(pages, device=device).bfloat16(), None)
-        queries = torch.randn(kind.num_tokens, _NUM_HEADS, _HEAD_DIM, device=device).bfloat16()
+        queries = torch.randn(plan.num_tokens, _NUM_HEADS, _HEAD_DIM, device=device).bfloat16()
         for label, backend in contestants.items():
-            plan = partial(backend.of_step, groups, {None}, shape, torch.bfloat16, device)
-            planning = best_seconds(device, plan)
-            seconds = best_seconds(device, partial(plan()[None], queries, layer, _SHAPE))
+            build = partial(InputBatch.build, plan, {None}, shape, torch.bfloat16, device, backend)
+            planning = best_seconds(device, build)
+            seconds = best_seconds(device, partial(build().attention[None], queries, layer, _SHAPE))
             yield {
                 "step": kind.name,
                 "attention": label,

@@ -10,12 +10,11 @@ from trierarch.benchmarks.attention import QUICK, Kind, measure
 
 def test_what_a_step_reads_and_multiplies() -> None:
     kind = Kind("", ((2, 1, 40), (1, 3, 30)))
-    assert (kind.num_tokens, kind.num_blocks) == (5, 2 * 3 + 3)
     assert kind.kv_bytes == (2 * 41 + 33) * 2 * 8 * 128 * 2
     assert kind.flops == (2 * 41 + 31 + 32 + 33) * 4 * 32 * 128
-    groups = kind.groups()
-    assert [group.rows for group in groups] == [slice(0, 2), slice(2, 5)]
-    assert sorted(block for group in groups for block in group.blocks.ravel()) == list(range(kind.num_blocks))
+    plan = kind.plan()
+    assert [(item.num_tokens, item.start) for item in plan.scheduled] == [(1, 40), (1, 40), (3, 30)]
+    assert sorted(block for item in plan.scheduled for block in item.sequence.block_table) == list(range(3 * 3))
 
 
 @torch.inference_mode()

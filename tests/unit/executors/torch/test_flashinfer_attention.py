@@ -6,7 +6,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,20 +15,24 @@ from support.flashinfer_stand_in import NUM_PROCESSORS, VERSIONS, Wrapper, wrapp
 from support.graphs import StaticRunner
 from support.ragged_attention import RaggedCase
 from support.random_engine import tiny_architecture, tiny_manifest
+from support.scheduling import make_request
 from support.stepping import Stepper
 from trierarch.builder.manifest import DType, KvType
 from trierarch.python_backend.executors.torch import flashinfer_attention
 from trierarch.python_backend.executors.torch.attention_backend import AttentionShape
-from trierarch.python_backend.executors.torch.attention_tile import BlockShape, SequenceGroup
+from trierarch.python_backend.executors.torch.attention_tile import BlockShape
+from trierarch.python_backend.executors.torch.attention_trial import disordered_plan
 from trierarch.python_backend.executors.torch.flashinfer_attention import (
     FlashInferAttention,
     PageTables,
     workspace_bytes,
 )
 from trierarch.python_backend.executors.torch.flashinfer_library import RELEASES
-from trierarch.python_backend.executors.torch.input_batch import InputBatch
+from trierarch.python_backend.executors.torch.input_batch import InputBatch, group_of
 from trierarch.python_backend.executors.torch.looped_adapters import LoopedAdapters
 from trierarch.python_backend.executors.torch.operators import Operators
+from trierarch.python_backend.scheduling.plan import ScheduledSequence
+from trierarch.python_backend.sequence import Sequence
 
 CPU = torch.device("cpu")
 NEWEST = wrapper_of(VERSIONS[-1])
@@ -63,9 +66,15 @@ def test_equals_the_reference_and_reads_no_slot_that_is_nobodys(case: RaggedCase
 
 def test_tables_by_hand() -> None:
     """Pages of four: two sequences decode with 4 and 9 keys, a third begins with three."""
-    padding = 99
-    decoding = SequenceGroup(0, 1, starts=np.array([3, 8]), blocks=np.array([[7, padding, padding], [5, 2, 8]]))
-    beginning = SequenceGroup(2, 3, starts=np.array([0]), blocks=np.array([[6]]))
+
+    def scheduled(start: int, num_tokens: int, blocks: list[int]) -> ScheduledSequence:
+        sequence = Sequence(0, make_request("", (0,)), 0, [0] * (start + num_tokens))
+        sequence.block_table = blocks
+        return ScheduledSequence(sequence, start, num_tokens)
+
+    shape = BlockShape(4, 1, padding_block=99)
+    decoding = group_of([scheduled(3, 1, [7]), scheduled(8, 1, [5, 2, 8])], 0, 1, shape)
+    beginning = group_of([scheduled(0, 3, [6])], 2, 3, shape)
     tables = PageTables.of([decoding, beginning], page_size=4)
     assert tables.first_queries.tolist() == [0, 1, 2, 5]
     assert tables.first_pages.tolist() == [0, 1, 4, 5]
@@ -150,8 +159,8 @@ def test_a_model_computes_prompts_in_pieces_by_it(tmp_path: Path) -> None:
 def test_the_workspace_holds_what_the_releases_allocate(group: int, head_dim: int) -> None:
     """The stand-in asks for what a plan of a long prompt allocates, on a device with 132 processors."""
     backend = FlashInferAttention(NEWEST, "", group, head_dim, AttentionShape(1, 0.7, None), CPU, NUM_PROCESSORS)
-    prompt = SequenceGroup(0, num_queries=100, starts=np.array([0]), blocks=np.arange(7)[None])
-    backend.of_step([prompt], {None}, BlockShape(16, 1, 7), torch.float16, CPU)
+    prompt = disordered_plan([(100, 0)], block_size=16)
+    InputBatch.build(prompt, {None}, BlockShape(16, 1, 7), torch.float16, CPU, backend)
 
 
 def test_the_workspace_is_as_recommended_at_least() -> None:
