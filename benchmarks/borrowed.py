@@ -1,5 +1,4 @@
-"""For a machine that is borrowed for minutes: what it lacks, `tests/gpu`, attention alone, benchmark `gpu`; whatever fails, the
-rest runs.
+"""For a machine borrowed for minutes: what it lacks, `tests/gpu`, attention, benchmark `gpu`; what fails leaves the rest.
 
 python -m trierarch.benchmarks.borrowed --out DIR [--include check,tests,attention,bench] [--seconds 570] [-- options of `gpu`]
 

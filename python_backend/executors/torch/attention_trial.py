@@ -25,8 +25,6 @@ _WINDOW: Final = 7
 """In place of a layer's own: one key of so few is seen to be missing, one of thousands is not."""
 _SHARPNESS: Final = 4.0
 """Of queries: scores this large show whether they are capped."""
-
-
 _REQUEST: Final = Request(request_id="", prompt_token_ids=(0,), sampling=SamplingParams(max_tokens=1), arrival_time=0.0)
 
 
