@@ -20,9 +20,9 @@ class StepRows(Generic[A]):
 
     items: Sequence[ScheduledSequence]
     first_rows: Sequence[int]
-    """Row of each item's first token in `hidden`, [num_sequences]."""
-    hidden: A  # (num_tokens, hidden), before the last norm
-    tapped: A | None = None  # (num_tokens, taps * hidden), tap after tap; None where there are no taps
+    """Row of each item's first token in `hidden`, [num_sequences]; the others follow. Rows behind them may be nobody's."""
+    hidden: A  # (num_rows, hidden), before the last norm
+    tapped: A | None = None  # (num_rows, taps * hidden), tap after tap; None where there are no taps
 
 
 class Follower(Protocol[A]):

@@ -16,6 +16,7 @@ from trierarch.python_backend.executors.following import StepRows
 from trierarch.python_backend.executors.torch.captured_step import ReplayedStep
 from trierarch.python_backend.executors.torch.eager_model import EagerModel
 from trierarch.python_backend.executors.torch.graphed_model import GraphedModel, Record
+from trierarch.python_backend.executors.torch.input_batch import num_queries_of
 from trierarch.python_backend.executors.torch.kv_arrays import KvArrays
 from trierarch.python_backend.executors.torch.operators import Operators
 from trierarch.python_backend.executors.torch.sampler import TorchSampler
@@ -46,6 +47,7 @@ class StaticRunner:
         record: Record | None = ReplayedStep,
         taps: tuple[int, ...] = (),
         pool: Any = None,
+        max_queries: int = 5,
     ) -> StaticRunner:
         """record: None runs every step eagerly."""
         architecture = manifest.architecture
@@ -55,8 +57,8 @@ class StaticRunner:
             kv = KvArrays(NUM_BLOCKS, architecture, manifest.kv_cache, device)
             graphs = None
             if record is not None:
-                assert operators.static_attention is not None
-                layout = model.static_layout(kv, operators.static_attention, manifest.limits.max_seq_len)
+                layout = model.static_layout(kv, manifest.limits.max_seq_len, max_queries)
+                assert layout is not None
                 graphs = GraphedModel(model, kv, layout, device, record, pool)
         return cls(model, kv, graphs, TorchSampler(architecture.vocab_size, manifest.tokens.eos, device))
 
@@ -72,21 +74,21 @@ class StaticRunner:
         self.steps.append(step)
         return step
 
+    @torch.inference_mode()
     def arrange(self, tensors: Any) -> Any:
-        raise NotImplementedError
+        return self.model.arrange(tensors)
 
     def close(self) -> None:
         """Nothing to give back."""
 
     def hidden(self) -> list[dict[int, torch.Tensor]]:
         """Of each step, sequence -> the hidden states of its tokens."""
-        found = []
-        for step in self.steps:
-            ends = (*step.first_rows[1:], len(step.hidden))
-            found.append(
-                {
-                    item.sequence.sequence_id: step.hidden[first:end]
-                    for item, first, end in zip(step.items, step.first_rows, ends, strict=True)
-                }
-            )
-        return found
+        return [self.rows_of(step) for step in self.steps]
+
+    @staticmethod
+    def rows_of(step: StepRows[torch.Tensor]) -> dict[int, torch.Tensor]:
+        """Sequence -> the hidden states of its tokens."""
+        return {
+            item.sequence.sequence_id: step.hidden[first : first + num_queries_of(item)]
+            for item, first in zip(step.items, step.first_rows, strict=True)
+        }

@@ -8,7 +8,7 @@ import torch
 
 from support.packed_adapters import random_packed, taking_adapters
 from support.random_engine import tiny_architecture, tiny_manifest
-from trierarch.builder.adapter import LAYER_PIECES, STACKED, piece_shape
+from trierarch.builder.adapter import LAYER_PIECES, STACKED, AdapterTensors, piece_shape
 from trierarch.builder.manifest import Architecture, DType, EngineManifest
 from trierarch.python_backend.executors.torch.adapted_rows import AdaptedRows, AdapterBackend, OwnedRows
 from trierarch.python_backend.executors.torch.adapter import TorchAdapter
@@ -24,16 +24,20 @@ def adapted_manifest(dtype: DType = DType.FLOAT32, **sizes: int) -> EngineManife
     return taking_adapters(tiny_manifest(tiny_architecture(**fields), dtype), max_rank=MAX_RANK, max_adapters=4)
 
 
-def adapters(manifest: EngineManifest, device: torch.device) -> list[TorchAdapter]:
+def packed_adapters(manifest: EngineManifest) -> list[AdapterTensors]:
     """Of different ranks, pieces and kinds."""
     everything = (*LAYER_PIECES, "lm_head", "embed")
-    packed = (
+    return [
         random_packed(manifest, rank=1, pieces=("k", "down"), seed=1),
         random_packed(manifest, rank=MAX_RANK, pieces=everything, is_dora=True, seed=2),
         random_packed(manifest, rank=7, pieces=("q", "v", "o", "gate", "up"), whole=("lm_head", "embed"), seed=3),
         random_packed(manifest, rank=16, pieces=everything, seed=4),
-    )
-    return [TorchAdapter(manifest.architecture, one, device) for one in packed]
+    ]
+
+
+def adapters(manifest: EngineManifest, device: torch.device) -> list[TorchAdapter]:
+    """The same on a device."""
+    return [TorchAdapter(manifest.architecture, one, device) for one in packed_adapters(manifest)]
 
 
 def owned_rows(members: list[TorchAdapter], seed: int) -> list[OwnedRows]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -46,6 +46,33 @@ class AdapterBackend(Protocol):
 
     def adapt(self, owned: Sequence[OwnedRows]) -> AdaptedRows | None:
         """None where all rows are the base model's."""
+        ...
+
+
+@runtime_checkable
+class StaticAdaptedRows(AdaptedRows, Protocol):
+    """A step's adapted rows that become another step's when their tensors are overwritten."""
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """All that differs between steps of the same constants."""
+        ...
+
+    @property
+    def constants(self) -> tuple[int, ...]:
+        """All else."""
+        ...
+
+
+class StaticAdapterBackend(AdapterBackend, Protocol):
+    """One whose steps can be recorded."""
+
+    def adapt_static(self, owned: Sequence[OwnedRows], num_rows: int, device: torch.device) -> StaticAdaptedRows | None:
+        """The same of a step of `num_rows` rows, its tensors on `device`; steps of many mixes have the same constants."""
+        ...
+
+    def mixes(self, num_rows: int) -> Sequence[Sequence[int]]:
+        """Of all constants that steps of `num_rows` rows may have, one mix each: slots of rows, from the first on."""
         ...
 
 

@@ -51,18 +51,45 @@ class SequenceGroup:
     first_row: int
     """Row of the group's first token among the step's."""
     num_queries: int
+    """Rows to a sequence."""
     starts: Ints  # (num_sequences): position of each sequence's first query
     blocks: Ints  # (num_sequences, num_blocks): block tables, padded
+    counts: Ints  # (num_sequences): queries that each has; the other rows of its num_queries are nobody's
+
+    @property
+    def positions(self) -> Ints:
+        """Of each token, (num_sequences, num_queries); of nobody's 0."""
+        positions: Ints = self.starts[:, None] + np.arange(self.num_queries)
+        return np.where(self.is_owned, positions, 0)
+
+    def token_blocks(self, shape: BlockShape) -> Ints:
+        """Where each token's keys and values go, (num_sequences, num_queries); nobody's into the block that pads."""
+        blocks: Ints = np.take_along_axis(self.blocks, self.positions // shape.block_size, axis=1)
+        return np.where(self.is_owned, blocks, shape.padding_block)
+
+    @property
+    def is_owned(self) -> npt.NDArray[np.bool_]:
+        """Of each token whether it is somebody's, (num_sequences, num_queries)."""
+        is_owned: npt.NDArray[np.bool_] = self.counts[:, None] > np.arange(self.num_queries)
+        return is_owned
 
     @property
     def rows(self) -> slice:
         """The group's tokens among the step's."""
         return slice(self.first_row, self.first_row + len(self.starts) * self.num_queries)
 
+    @property
+    def first_rows(self) -> range:
+        """Of each sequence, the row of its first token."""
+        return range(self.rows.start, self.rows.stop, self.num_queries)
+
     def tiles(
         self, window: int | None, shape: BlockShape, dtype: torch.dtype, device: torch.device
     ) -> Iterator[AttentionTile]:
-        """Cut the group into tiles for layers of one window; masks are of `dtype`."""
+        """Cut the group into tiles for layers of one window; masks are of `dtype`. All queries must be somebody's."""
+        assert (self.counts == self.num_queries).all(), (
+            "only static steps have others, and their attention has no tiles"
+        )
         for first in range(0, self.num_queries, MAX_QUERIES):
             queries = slice(first, min(first + MAX_QUERIES, self.num_queries))
             kv_tiles, is_visible = self._visible(queries, window, shape)

@@ -11,7 +11,6 @@ from trierarch.builder.manifest import EngineManifest
 from trierarch.python_backend.adapters.active_adapter import ActiveAdapter
 from trierarch.python_backend.executors.following import StepRows
 from trierarch.python_backend.executors.torch.adapter import TorchAdapter
-from trierarch.python_backend.executors.torch.attention_backend import StaticAttentionBackend
 from trierarch.python_backend.executors.torch.attention_tile import BlockShape
 from trierarch.python_backend.executors.torch.input_batch import InputBatch
 from trierarch.python_backend.executors.torch.kv_arrays import KvArrays
@@ -58,10 +57,17 @@ class EagerModel:
         """Hidden states behind each tap, and behind the last layer: (num_tokens, hidden) each."""
         return self._decoder.hidden_after(batch, kv, (*self._taps, self._architecture.num_layers))
 
-    def static_layout(self, kv: KvArrays, attention: StaticAttentionBackend, max_seq_len: int) -> StepLayout:
-        """Of decode steps of sequences of at most `max_seq_len` tokens."""
+    def static_layout(self, kv: KvArrays, max_seq_len: int, max_queries: int) -> StepLayout | None:
+        """Of decode steps of sequences of at most `max_seq_len` tokens; None where the operators have no static steps.
+
+        max_queries: as in StepLayout.
+        """
+        attention = self.operators.static_attention
+        if attention is None:
+            return None
         table_width = -(-max_seq_len // self._block_size)
-        return StepLayout(self._windows, self._shape(kv), self._dtype, table_width, attention)
+        adapters = self.operators.static_adapters
+        return StepLayout(self._windows, self._shape(kv), self._dtype, table_width, max_queries, attention, adapters)
 
     def _shape(self, kv: KvArrays) -> BlockShape:
         return BlockShape(self._block_size, self._architecture.num_kv_heads, kv.padding_block)

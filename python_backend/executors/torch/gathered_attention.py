@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from trierarch.python_backend.executors.torch.attention_backend import AttentionShape
-from trierarch.python_backend.executors.torch.attention_tile import BlockShape, SequenceGroup
+from trierarch.python_backend.executors.torch.attention_tile import BlockShape, Ints, SequenceGroup
 from trierarch.python_backend.executors.torch.kv_arrays import LayerKv
 
 
@@ -35,19 +35,19 @@ class GatheredAttention:
         device: torch.device,
     ) -> Mapping[int | None, PagedRows]:
         """See AttentionBackend.of_step."""
-        positions = np.concatenate([(one.starts[:, None] + np.arange(one.num_queries)).ravel() for one in groups])
+        positions = np.concatenate([one.positions.ravel() for one in groups])
         width = max(self._table_width, *(one.blocks.shape[1] for one in groups))
-        blocks = np.concatenate(
-            [
-                np.pad(
-                    one.blocks, ((0, 0), (0, width - one.blocks.shape[1])), constant_values=shape.padding_block
-                ).repeat(one.num_queries, 0)
-                for one in groups
-            ]
-        )
+        blocks = np.concatenate([_blocks_of_rows(one, width, shape.padding_block) for one in groups])
         tiles = blocks[:, None, :] * shape.num_kv_heads + np.arange(shape.num_kv_heads)[None, :, None]
         on_device = torch.from_numpy(positions).to(device), torch.from_numpy(tiles).to(device)
         return {window: PagedRows(*on_device, window) for window in windows}
+
+
+def _blocks_of_rows(group: SequenceGroup, width: int, padding_block: int) -> Ints:
+    """(rows, width): its sequence's blocks for each token; for nobody's, the one that pads."""
+    missing = width - group.blocks.shape[1]
+    blocks = np.pad(group.blocks, ((0, 0), (0, missing)), constant_values=padding_block).repeat(group.num_queries, 0)
+    return np.where(group.is_owned.reshape(-1, 1), blocks, padding_block)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,10 @@ from trierarch.python_backend.executors.following import StepRows
 from trierarch.python_backend.executors.torch.captured_step import CapturedStep
 from trierarch.python_backend.executors.torch.device import on_device
 from trierarch.python_backend.executors.torch.eager_model import EagerModel
-from trierarch.python_backend.executors.torch.input_batch import InputBatch, num_queries_of
+from trierarch.python_backend.executors.torch.input_batch import InputBatch
 from trierarch.python_backend.executors.torch.kv_arrays import KvArrays
-from trierarch.python_backend.executors.torch.static_step import CPU, StaticStep, StepLayout, is_static, key_of, size_of
-from trierarch.python_backend.scheduling.plan import Plan
+from trierarch.python_backend.executors.torch.static_step import CPU, StaticStep, StepLayout, StepSize, key_of
+from trierarch.python_backend.scheduling.plan import Plan, ScheduledSequence
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ class Recorded(Protocol):
 
 
 Record = Callable[[StaticStep, Any], Recorded]
+Items = Sequence[ScheduledSequence]
 
 
 class GraphedModel:
@@ -47,15 +48,21 @@ class GraphedModel:
         record: Record = CapturedStep,
         pool: Any = None,
     ) -> None:
-        """record, pool: as CapturedStep takes them."""
+        """record: makes a Recorded of a step. pool: as CapturedStep takes it."""
         self._model = model
         self._kv = kv
-        self._layout = layout
+        self.layout = layout
         self._device = device
         self._record = record
         self._pool = pool
         self._recorded: dict[tuple[object, ...], Recorded] = {}
         self._is_broken = False
+        self._is_full = False
+
+    @property
+    def is_recording(self) -> bool:
+        """Whether steps of another size would be recorded, rather than run eagerly."""
+        return not self._is_broken and not self._is_full and len(self._recorded) < MAX_GRAPHS
 
     @property
     def num_recorded(self) -> int:
@@ -64,50 +71,61 @@ class GraphedModel:
 
     def compute(self, plan: Plan) -> StepRows[torch.Tensor]:
         """See EagerModel.compute."""
-        states = self._replayed(plan) if is_static(plan) and not self._is_broken else None
-        if states is None:
-            return self._model.compute(plan, self._kv)
         items = plan.scheduled
-        num_queries = num_queries_of(items[0])
+        size = None if self._is_broken else self.layout.size(items)
+        states = None if size is None else self._replayed(items, size)
+        if size is None or states is None:
+            return self._model.compute(plan, self._kv)
         # The next replay overwrites them, and a head reads along for longer.
-        *tapped, hidden = (state[: len(items) * num_queries].clone() for state in states)
-        first_rows = tuple(range(0, len(hidden), num_queries))
+        *tapped, hidden = (state[: len(items) * size.num_queries].clone() for state in states)
+        first_rows = tuple(range(0, len(hidden), size.num_queries))
         return StepRows(items, first_rows, hidden, torch.cat(tapped, 1) if tapped else None)
 
-    def _replayed(self, plan: Plan) -> Sequence[torch.Tensor] | None:
-        """Hidden states with padding behind; None where this step is to run eagerly."""
-        batch = self._layout.padded(plan.scheduled, CPU)
+    def _replayed(self, items: Items, size: StepSize) -> Sequence[torch.Tensor] | None:
+        """Hidden states with padding among them and behind; None where this step is to run eagerly."""
+        batch = self.layout.padded(items, size, CPU)
         key = key_of(batch)
         recorded = self._recorded.get(key)
-        if recorded is None and len(self._recorded) >= MAX_GRAPHS:
+        if recorded is None and not self.is_recording:
             return None
         fresh = batch.fresh_blocks[batch.fresh_blocks != self._kv.padding_block]
         if len(fresh):
             self._kv.clear(on_device(fresh, self._device))
         if recorded is None:
-            recorded = self._new(plan)
+            recorded = self._new(items, size)
             if recorded is None:
                 return None
             self._recorded[key] = recorded
         return recorded.replay(batch)
 
-    def _new(self, plan: Plan) -> Recorded | None:
-        step = StaticStep(self._layout.padded(plan.scheduled, self._device), self._kv, self._model.decode)
+    def _new(self, items: Items, size: StepSize) -> Recorded | None:
+        step = StaticStep(self.layout.padded(items, size, self._device), self._kv, self._model.decode)
         try:
             return self._record(step, self._pool)
+        except torch.OutOfMemoryError:
+            self._is_full = True
+            logger.warning(
+                "no memory to record a decode step of %d: those of sizes that were not recorded yet run eagerly; rebuild the "
+                "engine with a smaller KV cache, or free some memory",
+                size.num_sequences,
+            )
+            return None
         except RuntimeError as error:
             self._is_broken = True
             reason = str(error).partition("\n")[0]
-            logger.warning(
-                "decode steps run eagerly: one of %d could not be captured (%s)", size_of(len(plan.scheduled)), reason
-            )
+            logger.warning("decode steps run eagerly: one of %d could not be captured (%s)", size.num_sequences, reason)
             return None
 
 
 def graphs_of(model: EagerModel, kv: KvArrays, manifest: EngineManifest, device: torch.device) -> GraphedModel | None:
     """Graphs where the device has them and the model's operators can be captured."""
-    attention = model.operators.static_attention
-    if device.type != "cuda" or attention is None or manifest.architecture.moe is not None:
+    if device.type != "cuda" or manifest.architecture.moe is not None:
         return None
-    layout = model.static_layout(kv, attention, manifest.limits.max_seq_len)
-    return GraphedModel(model, kv, layout, device, pool=torch.cuda.graph_pool_handle())
+    layout = model.static_layout(kv, manifest.limits.max_seq_len, max_queries_of(manifest))
+    return None if layout is None else GraphedModel(model, kv, layout, device, pool=torch.cuda.graph_pool_handle())
+
+
+def max_queries_of(manifest: EngineManifest) -> int:
+    """Of a sequence in a step that is recorded: a token and its drafts."""
+    # A draft model, whose manifest does not say that it is one, catches up with two tokens behind a guess that was all right.
+    return 1 + (1 if manifest.speculation is None else manifest.speculation.max_draft_tokens)

@@ -9,11 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from trierarch.python_backend.executors.torch.attention_backend import (
-    AnyAttentionBackend,
-    StepAttention,
-)
-from trierarch.python_backend.executors.torch.attention_tile import BlockShape, Ints, SequenceGroup
+from trierarch.python_backend.executors.torch.adapted_rows import AdaptedRows
+from trierarch.python_backend.executors.torch.attention_backend import AnyAttentionBackend, StepAttention
+from trierarch.python_backend.executors.torch.attention_tile import BlockShape, SequenceGroup
 from trierarch.python_backend.scheduling.plan import Plan, ScheduledSequence
 
 _SHORT_CONTEXT_BITS = 3
@@ -33,6 +31,8 @@ class InputBatch:
     fresh_blocks: torch.Tensor  # (n) int64: blocks whose first slot is written
     attention: Mapping[int | None, StepAttention]
     """A layer's window -> its attention."""
+    adapted: AdaptedRows | None = None
+    """What adapters add, where it was worked out with the batch; else the decoder works it out of `items`."""
 
     @property
     def num_tokens(self) -> int:
@@ -71,18 +71,19 @@ class InputBatch:
         attention: AnyAttentionBackend,
     ) -> InputBatch:
         """The same of groups that hold `items` in their order, and behind them sequences that nobody asked for."""
-        token_ids = [token for item in items for token in token_ids_of(item)]
-        num_tokens = sum(len(group.starts) * group.num_queries for group in groups)
-        token_ids += [0] * (num_tokens - len(token_ids))
-        positions = np.concatenate([_positions(group).ravel() for group in groups])
-        blocks = np.concatenate([_blocks_of_tokens(group, shape.block_size) for group in groups])
+        first_rows = [first for group in groups for first in group.first_rows][: len(items)]
+        token_ids = [0] * groups[-1].rows.stop
+        for item, first in zip(items, first_rows, strict=True):
+            tokens = token_ids_of(item)
+            token_ids[first : first + len(tokens)] = tokens
+        positions = np.concatenate([group.positions.ravel() for group in groups])
+        blocks = np.concatenate([group.token_blocks(shape).ravel() for group in groups])
         offsets = positions % shape.block_size
         heads = np.arange(shape.num_kv_heads)
         kv_rows = (blocks[:, None] * shape.num_kv_heads + heads) * shape.block_size + offsets[:, None]
-        counts = [num_queries_of(item) for item in items]
         return cls(
             items=tuple(items),
-            first_rows=tuple((np.cumsum(counts) - counts).tolist()),
+            first_rows=tuple(first_rows),
             token_ids=torch.tensor(token_ids, dtype=torch.int64, device=device),
             positions=torch.from_numpy(positions).to(device),
             kv_rows=torch.from_numpy(kv_rows.ravel()).to(device),
@@ -102,8 +103,9 @@ def _grouped(items: Iterable[ScheduledSequence], block_size: int) -> dict[tuple[
 
 
 def group_of(members: list[ScheduledSequence], first_row: int, num_queries: int, shape: BlockShape) -> SequenceGroup:
-    """Sequences that compute `num_queries` tokens each, the first of them in row `first_row`."""
-    ends = [item.start + num_queries for item in members]
+    """Sequences that compute up to `num_queries` tokens each, the first of them in row `first_row`."""
+    counts = [num_queries_of(item) for item in members]
+    ends = [item.start + count for item, count in zip(members, counts, strict=True)]
     blocks = np.full((len(members), -(-max(ends) // shape.block_size)), shape.padding_block, dtype=np.int64)
     for row, item, end in zip(blocks, members, ends, strict=True):
         num_blocks = -(-end // shape.block_size)
@@ -111,17 +113,8 @@ def group_of(members: list[ScheduledSequence], first_row: int, num_queries: int,
         if len(held) < num_blocks:
             raise ValueError(f"sequence {item.sequence.sequence_id} has {len(held)} blocks for {end} tokens")
         row[:num_blocks] = held
-    return SequenceGroup(first_row, num_queries, np.array([item.start for item in members], dtype=np.int64), blocks)
-
-
-def _positions(group: SequenceGroup) -> Ints:
-    positions: Ints = group.starts[:, None] + np.arange(group.num_queries)
-    return positions
-
-
-def _blocks_of_tokens(group: SequenceGroup, block_size: int) -> Ints:
-    blocks: Ints = np.take_along_axis(group.blocks, _positions(group) // block_size, axis=1).ravel()
-    return blocks
+    starts = np.array([item.start for item in members], dtype=np.int64)
+    return SequenceGroup(first_row, num_queries, starts, blocks, np.array(counts, dtype=np.int64))
 
 
 def num_queries_of(item: ScheduledSequence) -> int:

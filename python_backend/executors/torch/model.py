@@ -62,7 +62,7 @@ class Decoder:
 
     def hidden_after(self, batch: InputBatch, kv: KvArrays, counts: Sequence[int]) -> list[torch.Tensor]:
         """The same, and what `hidden` would return after so many layers each. All layers run."""
-        adapted = self._adapters.adapt(rows_of_step(batch.items, batch.first_rows))
+        adapted = batch.adapted or self._adapters.adapt(rows_of_step(batch.items, batch.first_rows))
         x = self._embed(batch.token_ids, adapted)
         rotations = [rope(batch.positions, x.dtype) for rope in self._ropes]
         states = {}

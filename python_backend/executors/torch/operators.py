@@ -10,7 +10,7 @@ from typing import Final
 import torch
 
 from trierarch.builder.manifest import EngineManifest, KvType
-from trierarch.python_backend.executors.torch.adapted_rows import AdapterBackend
+from trierarch.python_backend.executors.torch.adapted_rows import AdapterBackend, StaticAdapterBackend
 from trierarch.python_backend.executors.torch.attention import EagerAttention
 from trierarch.python_backend.executors.torch.attention_backend import AnyAttentionBackend, StaticAttentionBackend
 from trierarch.python_backend.executors.torch.flashinfer_library import open_flashinfer
@@ -31,7 +31,9 @@ class Operators:
     attention: AnyAttentionBackend
     adapters: AdapterBackend
     static_attention: StaticAttentionBackend | None = None
-    """`attention`, where its steps can be recorded."""
+    """The same for steps that can be recorded; None where there are none."""
+    static_adapters: StaticAdapterBackend | None = None
+    """`adapters`, where their steps can be recorded."""
 
     def __str__(self) -> str:
         return f"attention by {self.attention.label}, adapters by {self.adapters.label}"
@@ -65,10 +67,13 @@ class Operators:
         from trierarch.python_backend.executors.torch.kernels.ragged_attention import RaggedAttention
 
         architecture = manifest.architecture
-        attention = RaggedAttention(architecture.num_heads // architecture.num_kv_heads, _num_processors(device))
+        sizes = architecture.num_heads // architecture.num_kv_heads, _num_processors(device)
+        attention = RaggedAttention(*sizes)
+        static_attention = RaggedAttention(*sizes, max_seq_len=manifest.limits.max_seq_len)
         if manifest.lora is None:
-            return cls(attention, LoopedAdapters(), attention)
-        return cls(attention, GroupedAdapters(architecture, manifest.lora, device), attention)
+            return cls(attention, LoopedAdapters(), static_attention)
+        adapters = GroupedAdapters(architecture, manifest.lora, device)
+        return cls(attention, adapters, static_attention, adapters)
 
 
 def _obstacle(manifest: EngineManifest, device: torch.device) -> str | None:

@@ -30,13 +30,14 @@ _OPTIONS: Final = {"num_warps": 4, "num_stages": 3, "enable_fp_fusion": True}
 
 
 class GroupedAdapters:
-    """Implements AdapterBackend."""
+    """Implements StaticAdapterBackend."""
 
     label = "our kernels"
 
     def __init__(self, architecture: Architecture, lora: Lora, device: torch.device) -> None:
         """For an engine that takes adapters."""
         self._table = SlotTable(architecture, lora.max_adapters, device)
+        self._max_adapters = lora.max_adapters
         self._block_r = min(_MAX_BLOCK_R, max(16, triton.next_power_of_2(lora.max_rank)))
         self._max_rank = -(-lora.max_rank // self._block_r) * self._block_r
         self._device = device
@@ -47,18 +48,58 @@ class GroupedAdapters:
             return None
         self._table.hold(owned)
         most = max(len(one.numbers) for one in owned)
-        tiles = tiles_of(owned, min(_LARGE_TILE, max(_SMALL_TILE, triton.next_power_of_2(most))))
-        return GroupedRows(self._table, torch.from_numpy(tiles).to(self._device), self._max_rank, self._block_r)
+        tile_rows = min(_LARGE_TILE, max(_SMALL_TILE, triton.next_power_of_2(most)))
+        return self._rows(owned, tile_rows, triton.next_power_of_2(num_tiles_of(owned, tile_rows)), self._device)
+
+    def adapt_static(self, owned: Sequence[OwnedRows], num_rows: int, device: torch.device) -> GroupedRows | None:
+        """See StaticAdapterBackend.adapt_static. Tiles are small whatever is in them."""
+        if not owned:
+            return None
+        self._table.hold(owned)
+        num_tiles = num_tiles_of(owned, _SMALL_TILE)
+        # A draft model's engine may know of fewer adapters than there are.
+        room = next((one for one in self._rooms(num_rows) if one >= num_tiles), triton.next_power_of_2(num_tiles))
+        return self._rows(owned, _SMALL_TILE, room, device)
+
+    def mixes(self, num_rows: int) -> list[list[int]]:
+        """See StaticAdapterBackend.mixes."""
+        mixes, fewest = [], 1
+        for room in self._rooms(num_rows):
+            num_adapters = min(fewest, self._max_adapters)
+            rest = (fewest - num_adapters) * _SMALL_TILE + 1
+            mixes.append([*range(1, num_adapters), *[num_adapters] * rest])
+            fewest = room + 1
+        return mixes
+
+    def _rooms(self, num_rows: int) -> list[int]:
+        """How many tiles a static step may have: 1, 4, 16, ..., and the most that one of `num_rows` rows is cut into.
+
+        Tiles too many are programs that end at once; each number is a graph.
+        """
+        num_adapters = min(num_rows, self._max_adapters)
+        most = num_adapters + (num_rows - num_adapters) // _SMALL_TILE
+        return [room for exponent in range(most.bit_length()) if 2 * (room := 4**exponent) <= most] + [most]
+
+    def _rows(self, owned: Sequence[OwnedRows], tile_rows: int, num_tiles: int, device: torch.device) -> GroupedRows:
+        tiles = torch.from_numpy(tiles_of(owned, tile_rows, num_tiles))
+        return GroupedRows(self._table, tiles.to(device), self._max_rank, self._block_r)
 
 
-def tiles_of(owned: Sequence[OwnedRows], tile_rows: int) -> np.ndarray[tuple[int, int], np.dtype[np.int32]]:
-    """(num_tiles, 1 + tile_rows): a slot, and rows of its adapter, -1 for none. A power of two of them; slot 0 has none."""
+def num_tiles_of(owned: Sequence[OwnedRows], tile_rows: int) -> int:
+    """That they are cut into."""
+    return sum(triton.cdiv(len(one.numbers), tile_rows) for one in owned)
+
+
+def tiles_of(
+    owned: Sequence[OwnedRows], tile_rows: int, num_tiles: int
+) -> np.ndarray[tuple[int, int], np.dtype[np.int32]]:
+    """(num_tiles, 1 + tile_rows): a slot, and rows of its adapter, -1 for none. Tiles of slot 0 have none."""
     cut = [
         (one.slot, one.numbers[first : first + tile_rows])
         for one in owned
         for first in range(0, len(one.numbers), tile_rows)
     ]
-    tiles = np.full((triton.next_power_of_2(len(cut)), 1 + tile_rows), -1, dtype=np.int32)
+    tiles = np.full((num_tiles, 1 + tile_rows), -1, dtype=np.int32)
     tiles[:, 0] = 0
     for tile, (slot, numbers) in zip(tiles, cut, strict=False):
         tile[0] = slot
@@ -68,13 +109,23 @@ def tiles_of(owned: Sequence[OwnedRows], tile_rows: int) -> np.ndarray[tuple[int
 
 @dataclass(frozen=True, slots=True)
 class GroupedRows:
-    """Implements AdaptedRows. Every matrix is launched for, whether a slot's adapter has it or not: kernels look that up."""
+    """Implements StaticAdaptedRows. Every matrix is launched for, whether a slot's adapter has it or not: kernels look that up."""
 
     table: SlotTable
     tiles: torch.Tensor  # as `tiles_of`
     max_rank: int
     """Of any piece, rounded up to blocks."""
     block_r: int
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """See StaticAdaptedRows.tensors. The table is the same for all steps."""
+        return (self.tiles,)
+
+    @property
+    def constants(self) -> tuple[int, ...]:
+        """See StaticAdaptedRows.constants. A longer table lies elsewhere."""
+        return *self.tiles.shape, len(self.table.entries)
 
     def add(self, name: str, x: torch.Tensor, y: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """See AdaptedRows.add."""

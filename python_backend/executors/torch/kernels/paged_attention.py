@@ -37,8 +37,9 @@ MAX_HEAD_DIM: Final = 256
 class RaggedQueries:
     """A step's queries and where their keys lie, on the device."""
 
-    sequences: torch.Tensor  # (num_sequences, 3) int32
-    """Of each the row of its first query, the number of its queries, and the position of the first."""
+    sequences: torch.Tensor  # (num_sequences, 4) int32
+    """Of each the row of its first query, the number of its queries, the position of the first, and how many rows it has.
+    Rows behind its queries become zero."""
     block_tables: torch.Tensor  # (num_sequences, width) int32
     tiles: torch.Tensor  # (num_tiles, 2) int32: a sequence and the first of its queries; sequence -1 is no tile
     group: int
@@ -162,13 +163,15 @@ def attend(
     if sequence < 0:
         return
     first_query = tl.load(tiles + 2 * tile + 1)
-    first_row = tl.load(sequences + 3 * sequence)
-    num_queries = tl.load(sequences + 3 * sequence + 1)
-    start = tl.load(sequences + 3 * sequence + 2)
+    first_row = tl.load(sequences + 4 * sequence)
+    num_queries = tl.load(sequences + 4 * sequence + 1)
+    start = tl.load(sequences + 4 * sequence + 2)
+    num_rows = tl.load(sequences + 4 * sequence + 3)
 
     m, d = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
     query = first_query + m // GROUP
-    is_query = (m < BLOCK_M // GROUP * GROUP) & (query < num_queries)
+    is_row = m < BLOCK_M // GROUP * GROUP
+    is_query = is_row & (query < num_queries)
     position = start + query
     head = kv_head * GROUP + m % GROUP
     row = (first_row + query).to(tl.int64)
@@ -179,6 +182,7 @@ def attend(
 
     end = start + tl.minimum(first_query + BLOCK_M // GROUP, num_queries)
     begin = tl.maximum(start + first_query + 1 - window, 0) if HAS_WINDOW else 0
+    end = tl.where(first_query < num_queries, end, begin)
     if IS_SPLIT:
         share = tl.cdiv(end - begin, tl.num_programs(2) * BLOCK_N) * BLOCK_N
         begin += split * share
@@ -223,9 +227,10 @@ def attend(
         highest = higher
 
     if not IS_SPLIT:
-        total = tl.where(is_query, total, 1.0)
+        mean = tl.where(is_query[:, None], mixed / tl.where(is_query, total, 1.0)[:, None], 0.0)
         place = (row[:, None] * num_kv_heads * GROUP + head[:, None]) * HEAD_DIM + d[None, :]
-        tl.store(result + place, (mixed / total[:, None]).to(q.dtype), mask=is_element)
+        is_stored = (is_row & (query < num_rows))[:, None] & (d < HEAD_DIM)[None, :]
+        tl.store(result + place, mean.to(q.dtype), mask=is_stored)
     else:
         part = (split * tl.num_programs(0) + tile) * num_kv_heads + kv_head
         place = (part.to(tl.int64) * BLOCK_M + m) * (BLOCK_D + 2)
@@ -253,8 +258,9 @@ def merge(
     if sequence < 0:
         return
     first_query = tl.load(tiles + 2 * tile + 1)
-    first_row = tl.load(sequences + 3 * sequence)
-    num_queries = tl.load(sequences + 3 * sequence + 1)
+    first_row = tl.load(sequences + 4 * sequence)
+    num_queries = tl.load(sequences + 4 * sequence + 1)
+    num_rows = tl.load(sequences + 4 * sequence + 3)
 
     m, d = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
     highest = tl.full([BLOCK_M], float("-inf"), tl.float32)
@@ -272,9 +278,10 @@ def merge(
         highest = higher
 
     query = first_query + m // GROUP
-    is_query = (m < BLOCK_M // GROUP * GROUP) & (query < num_queries)
+    is_row = m < BLOCK_M // GROUP * GROUP
+    is_query = is_row & (query < num_queries)
     row, head = (first_row + query).to(tl.int64), kv_head * GROUP + m % GROUP
-    total = tl.where(is_query, total, 1.0)
+    mean = tl.where(is_query[:, None], mixed / tl.where(is_query, total, 1.0)[:, None], 0.0)
     place = (row[:, None] * num_kv_heads * GROUP + head[:, None]) * HEAD_DIM + d[None, :]
-    is_element = is_query[:, None] & (d < HEAD_DIM)[None, :]
-    tl.store(result + place, (mixed / total[:, None]).to(result.dtype.element_ty), mask=is_element)
+    is_stored = (is_row & (query < num_rows))[:, None] & (d < HEAD_DIM)[None, :]
+    tl.store(result + place, mean.to(result.dtype.element_ty), mask=is_stored)

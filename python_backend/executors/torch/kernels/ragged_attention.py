@@ -31,11 +31,22 @@ class RaggedAttention:
 
     label = "our kernels"
 
-    def __init__(self, group: int, num_processors: int, min_keys_per_split: int = _MIN_KEYS_PER_SPLIT) -> None:
-        """group: query heads to a KV head. num_processors: that the device has; sharing out keys keeps them busy."""
+    def __init__(
+        self,
+        group: int,
+        num_processors: int,
+        min_keys_per_split: int = _MIN_KEYS_PER_SPLIT,
+        max_seq_len: int | None = None,
+    ) -> None:
+        """group: query heads to a KV head. num_processors: that the device has; sharing out keys keeps them busy.
+
+        max_seq_len: what keys are shared out by, so that a step is alike however long its sequences are; None goes by each
+        step's longest.
+        """
         self._group = group
         self._num_processors = num_processors
         self._min_keys_per_split = min_keys_per_split
+        self._max_seq_len = max_seq_len
 
     def of_step(
         self,
@@ -57,7 +68,7 @@ class RaggedAttention:
             tile_rows=tile_rows,
             num_splits=self._num_splits(
                 len(tiles) * shape.num_kv_heads,
-                max(int(group.starts.max()) + group.num_queries for group in groups),
+                self._max_seq_len or max(int((group.starts + group.counts).max()) for group in groups),
             ),
         )
         return {window: WindowedAttention(queries, window) for window in windows}
@@ -94,9 +105,9 @@ class WindowedAttention:
 def _sequences(groups: Sequence[SequenceGroup]) -> Ints:
     """As RaggedQueries.sequences."""
     rows = [
-        (group.first_row + index * group.num_queries, group.num_queries, int(start))
+        (first, int(count), int(start), group.num_queries)
         for group in groups
-        for index, start in enumerate(group.starts)
+        for first, count, start in zip(group.first_rows, group.counts, group.starts, strict=True)
     ]
     return np.array(rows, dtype=np.int64)
 

@@ -62,15 +62,15 @@ class SlotTable:
         self.whole_lm_head, self.embed, self.whole_embed = range(num_entries, num_entries + 3)
         self.num_entries = num_entries + 3
         self.entries = torch.zeros((max_adapters + 1, self.num_entries, 4), dtype=torch.int64, device=device)
-        """Of each slot, as `Entry` has them."""
+        """Of each slot, as `Entry` has them. Another tensor once there are more slots."""
         self._held: dict[int, ReferenceType[TorchAdapter]] = {}
 
     def hold(self, owned: Iterable[OwnedRows]) -> None:
         """Write what the table does not have yet of these slots. Their adapters must outlive the step."""
         for one in owned:
             if one.slot >= len(self.entries):  # a draft model's adapters have the slots of its target's
-                more = self.entries.new_zeros((one.slot + 1 - len(self.entries), self.num_entries, 4))
-                self.entries = torch.cat((self.entries, more))
+                # Twice as many, since a table elsewhere costs steps that were recorded.
+                self.entries = torch.cat((self.entries, self.entries.new_zeros((one.slot + 1, self.num_entries, 4))))
             held = self._held.get(one.slot)
             if held is None or held() is not one.owner:
                 self.entries[one.slot].copy_(torch.tensor(self._entries_of(one.owner)))

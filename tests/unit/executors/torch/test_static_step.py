@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from torch.nn import functional
 
+from support.decode_steps import Shape, random_plan
 from support.graphs import StaticRunner
 from support.random_engine import tiny_architecture, tiny_manifest
 from support.stepping import Stepper
 from trierarch.builder.manifest import EngineManifest, KvType, Layer
+from trierarch.python_backend.adapters.active_adapter import ActiveAdapter
 from trierarch.python_backend.executors.torch import graphed_model
 from trierarch.python_backend.executors.torch.attention import EagerAttention
+from trierarch.python_backend.executors.torch.attention_tile import BlockShape
 from trierarch.python_backend.executors.torch.captured_step import ReplayedStep
 from trierarch.python_backend.executors.torch.gathered_attention import GatheredAttention
 from trierarch.python_backend.executors.torch.linear import PlainLinear
 from trierarch.python_backend.executors.torch.looped_adapters import LoopedAdapters
 from trierarch.python_backend.executors.torch.operators import Operators
-from trierarch.python_backend.executors.torch.static_step import StaticStep, size_of
+from trierarch.python_backend.executors.torch.static_step import (
+    StaticStep,
+    StepLayout,
+    StepSize,
+    size_of,
+)
 
 CPU = torch.device("cpu")
 GATHERED = Operators(GatheredAttention(16), LoopedAdapters(), GatheredAttention(16))
@@ -72,6 +82,31 @@ def test_no_size_is_padded_by_more_than_a_half_or_seven() -> None:
         assert size_of(size_of(count)) == size_of(count)
 
 
+@pytest.mark.parametrize(
+    ("drafts", "size"),
+    [
+        ([0] * 9, StepSize(16, 1)),
+        ([2, 0, 2], StepSize(4, 4)),
+        ([16, 0], StepSize(2, 17)),  # a token and as many drafts as there may be
+        ([17], None),
+        ([15] + [0] * 7, None),  # 128 rows for 23 tokens
+        ([15] + [7] * 7, StepSize(8, 16)),
+        ([3] + [0] * 15, StepSize(16, 4)),  # so few rows are cheap
+    ],
+)
+def test_steps_are_padded_as_far_as_it_is_cheap(drafts: list[int], size: StepSize | None) -> None:
+    layout = StepLayout(frozenset({None}), BlockShape(4, 2, 64), torch.float32, 16, 17, GatheredAttention(16), None)
+    (item, *_) = random_plan(Shape((1, 1)), seed=0).scheduled
+    assert layout.size([replace(item, draft_token_ids=(0,) * count) for count in drafts]) == size
+
+
+def test_adapters_that_cannot_be_recorded_run_eagerly() -> None:
+    layout = StepLayout(frozenset({None}), BlockShape(4, 2, 64), torch.float32, 16, 1, GatheredAttention(16), None)
+    items = random_plan(Shape((1, 1)), seed=0).scheduled
+    items[0].sequence.adapter = ActiveAdapter("", 1, mock.Mock())
+    assert layout.size(items) is None
+
+
 @pytest.fixture
 def row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """Matrix products whose rows do not depend on how many there are, as a CPU's last bits otherwise do."""
@@ -112,19 +147,24 @@ def test_gathered_attention_draws_what_tiles_draw(tmp_path: Path) -> None:
     assert run(tmp_path, manifest, ReplayedStep)[1] == run(tmp_path, manifest, None, tiled)[1]
 
 
-def test_drafts_of_one_length_are_static_too(tmp_path: Path) -> None:
-    """Drafts that are right, wrong, and right in part: the answers stay the same."""
+@pytest.mark.parametrize("rightness", ["right", "wrong", "mixed"])
+def test_drafts_are_static_too(tmp_path: Path, rightness: str) -> None:
+    """Drafts that are right, wrong, and right in part, and of any lengths in a step: the answers stay the same."""
     manifest = tiny_manifest(tiny_architecture())
     _, expected = run(tmp_path, manifest, None)
-    for rightness in ("right", "wrong", "mixed"):
+    for is_ragged in (False, True):
         runner = StaticRunner.open(tmp_path, manifest, GATHERED, CPU)
         stepper = Stepper.open(manifest, runner, enable_prefix_caching=False)
         stepper.answers, stepper.rightness = dict(enumerate(expected)), rightness
+        if is_ragged:
+            stepper.propose = lambda plan, stepper=stepper: {
+                one: draft[: one % 5] for one, draft in stepper.known_drafts(plan).items()
+            }
         assert stepper.generate(prompts(5), max_tokens=14) == expected
         assert runner.graphs is not None
-        widths = {len(step.hidden) // len(step.items) for step in runner.steps[1:]}
-        assert max(widths) == 5  # four drafts behind a token
+        assert max(len(step.hidden) // len(step.items) for step in runner.steps[1:]) == 5  # four drafts behind a token
         assert runner.graphs.num_recorded >= 2
+        assert not runner.kv.array[:, :, runner.kv.padding_block].any()
 
 
 def test_of_too_many_sizes_the_rest_runs_eagerly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,7 +16,9 @@ from support.grouped_adapters import (
     check_linears,
     owned_rows,
 )
-from trierarch.builder.manifest import DType, EngineManifest
+from trierarch.builder.manifest import DType, EngineManifest, Lora
+from trierarch.python_backend.adapters.active_adapter import ActiveAdapter
+from trierarch.python_backend.executors.torch.adapted_rows import rows_of
 from trierarch.python_backend.executors.torch.kernels import grouped_adapters
 from trierarch.python_backend.executors.torch.kernels.grouped_adapters import GroupedAdapters
 from trierarch.python_backend.executors.torch.looped_adapters import LoopedAdapters
@@ -67,3 +71,27 @@ def test_long_inputs_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_steps_of_the_base_model_launch_nothing() -> None:
     assert grouped(adapted_manifest()).adapt([]) is None
+    assert grouped(adapted_manifest()).adapt_static([], 8, CPU) is None
+
+
+@given(num_rows=st.integers(1, 300), max_adapters=st.integers(1, 40), seed=st.integers(0, 1000))
+@settings(deadline=None)
+def test_static_steps_of_any_mix_have_the_constants_of_one_that_was_foreseen(
+    num_rows: int, max_adapters: int, seed: int
+) -> None:
+    manifest = adapted_manifest()
+    backend = GroupedAdapters(manifest.architecture, Lora(max_rank=20, max_adapters=max_adapters), CPU)
+    (member, *_) = adapters(manifest, CPU)
+
+    def constants(slots: list[int]) -> tuple[int, ...]:
+        owned = rows_of([ActiveAdapter("", slot, member) if slot else None for slot in slots])
+        rows = backend.adapt_static(owned, num_rows, CPU)
+        assert rows is not None
+        return rows.constants
+
+    foreseen = backend.mixes(num_rows)
+    assert all(len(slots) <= num_rows for slots in foreseen)
+    assert len({constants(slots) for slots in foreseen}) == len(foreseen)
+    rng = random.Random(seed)
+    slots = [1, *(rng.randint(0, rng.randint(1, max_adapters)) for _ in range(num_rows - 1))]
+    assert constants(slots) in {constants(slots) for slots in foreseen}
