@@ -16,11 +16,13 @@ from trierarch.python_backend.executors.following import Follower, Following
 from trierarch.python_backend.executors.kv_budget import plan_num_blocks
 from trierarch.python_backend.executors.pooling import open_pooler
 from trierarch.python_backend.executors.sampling.uniforms import Uniforms
-from trierarch.python_backend.executors.torch.device import default_device, free_memory, prepare_cpu
+from trierarch.python_backend.executors.torch.device import default_device, prepare_cpu
 from trierarch.python_backend.executors.torch.eager_model import EagerModel
 from trierarch.python_backend.executors.torch.graphed_model import GraphedModel, graphs_of
 from trierarch.python_backend.executors.torch.kv_arrays import KvArrays
 from trierarch.python_backend.executors.torch.sampler import TorchSampler
+from trierarch.python_backend.executors.torch.step_memory import room_for_kv
+from trierarch.python_backend.executors.torch.warm_up import WarmUp
 from trierarch.python_backend.executors.torch.weights import load_weights
 from trierarch.python_backend.scheduling.plan import Plan, StepOutput
 
@@ -65,18 +67,22 @@ class TorchRunner:
             prepare_cpu()
             if manifest.kernels is None:
                 logger.warning("%s has no compiled kernels: it runs eagerly, several times slower", manifest.name)
+        self._sampler = TorchSampler(architecture.vocab_size, manifest.tokens.eos, device, uniforms)
         with torch.inference_mode():
             model = EagerModel(manifest, load_weights(engine, manifest, device), device, taps)
-            self.num_blocks = num_blocks or plan_num_blocks(manifest, free_memory(device), str(device))
+            drawing = Drawing(model.logits, self._sampler, open_pooler(engine, manifest))
+            self.num_blocks = num_blocks or plan_num_blocks(
+                manifest, room_for_kv(manifest, model, drawing, device), str(device)
+            )
             kv = KvArrays(self.num_blocks, architecture, manifest.kv_cache, device)
             graphs = graphs_of(model, kv, manifest, device)
         self.device = str(device)
-        self._sampler = TorchSampler(architecture.vocab_size, manifest.tokens.eos, device, uniforms)
-        drawing = Drawing(model.logits, self._sampler, open_pooler(engine, manifest))
         self._loaded: _Loaded | None = _Loaded(model, kv, drawing, graphs)
         logger.info("%s on %s: %d threads, %s", manifest.name, device, torch.get_num_threads(), manifest.dtype)
         steps = "eagerly" if graphs is None else "decode steps as CUDA graphs"
         logger.info("%s: %s, %s", manifest.name, model.operators, steps)
+        if device.type == "cuda":
+            WarmUp(manifest, model, kv, graphs).run(self.run)
 
     @torch.inference_mode()
     def arrange(self, tensors: AdapterTensors) -> Arranged:

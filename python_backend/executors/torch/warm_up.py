@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Final
 
 import torch
@@ -20,7 +21,7 @@ from trierarch.python_backend.adapters.active_adapter import ActiveAdapter
 from trierarch.python_backend.executors.torch.eager_model import EagerModel
 from trierarch.python_backend.executors.torch.graphed_model import GraphedModel
 from trierarch.python_backend.executors.torch.kv_arrays import KvArrays
-from trierarch.python_backend.executors.torch.static_step import size_of
+from trierarch.python_backend.executors.torch.static_step import StepLayout, size_of
 from trierarch.python_backend.request import Request, SamplingParams
 from trierarch.python_backend.scheduling.plan import Plan, ScheduledSequence
 from trierarch.python_backend.sequence import Sequence as LiveSequence
@@ -39,8 +40,8 @@ Clock = Callable[[], float]
 class WarmUp:
     """Steps of nobody, for an engine."""
 
-    def __init__(self, manifest: EngineManifest, model: EagerModel, kv: KvArrays, graphs: GraphedModel) -> None:
-        """graphs: of `model`, over `kv`."""
+    def __init__(self, manifest: EngineManifest, model: EagerModel, kv: KvArrays, graphs: GraphedModel | None) -> None:
+        """graphs: of `model`, over `kv`; None where all steps run eagerly."""
         self._manifest = manifest
         self._kv = kv
         self._graphs = graphs
@@ -62,16 +63,16 @@ class WarmUp:
             "%s: prompts' kernels ready in %.1f s, %d decode steps recorded in %.1f s",
             self._manifest.name,
             compiled - started,
-            self._graphs.num_recorded,
+            0 if self._graphs is None else self._graphs.num_recorded,
             clock() - compiled,
         )
 
     def _record(self, run: Callable[[Plan], object], clock: Clock, started: float) -> None:
         name, told = self._manifest.name, started
-        plans = list(self.decode_steps())[:MAX_DECODE_STEPS]
+        plans = self.decode_steps()
         for done, plan in enumerate(plans):
             now = clock()
-            if not self._graphs.is_recording:
+            if self._graphs is None or not self._graphs.is_recording:
                 return
             if now - started > MAX_SECONDS:
                 logger.warning("%s: no time for %d of %d decode steps", name, len(plans) - done, len(plans))
@@ -88,15 +89,19 @@ class WarmUp:
         """
         limits = self._manifest.limits
         longest = min(limits.max_num_tokens, limits.max_seq_len)
+        most_recorded = 0 if self._graphs is None else self._graphs.layout.max_queries
         powers = (1 << bit for bit in range(longest.bit_length()))
-        for num_tokens in sorted({longest, *(one for one in powers if one > self._graphs.layout.max_queries)}):
+        for num_tokens in sorted({longest, *(one for one in powers if one > most_recorded)}):
             for start in (0, limits.max_seq_len - num_tokens):
                 for slots in ((), (1,)) if self._adapter is not None else ((),):
                     yield self.plan(1, start=start, num_tokens=num_tokens, slots=slots)
 
-    def decode_steps(self) -> Iterator[Plan]:
+    def decode_steps(self) -> list[Plan]:
         """The more common come first, of their like the larger, so that the smaller find room in their memory."""
-        limits, layout = self._manifest.limits, self._graphs.layout
+        return [] if self._graphs is None else list(islice(self._decode_steps(self._graphs.layout), MAX_DECODE_STEPS))
+
+    def _decode_steps(self, layout: StepLayout) -> Iterator[Plan]:
+        limits = self._manifest.limits
         sizes = sorted({size_of(count) for count in range(1, limits.max_batch_size + 1)}, reverse=True)
         common = [size for size in sizes if size == sizes[0] or size.bit_count() == 1]
         yield from (self.plan(size) for size in common)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,12 +15,17 @@ from support.decode_steps import Shape, random_plan
 from support.graphs import StaticRunner
 from support.random_engine import tiny_architecture, tiny_manifest
 from support.stepping import Stepper
+from trierarch.builder.errors import ResourceError
 from trierarch.builder.manifest import DrafterKind, EngineManifest, Speculation
 from trierarch.python_backend.executors.torch import warm_up
+from trierarch.python_backend.executors.torch.captured_step import ReplayedStep
 from trierarch.python_backend.executors.torch.gathered_attention import GatheredAttention
 from trierarch.python_backend.executors.torch.looped_adapters import LoopedAdapters
 from trierarch.python_backend.executors.torch.operators import Operators
+from trierarch.python_backend.executors.torch.static_step import StaticStep
+from trierarch.python_backend.executors.torch.step_memory import bytes_of_steps
 from trierarch.python_backend.executors.torch.warm_up import WarmUp
+from trierarch.python_backend.scheduling.plan import Plan
 
 CPU = torch.device("cpu")
 GATHERED = Operators(GatheredAttention(16), LoopedAdapters(), GatheredAttention(16))
@@ -87,3 +93,35 @@ def test_steps_are_bounded_in_seconds(tmp_path: Path, caplog: pytest.LogCaptureF
         "tiny: no time for 12 of 14 decode steps",
         "tiny: prompts' kernels ready in 7.0 s, 2 decode steps recorded in 28.0 s",
     ]
+
+
+def test_memory_of_steps_is_that_of_the_largest_and_of_as_many_as_are_recorded(tmp_path: Path) -> None:
+    runner, one = opened(tmp_path, SPECULATING)
+    free = iter([1000, 600, 590])
+    num_steps = len(one.decode_steps())
+    assert bytes_of_steps(one, runner.run, lambda: next(free)) == 410 + (num_steps - 2) * 10
+
+
+def test_no_room_for_a_step_is_an_error_with_the_remedy(tmp_path: Path) -> None:
+    def run(plan: Plan) -> None:
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(ResourceError, match="no room for a step of 24 tokens: .* smaller --max-num-tokens"):
+        bytes_of_steps(opened(tmp_path, SPECULATING)[1], run, lambda: 0)
+
+
+def test_memory_that_ends_ends_the_recording_and_not_the_serving(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def record(step: StaticStep, pool: Any) -> ReplayedStep:
+        if runner.graphs is not None and runner.graphs.num_recorded == 2:
+            raise torch.OutOfMemoryError
+        return ReplayedStep(step, pool)
+
+    runner = StaticRunner.open(tmp_path, SPECULATING, GATHERED, CPU, record)
+    assert runner.graphs is not None
+    WarmUp(SPECULATING, runner.model, runner.kv, runner.graphs).run(runner.run)
+    assert runner.graphs.num_recorded == 2
+    assert len(Stepper.open(SPECULATING, runner).generate([[1, 2, 3], [4]], max_tokens=3)[0]) == 3
+    (message,) = (one.getMessage() for one in caplog.records if one.levelno == logging.WARNING)
+    assert message.startswith("no memory to record a decode step of 2: ")
