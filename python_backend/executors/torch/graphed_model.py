@@ -119,8 +119,8 @@ class GraphedModel:
 
 def graphs_of(model: EagerModel, kv: KvArrays, manifest: EngineManifest, device: torch.device) -> GraphedModel | None:
     """Graphs where the device has them and the model's operators can be captured."""
-    if device.type != "cuda" or manifest.architecture.moe is not None:
-        return None
+    if device.type != "cuda" or (manifest.architecture.moe is not None and manifest.quantization is not None):
+        return None  # which experts of codes are to run is asked of the device
     layout = model.static_layout(kv, manifest.limits.max_seq_len, max_queries_of(manifest))
     return None if layout is None else GraphedModel(model, kv, layout, device, pool=torch.cuda.graph_pool_handle())
 

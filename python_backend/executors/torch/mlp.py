@@ -23,15 +23,25 @@ ACTIVATIONS: Final[dict[Activation, Callable[[torch.Tensor], torch.Tensor]]] = {
 }
 
 
+def gate_of(activation: Activation) -> Callable[[torch.Tensor], torch.Tensor]:
+    """gate and up, (rows, 2 * inner) → activation(gate) * up."""
+    activate = ACTIVATIONS[activation]
+
+    def gated(gate_up: torch.Tensor) -> torch.Tensor:
+        gate, up = gate_up.chunk(2, -1)
+        return activate(gate).mul_(up)
+
+    return gated
+
+
 class GatedMlp:
     """down(activation(gate(x)) * up(x)), with gate and up stacked in one matrix."""
 
     def __init__(self, gate_up: AdaptableLinear, down: AdaptableLinear, activation: Activation) -> None:
         self._gate_up = gate_up
         self._down = down
-        self._activation = ACTIVATIONS[activation]
+        self._gated = gate_of(activation)
 
     def __call__(self, x: torch.Tensor, adapted: AdaptedRows | None = None) -> torch.Tensor:
         """x: (rows, hidden), and so the result."""
-        gate, up = self._gate_up(x, adapted).chunk(2, -1)
-        return self._down(self._activation(gate).mul_(up), adapted)
+        return self._down(self._gated(self._gate_up(x, adapted)), adapted)

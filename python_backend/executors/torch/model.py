@@ -14,8 +14,8 @@ from trierarch.python_backend.executors.torch.attention_backend import Attention
 from trierarch.python_backend.executors.torch.embedding import Embedding
 from trierarch.python_backend.executors.torch.input_batch import InputBatch
 from trierarch.python_backend.executors.torch.kv_arrays import KvArrays, LayerKv
-from trierarch.python_backend.executors.torch.mlp import GatedMlp
-from trierarch.python_backend.executors.torch.moe import MoeMlp
+from trierarch.python_backend.executors.torch.mlp import GatedMlp, gate_of
+from trierarch.python_backend.executors.torch.moe import MoeMlp, make_experts
 from trierarch.python_backend.executors.torch.norm import RmsNorm
 from trierarch.python_backend.executors.torch.parts import Parts, Whole
 from trierarch.python_backend.executors.torch.rope import Rotation
@@ -159,9 +159,10 @@ def _mlp(architecture: Architecture, scope: Scope) -> GatedMlp:
 
 def _moe(architecture: Architecture, scope: Scope) -> MoeMlp:
     assert architecture.moe is not None
-    matrices = (scope.matrix(f"experts.{name}.weight").unbind() for name in ("gate_up", "down"))
-    experts = [
+    matrices = [scope.matrix(f"experts.{name}.weight") for name in ("gate_up", "down")]
+    looped = [
         GatedMlp(AdaptableLinear("expert", gate_up), AdaptableLinear("expert", down), architecture.activation)
-        for gate_up, down in zip(*matrices, strict=True)
+        for gate_up, down in zip(*(matrix.unbind() for matrix in matrices), strict=True)
     ]
+    experts = make_experts(*matrices, gate_of(architecture.activation), looped)
     return MoeMlp(scope.linear("router"), experts, architecture.moe)

@@ -65,6 +65,22 @@ def test_adapters(dtype: DType, num_rows: int, capability: int, monkeypatch: pyt
     check(adapter_launches(dtype, num_rows, monkeypatch), capability)
 
 
+@pytest.mark.parametrize("capability", [80, 90, 100])
+@pytest.mark.parametrize("num_rows", [1, 200])
+def test_experts(num_rows: int, capability: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trierarch.python_backend.executors.torch.kernels import expert_product
+    from trierarch.python_backend.executors.torch.kernels.grouped_experts import GroupedExperts
+
+    launches = Launches().record(expert_product, ("multiply",), monkeypatch)
+    gate_up, down = (torch.empty(size, dtype=torch.bfloat16) for size in ((4, 256, 512), (4, 512, 128)))
+    experts = GroupedExperts(gate_up, down, lambda x: x[:, :128].contiguous())
+    x = torch.empty((num_rows, 512), dtype=torch.bfloat16)
+    experts(x, torch.zeros((num_rows, 2), dtype=torch.int64), torch.ones((num_rows, 2)))
+    assert len(launches) == 2
+    assert launches[0].arguments["BLOCK_M"] == (16 if num_rows == 1 else 64)
+    check(launches, capability)
+
+
 def test_adapters_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     check(adapter_launches(DType.FLOAT32, 1, monkeypatch), 80)
 

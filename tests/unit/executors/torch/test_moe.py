@@ -8,7 +8,7 @@ from trierarch.builder.manifest import Activation, Moe
 from trierarch.python_backend.executors.torch.adaptable_linear import AdaptableLinear
 from trierarch.python_backend.executors.torch.linear import PlainLinear
 from trierarch.python_backend.executors.torch.mlp import GatedMlp
-from trierarch.python_backend.executors.torch.moe import MoeMlp
+from trierarch.python_backend.executors.torch.moe import LoopedExperts, MoeMlp
 
 
 @pytest.mark.parametrize("normalize_top_k", [True, False])
@@ -28,7 +28,7 @@ def test_is_the_weighted_sum_of_the_best_experts_token_by_token(normalize_top_k:
         normalize_top_k=normalize_top_k,
     )
     x = torch.randn(11, hidden)
-    result = MoeMlp(PlainLinear(router), experts, moe)(x)
+    result = MoeMlp(PlainLinear(router), LoopedExperts(experts), moe)(x)
     for token, mixed in zip(x, result, strict=True):
         scores = torch.softmax(router @ token, 0)
         best = scores.argsort(descending=True)[:num_chosen].tolist()
