@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 
@@ -15,6 +16,7 @@ class GpuExecutorWorker(ExecutorWorker):
 
     def __init__(self, engine: Path) -> None:
         """Load `engine`, with the adapters beside it where there are any."""
+        logging.basicConfig(level=logging.INFO)  # how long steps took to record, and what they take
         directory = engine.with_name(ADAPTERS)
         started = time.perf_counter()
         super().__init__(engine, adapter_directories=(directory,) if directory.is_dir() else ())

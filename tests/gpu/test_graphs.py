@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 
+from support.decode_steps import Shape, check_step, random_plan
 from support.graphs import StaticRunner
+from support.grouped_adapters import adapted_manifest, packed_adapters
 from support.random_engine import random_weights, tiny_architecture, tiny_manifest, write_weights
 from support.stepping import Stepper
-from trierarch.builder.manifest import KvType
-from trierarch.python_backend.executors.torch.captured_step import CapturedStep
+from trierarch.builder.manifest import DrafterKind, EngineManifest, KvType, Layer, Moe, Speculation
+from trierarch.python_backend.executors.torch import graphed_model
+from trierarch.python_backend.executors.torch.captured_step import CapturedStep, GraphPool
+from trierarch.python_backend.executors.torch.eager_model import EagerModel
 from trierarch.python_backend.executors.torch.gathered_attention import GatheredAttention
 from trierarch.python_backend.executors.torch.looped_adapters import LoopedAdapters
 from trierarch.python_backend.executors.torch.operators import Operators
@@ -39,8 +46,7 @@ def test_graphs_draw_what_eager_steps_draw(tmp_path: Path, is_ours: bool, kv_typ
         pytest.skip("no kernels of ours on this GPU")
     drawn = []
     for record in (None, CapturedStep):
-        pool = torch.cuda.graph_pool_handle()
-        runner = StaticRunner.open(tmp_path, manifest, operators, CUDA, record, taps=(1,), pool=pool)
+        runner = StaticRunner.open(tmp_path, manifest, operators, CUDA, record, taps=(1,), pool=GraphPool())
         stepper = Stepper.open(manifest, runner)
         ids = [stepper.add(prompt, max_tokens=6 + 3 * index) for index, prompt in enumerate(prompts(7))]
         stepper.finish()
@@ -51,8 +57,70 @@ def test_graphs_draw_what_eager_steps_draw(tmp_path: Path, is_ours: bool, kv_typ
     assert not runner.kv.array.view(torch.uint8)[:, :, runner.kv.padding_block].any()
 
 
-def test_drafts_are_captured_too(tmp_path: Path) -> None:
+def kernels(manifest: EngineManifest) -> Operators:
+    """Of ours, where they run."""
+    operators = Operators.best(manifest, CUDA)
+    if operators.static_attention is None:
+        pytest.skip("no kernels of ours on this GPU")
+    return operators
+
+
+def test_drafts_of_any_lengths_leave_nothing_where_they_are_not(tmp_path: Path) -> None:
+    """NaN lies in every slot that is nobody's."""
     manifest = tiny_manifest(tiny_architecture())
+    operators = kernels(manifest)
+    runner = StaticRunner.open(tmp_path, manifest, operators, CUDA, CapturedStep, pool=GraphPool())
+    reference = StaticRunner.open(tmp_path, manifest, operators, CUDA, None)
+    for seed in range(30):
+        check_step(runner, reference, random_plan(Shape((1, 8), drafts=(0, 0, 1, 2, 4)), seed), seed, math.nan)
+        assert not runner.kv.array[:, :, runner.kv.padding_block].any()
+
+
+def test_one_capture_serves_any_mix_of_adapters(tmp_path: Path) -> None:
+    manifest = adapted_manifest()
+    runner = StaticRunner.open(tmp_path, manifest, kernels(manifest), CUDA, CapturedStep, pool=GraphPool())
+    reference = StaticRunner.open(tmp_path, manifest, Operators.eager(), CUDA, None)
+    members = [reference.arrange(one) for one in packed_adapters(manifest)]
+    assert runner.graphs is not None
+    for seed in range(30):
+        shape = Shape((5, 8), drafts=(0,) if seed % 2 else (0, 2), adapters=members[seed % 3 :] + members[: seed % 3])
+        check_step(runner, reference, random_plan(shape, seed), seed, 0.0)
+    assert runner.graphs.num_recorded <= 8
+
+
+def test_experts_are_captured(tmp_path: Path) -> None:
+    moe = Moe(num_experts=4, experts_per_token=2, intermediate_size=16, normalize_top_k=True)
+    manifest = tiny_manifest(tiny_architecture(layers=(Layer(is_moe=True),), moe=moe))
+    runner = StaticRunner.open(tmp_path, manifest, kernels(manifest), CUDA, CapturedStep, pool=GraphPool())
+    reference = StaticRunner.open(tmp_path, manifest, Operators.eager(), torch.device("cpu"), None)
+    for seed in range(10):
+        check_step(runner, reference, random_plan(Shape((5, 8)), seed), seed, 0.0)
+    assert runner.graphs is not None
+    assert runner.graphs.num_recorded == 1
+
+
+def test_common_steps_are_captured_before_the_first_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With adapters, and beside a KV cache that takes nearly all memory that is left."""
+    manifest = adapted_manifest()
+    kernels(manifest)
+    kv_cache = manifest.kv_cache.model_copy(update={"num_bytes": None, "memory_fraction": 0.9})
+    manifest = manifest.model_copy(update={"kv_cache": kv_cache})
+    write_weights(tmp_path, random_weights(manifest.architecture))
+    with caplog.at_level(logging.INFO):
+        runner = TorchRunner(tmp_path, manifest, CUDA)
+    assert "decode steps recorded in" in caplog.text
+    monkeypatch.setattr(graphed_model, "MAX_GRAPHS", 0)  # of others
+    with monkeypatch.context() as patch:
+        patch.setattr(EagerModel, "compute", mock.Mock(side_effect=AssertionError("it ran eagerly")))
+        for seed in range(10):
+            runner.run(random_plan(Shape((1, 8)), seed))
+
+
+def test_drafts_are_captured_too(tmp_path: Path) -> None:
+    speculation = Speculation(drafters=(DrafterKind.PROMPT_LOOKUP,), max_draft_tokens=4)
+    manifest = tiny_manifest(tiny_architecture()).model_copy(update={"speculation": speculation})
     write_weights(tmp_path, random_weights(manifest.architecture))
     expected = Stepper.open(manifest, TorchRunner(tmp_path, manifest, torch.device("cpu"))).generate(
         prompts(5), max_tokens=12
@@ -69,10 +137,7 @@ def test_drafts_are_captured_too(tmp_path: Path) -> None:
 def test_a_captured_step_reads_the_device_once(tmp_path: Path, sampling: dict[str, Any]) -> None:
     """torch warns of every synchronisation; the one that brings tokens back is all there is."""
     manifest = tiny_manifest(tiny_architecture())
-    operators = Operators.best(manifest, CUDA)
-    if operators.static_attention is None:
-        pytest.skip("no kernels of ours on this GPU")
-    runner = StaticRunner.open(tmp_path, manifest, operators, CUDA, CapturedStep, pool=torch.cuda.graph_pool_handle())
+    runner = StaticRunner.open(tmp_path, manifest, kernels(manifest), CUDA, CapturedStep, pool=GraphPool())
     stepper = Stepper.open(manifest, runner)
     stepper.add([1, 2, 3], max_tokens=12, **sampling)
     for _ in range(6):

@@ -77,7 +77,7 @@ def check_step(runner: StaticRunner, reference: StaticRunner, plan: Plan, seed: 
     mine, theirs = StaticRunner.rows_of(found), StaticRunner.rows_of(expected)
     assert mine.keys() == theirs.keys()
     for sequence_id, rows in theirs.items():
-        torch.testing.assert_close(mine[sequence_id], rows, rtol=1e-4, atol=1e-4)
-    mine_left, theirs_left = (one.kv.array[:, :, : one.kv.num_blocks] for one in (runner, reference))
+        torch.testing.assert_close(mine[sequence_id].cpu(), rows.cpu(), rtol=1e-4, atol=1e-4)
+    mine_left, theirs_left = (one.kv.array[:, :, : one.kv.num_blocks].cpu() for one in (runner, reference))
     torch.testing.assert_close(mine_left, theirs_left, rtol=1e-4, atol=1e-4, equal_nan=True)
     assert mine_left.isnan().equal(theirs_left.isnan())

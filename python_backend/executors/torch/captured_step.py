@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import torch
@@ -13,25 +14,35 @@ _NUM_WARM_UPS: Final = 2
 """Runs before the capture: kernels are compiled and chosen, which a capture would not survive."""
 
 
+@dataclass(frozen=True, slots=True)
+class GraphPool:
+    """What graphs that never run at once share: memory, and the stream that they are captured on.
+
+    cuBLAS keeps tens of megabytes for each stream that it ever saw, so there is one.
+    """
+
+    handle: Any = field(default_factory=torch.cuda.graph_pool_handle)
+    stream: torch.cuda.Stream = field(default_factory=torch.cuda.Stream)
+
+
 class CapturedStep:
     """Captured when it is made; `replay` is what `StaticStep.fill` and `run` are together."""
 
-    def __init__(self, step: StaticStep, pool: Any) -> None:
-        """pool: torch.cuda.graph_pool_handle() of all graphs that never run at once.
+    def __init__(self, step: StaticStep, pool: GraphPool) -> None:
+        """Capture.
 
         Raises:
             RuntimeError: something in the step cannot be captured.
         """
         self._step = step
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        pool.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(pool.stream):
             for _ in range(_NUM_WARM_UPS):
                 step.run()
-        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.current_stream().wait_stream(pool.stream)
         self._graph = torch.cuda.CUDAGraph()
         # Another thread may load an adapter meanwhile.
-        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
+        with torch.cuda.graph(self._graph, pool.handle, pool.stream, "thread_local"):
             self._states = step.run()
 
     def replay(self, batch: InputBatch) -> list[torch.Tensor]:
@@ -44,7 +55,7 @@ class CapturedStep:
 class ReplayedStep:
     """The same by running the step again: slow and obvious, on any device."""
 
-    def __init__(self, step: StaticStep, pool: Any) -> None:
+    def __init__(self, step: StaticStep, pool: object) -> None:
         self._step = step
 
     def replay(self, batch: InputBatch) -> list[torch.Tensor]:

@@ -10,7 +10,7 @@ import torch
 
 from trierarch.builder.manifest import EngineManifest
 from trierarch.python_backend.executors.following import StepRows
-from trierarch.python_backend.executors.torch.captured_step import CapturedStep
+from trierarch.python_backend.executors.torch.captured_step import CapturedStep, GraphPool
 from trierarch.python_backend.executors.torch.device import on_device
 from trierarch.python_backend.executors.torch.eager_model import EagerModel
 from trierarch.python_backend.executors.torch.input_batch import InputBatch
@@ -122,7 +122,7 @@ def graphs_of(model: EagerModel, kv: KvArrays, manifest: EngineManifest, device:
     if device.type != "cuda" or (manifest.architecture.moe is not None and manifest.quantization is not None):
         return None  # which experts of codes are to run is asked of the device
     layout = model.static_layout(kv, manifest.limits.max_seq_len, max_queries_of(manifest))
-    return None if layout is None else GraphedModel(model, kv, layout, device, pool=torch.cuda.graph_pool_handle())
+    return None if layout is None else GraphedModel(model, kv, layout, device, pool=GraphPool())
 
 
 def max_queries_of(manifest: EngineManifest) -> int:

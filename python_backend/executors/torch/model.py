@@ -159,10 +159,10 @@ def _mlp(architecture: Architecture, scope: Scope) -> GatedMlp:
 
 def _moe(architecture: Architecture, scope: Scope) -> MoeMlp:
     assert architecture.moe is not None
-    matrices = [scope.matrix(f"experts.{name}.weight") for name in ("gate_up", "down")]
+    gate_up, down = (scope.matrix(f"experts.{name}.weight") for name in ("gate_up", "down"))
     looped = [
-        GatedMlp(AdaptableLinear("expert", gate_up), AdaptableLinear("expert", down), architecture.activation)
-        for gate_up, down in zip(*(matrix.unbind() for matrix in matrices), strict=True)
+        GatedMlp(AdaptableLinear("expert", one), AdaptableLinear("expert", other), architecture.activation)
+        for one, other in zip(*(matrix.unbind() for matrix in (gate_up, down)), strict=True)
     ]
-    experts = make_experts(*matrices, gate_of(architecture.activation), looped)
+    experts = make_experts(gate_up, down, gate_of(architecture.activation), looped)
     return MoeMlp(scope.linear("router"), experts, architecture.moe)

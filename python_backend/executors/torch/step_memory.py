@@ -10,6 +10,7 @@ import torch
 from trierarch.builder.errors import ResourceError
 from trierarch.builder.manifest import EngineManifest
 from trierarch.python_backend.executors.drawing import Drawing
+from trierarch.python_backend.executors.following import StepRows
 from trierarch.python_backend.executors.torch.device import free_memory
 from trierarch.python_backend.executors.torch.eager_model import EagerModel
 from trierarch.python_backend.executors.torch.graphed_model import graphs_of
@@ -32,43 +33,65 @@ def room_for_kv(
     """
     if device.type != "cuda" or manifest.kv_cache.num_bytes is not None:
         return free_memory(device)
-    kv = KvArrays(0, manifest.architecture, manifest.kv_cache, device)  # there is always the block that pads
-    graphs = graphs_of(model, kv, manifest, device)
-    warm_up = WarmUp(manifest, model, kv, graphs)
-
-    def run(plan: Plan) -> object:
-        return drawing.run(plan, (lambda part: model.compute(part, kv)) if graphs is None else graphs.compute)
-
-    torch.cuda.empty_cache()
-    taken = bytes_of_steps(warm_up, run, lambda: free_memory(device))
+    try:
+        taken = _measured(manifest, model, drawing, device)
+    except ResourceError:
+        raise
+    except Exception:  # whom it concerns will hear of it again
+        logger.exception("%s: what steps take of %s could not be found out", manifest.name, device)
+        return free_memory(device)
     logger.info("%s: steps take %.0f MiB of %s", manifest.name, taken / 2**20, device)
-    del run, warm_up, graphs, kv
     torch.cuda.empty_cache()
     return max(0, free_memory(device) - taken)
 
 
-def bytes_of_steps(warm_up: WarmUp, run: Callable[[Plan], object], free: Callable[[], int]) -> int:
-    """What is no longer `free` once the longest prompt ran and all steps that will be recorded at load were.
+def _measured(manifest: EngineManifest, model: EagerModel, drawing: Drawing[torch.Tensor], device: torch.device) -> int:
+    kv = KvArrays(0, manifest.architecture, manifest.kv_cache, device)  # there is always the block that pads
+    graphs = graphs_of(model, kv, manifest, device)
 
-    Two of them are. They share what they compute in, so each further one is taken for as large as the second.
+    def compute(plan: Plan) -> StepRows[torch.Tensor]:
+        return model.compute(plan, kv) if graphs is None else graphs.compute(plan)
+
+    torch.cuda.empty_cache()
+    return bytes_of_steps(
+        WarmUp(manifest, model, kv, graphs),
+        lambda plan: drawing.run(plan, compute),
+        lambda: free_memory(device),
+        torch.cuda.empty_cache,
+    )
+
+
+def bytes_of_steps(
+    warm_up: WarmUp, run: Callable[[Plan], object], free: Callable[[], int], give_back: Callable[[], object]
+) -> int:
+    """What is needed for the activations of the longest prompt, or for drawing, and by all decode steps recorded at load.
+
+    Two of them are recorded. They share what they compute in, so each further one is taken for as large as the second.
+    free: bytes of the device's memory. give_back: makes what nobody uses any more `free` again.
 
     Raises:
         ResourceError: there is no room for the prompt.
     """
     *_, longest = warm_up.prompts()
-    largest, *others = warm_up.decode_steps()
+    decode_steps = warm_up.decode_steps()
     at_first = free()
     try:
         run(longest)
-        run(largest)
     except torch.OutOfMemoryError as error:
         raise ResourceError(
             f"no room for a step of {longest.num_tokens} tokens: free some memory, or rebuild the engine with a smaller "
             "--max-num-tokens"
         ) from error
-    after_one = free()
-    if not others:
-        return at_first - after_one
-    run(others[0])
-    after_two = free()
-    return at_first - after_two + (len(others) - 1) * max(0, after_one - after_two)
+    passing = at_first - free()
+    give_back()
+    left, staying, last = free(), 0, 0
+    for plan in decode_steps[:2]:
+        before = left
+        run(plan)
+        at_end = free()
+        give_back()
+        left = free()
+        passing = max(passing, left - at_end)
+        last = before - left
+        staying += last
+    return passing + staying + max(0, last) * max(0, len(decode_steps) - 2)

@@ -51,14 +51,20 @@ class WarmUp:
 
     @torch.inference_mode()
     def run(self, run: Callable[[Plan], object], clock: Clock = time.monotonic) -> None:
-        """Run the steps by `run`, as far as there is time, and say so in the log."""
+        """Run the steps by `run`, as far as there is time, and say so in the log. What fails is for requests to fail at."""
+        try:
+            self._run(run, clock)
+            run(Plan((), tuple(_sequence_id(index) for index in range(self._manifest.limits.max_batch_size))))
+        except Exception:
+            logger.exception("%s: a step failed before the first request", self._manifest.name)
+        self._kv.clear(torch.tensor([self._kv.padding_block], device=self._kv.array.device))
+
+    def _run(self, run: Callable[[Plan], object], clock: Clock) -> None:
         started = clock()
         for plan in self.prompts():
             run(plan)
         compiled = clock()
         self._record(run, clock, compiled)
-        run(Plan((), tuple(_sequence_id(index) for index in range(self._manifest.limits.max_batch_size))))
-        self._kv.clear(torch.tensor([self._kv.padding_block], device=self._kv.array.device))
         logger.info(
             "%s: prompts' kernels ready in %.1f s, %d decode steps recorded in %.1f s",
             self._manifest.name,
@@ -83,9 +89,10 @@ class WarmUp:
             run(plan)
 
     def prompts(self) -> Iterator[Plan]:
-        """One sequence of each length that kernels may be compiled anew for, at the beginning and at the end of a context.
+        """Of each length that kernels may be compiled anew for, at the beginning and at the end of a context.
 
-        Those that are as short as a token and its drafts run as steps that are recorded.
+        One sequence each, but as many of the longest as a step takes. Those that are as short as a token and its drafts run
+        as steps that are recorded.
         """
         limits = self._manifest.limits
         longest = min(limits.max_num_tokens, limits.max_seq_len)
@@ -94,7 +101,8 @@ class WarmUp:
         for num_tokens in sorted({longest, *(one for one in powers if one > most_recorded)}):
             for start in (0, limits.max_seq_len - num_tokens):
                 for slots in ((), (1,)) if self._adapter is not None else ((),):
-                    yield self.plan(1, start=start, num_tokens=num_tokens, slots=slots)
+                    count = limits.max_num_tokens // longest if num_tokens == longest else 1
+                    yield self.plan(count, start=start, num_tokens=num_tokens, slots=slots)
 
     def decode_steps(self) -> list[Plan]:
         """The more common come first, of their like the larger, so that the smaller find room in their memory."""

@@ -52,9 +52,7 @@ class PairGroups:
 class GroupedExperts:
     """Implements Experts."""
 
-    def __init__(
-        self, gate_up: torch.Tensor, down: torch.Tensor, gate: Callable[[torch.Tensor], torch.Tensor]
-    ) -> None:
+    def __init__(self, gate_up: torch.Tensor, down: torch.Tensor, gate: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """gate_up: (experts, 2 * inner, hidden); down: (experts, hidden, inner). gate: (n, 2 * inner) → (n, inner)."""
         self._gate_up = gate_up
         self._down = down

@@ -69,6 +69,19 @@ def test_prompts_are_of_every_length_that_a_kernel_may_be_compiled_for(tmp_path:
     _, one = opened(tmp_path, SPECULATING)
     prompts = [(item.start, item.num_tokens) for plan in one.prompts() for item in plan.scheduled]
     assert prompts == [(start, size) for size in (8, 16, 24) for start in (0, 64 - size)]
+    limits = SPECULATING.limits.model_copy(update={"max_num_tokens": 150})
+    _, one = opened(tmp_path, SPECULATING.model_copy(update={"limits": limits}))
+    *_, longest = one.prompts()
+    assert [item.num_tokens for item in longest.scheduled] == [64, 64], "as many as a step takes"
+
+
+def test_what_fails_prevents_no_request(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def run(plan: Plan) -> None:
+        raise RuntimeError("out of registers")
+
+    opened(tmp_path, SPECULATING)[1].run(run)
+    assert "tiny: a step failed before the first request" in caplog.text
+    assert "out of registers" in caplog.text
 
 
 def test_steps_are_bounded_in_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,17 +110,18 @@ def test_steps_are_bounded_in_seconds(tmp_path: Path, caplog: pytest.LogCaptureF
 
 def test_memory_of_steps_is_that_of_the_largest_and_of_as_many_as_are_recorded(tmp_path: Path) -> None:
     runner, one = opened(tmp_path, SPECULATING)
-    free = iter([1000, 600, 590])
+    # A prompt takes 400, of which 10 stay; drawing for the largest step takes 50, and its recording 300.
+    free = iter([1000, 600, 990, 640, 690, 660, 680])
     num_steps = len(one.decode_steps())
-    assert bytes_of_steps(one, runner.run, lambda: next(free)) == 410 + (num_steps - 2) * 10
+    assert bytes_of_steps(one, runner.run, lambda: next(free), lambda: None) == 400 + 300 + 10 * (num_steps - 1)
 
 
 def test_no_room_for_a_step_is_an_error_with_the_remedy(tmp_path: Path) -> None:
     def run(plan: Plan) -> None:
         raise torch.OutOfMemoryError
 
-    with pytest.raises(ResourceError, match="no room for a step of 24 tokens: .* smaller --max-num-tokens"):
-        bytes_of_steps(opened(tmp_path, SPECULATING)[1], run, lambda: 0)
+    with pytest.raises(ResourceError, match=r"no room for a step of 24 tokens: .* smaller --max-num-tokens"):
+        bytes_of_steps(opened(tmp_path, SPECULATING)[1], run, lambda: 0, lambda: None)
 
 
 def test_memory_that_ends_ends_the_recording_and_not_the_serving(
