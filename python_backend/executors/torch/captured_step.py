@@ -18,7 +18,7 @@ _NUM_WARM_UPS: Final = 2
 class GraphPool:
     """What graphs that never run at once share: memory, and the stream that they are captured on.
 
-    cuBLAS keeps tens of megabytes for each stream that it ever saw, so there is one.
+    torch allocates a workspace of cuBLAS for each stream that it multiplies on, so there is one.
     """
 
     handle: Any = field(default_factory=torch.cuda.graph_pool_handle)
