@@ -68,7 +68,7 @@ class StaticAdapterBackend(AdapterBackend, Protocol):
     """One whose steps can be recorded."""
 
     def adapt_static(self, owned: Sequence[OwnedRows], num_rows: int, device: torch.device) -> StaticAdaptedRows | None:
-        """The same of a step of `num_rows` rows, its tensors on `device`; steps of many mixes have the same constants."""
+        """`adapt`, its tensors on `device`, for a step of `num_rows` rows: many mixes of adapters have the same constants."""
         ...
 
     def mixes(self, num_rows: int) -> Sequence[Sequence[int]]:

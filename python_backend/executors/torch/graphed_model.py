@@ -1,4 +1,4 @@
-"""GraphedModel: an EagerModel whose decode steps are recorded the first time one of their size comes."""
+"""GraphedModel: an EagerModel whose decode steps are recorded the first time one of their size comes (static_step.py)."""
 
 from __future__ import annotations
 
@@ -99,8 +99,8 @@ class GraphedModel:
         return recorded.replay(batch)
 
     def _new(self, items: Items, size: StepSize) -> Recorded | None:
-        step = StaticStep(self.layout.padded(items, size, self._device), self._kv, self._model.decode)
         try:
+            step = StaticStep(self.layout.padded(items, size, self._device), self._kv, self._model.decode)
             return self._record(step, self._pool)
         except torch.OutOfMemoryError:
             self._is_full = True
