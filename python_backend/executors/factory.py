@@ -126,7 +126,7 @@ def _open_torch(
     )
     vocab_size = manifest.architecture.vocab_size
     models, arrange_draft = _nested_drafters(engine, manifest, draft, runner, uniforms, adapter_directories)
-    tiers = open_tiers(offload, manifest, runner, _head_of(models)) if offload.is_on else None
+    tiers = open_tiers(offload, manifest, runner, _head_of(models))[0] if offload.is_on else None
     kv = KVCacheManager(
         runner.num_blocks, kv_cache.block_size, kv_cache.enable_prefix_caching, None if tiers is None else tiers.offload
     )
@@ -143,7 +143,7 @@ def _open_torch(
     # A head keeps keys and values of its own in the target's blocks.
     has_head = draft is not None and draft.head is not None
     at_end = _keep(prefixes, kv, runner) if prefixes is not None and not has_head else lambda: None
-    mover = None if tiers is None else Mover(kv, tiers.copier, tiers.files)
+    mover = None if tiers is None else Mover(kv, tiers.carrier)
     executor = StepExecutor(scheduler, runner, vocab_size, speculator, registry, guides, at_end, mover)
     _watch(runner, manifest, executor)
     return executor

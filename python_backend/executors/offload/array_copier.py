@@ -8,25 +8,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trierarch.builder.errors import ConfigError, ResourceError
-from trierarch.python_backend.executors.offload.block_copier import BLOCK_AXIS
+from trierarch.builder.errors import ResourceError
+from trierarch.python_backend.executors.offload.block_copier import BLOCK_AXIS, block_bytes_of
 from trierarch.python_backend.kv.copies import Arrival, Leaving
 
 
 class ArrayCopier:
     """Implements BlockCopier. A step waits for what leaves: it takes about as long as reading that block once."""
 
-    def __init__(self, arrays: Sequence[npt.NDArray[Any]], host_bytes: int, layout: str) -> None:
-        """As many slots as `host_bytes` buys.
-
-        arrays: (num_layers, 2, num_blocks, ...) of keys and values. layout: names how elements stand in them.
+    def __init__(self, arrays: Sequence[npt.NDArray[Any]], num_slots: int, layout: str) -> None:
+        """Over (num_layers, 2, num_blocks, ...) of keys and values. layout: names how elements stand in them.
 
         Raises:
-            ConfigError: that is none.
-            ResourceError: there is no room for them.
+            ResourceError: there is no room for the slots.
         """
         self._arrays = tuple(arrays)
-        self.num_slots = num_slots = slots_for(host_bytes, self.block_bytes)
         shapes = [(*array.shape[:BLOCK_AXIS], *array.shape[BLOCK_AXIS + 1 :]) for array in arrays]
         try:
             # The operating system lends zeroed pages as they are first touched.
@@ -40,7 +36,7 @@ class ArrayCopier:
     @property
     def block_bytes(self) -> int:
         """See BlockCopier.block_bytes."""
-        return sum(array.nbytes // array.shape[BLOCK_AXIS] for array in self._arrays)
+        return block_bytes_of(self._arrays)
 
     @property
     def pinned_bytes(self) -> int:
@@ -71,19 +67,6 @@ class ArrayCopier:
     def pieces(self, slot: int) -> list[memoryview]:
         """See BlockCopier.pieces."""
         return [slots[slot].reshape(-1).view(np.uint8).data for slots in self._slots]
-
-
-def slots_for(host_bytes: int, block_bytes: int) -> int:
-    """How many slots some memory is.
-
-    Raises:
-        ConfigError: none.
-    """
-    if host_bytes < block_bytes:
-        raise ConfigError(
-            f"kv_cache_host_memory_bytes is {host_bytes}, and one block takes {block_bytes}: give it more, or 0 for none"
-        )
-    return host_bytes // block_bytes
 
 
 def no_room(num_slots: int, block_bytes: int) -> ResourceError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, Protocol
 
 from trierarch.python_backend.kv.copies import Arrival, Leaving
@@ -11,17 +11,31 @@ BLOCK_AXIS: Final = 2
 """Of an array of keys and values, (num_layers, 2, num_blocks, ...)."""
 
 
+class BlockArray(Protocol):
+    """Keys or values of every block: numpy's or torch's, (num_layers, 2, num_blocks, ...)."""
+
+    @property
+    def nbytes(self) -> int:
+        """Of all of it."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of its axes."""
+        ...
+
+
+def block_bytes_of(arrays: Iterable[BlockArray]) -> int:
+    """Of one block's content, which stands in all of them."""
+    return sum(array.nbytes // array.shape[BLOCK_AXIS] for array in arrays)
+
+
 class BlockCopier(Protocol):
     """Copies contents; whose they are is decided elsewhere. A block's content is a fixed number of bytes."""
 
     @property
     def block_bytes(self) -> int:
         """Of one block's content."""
-        ...
-
-    @property
-    def num_slots(self) -> int:
-        """Blocks that host memory holds."""
         ...
 
     @property

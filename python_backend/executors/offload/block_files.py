@@ -34,7 +34,8 @@ _DIGEST_BYTES: Final = 32
 _HEADER_BYTES: Final = len(MAGIC) + _DIGEST_BYTES + KEY_BYTES
 _NAME_BYTES: Final = 8
 """Of the digest of what the content is, in a file's name."""
-_LOCK: Final = "lock"
+LOCK: Final = "lock"
+"""File whose lock says whose the directory is."""
 _LOCK_SECONDS: Final = 10.0
 """For a server that was killed a moment ago to be gone."""
 
@@ -46,41 +47,30 @@ class UnusableBlock(Exception):
 class BlockFiles:
     """One engine's files in a directory that no other process uses meanwhile; files of other engines are left alone."""
 
-    def __init__(self, directory: Path, content: str, block_bytes: int, max_bytes: int) -> None:
+    def __init__(self, directory: Path, content: str, block_bytes: int, lock: str = LOCK) -> None:
         """Take the directory, which is made if need be, and sweep up what a crash left.
 
-        content: says all that must be alike for a file to be of use. max_bytes: of files, which there must be room for.
+        content: says all that must be alike for a file to be of use. lock: of several that share a directory and say that
+        their contents are not alike, each has another.
 
         Raises:
-            ConfigError: it cannot be written to, another process has it, or it is to hold less than one block.
-            ResourceError: the disk has no room for `max_bytes`.
+            ConfigError: it cannot be written to, or another process has it.
         """
         self._directory = directory
         self._content = blake2b(content.encode(), digest_size=_DIGEST_BYTES).digest()
         self._block_bytes = block_bytes
         self._is_failing = False
-        self.max_files = max_bytes // self.file_bytes
-        if not self.max_files:
-            raise ConfigError(
-                f"kv_cache_disk_bytes is {max_bytes}, and one block takes {self.file_bytes}: give it more, or name no directory"
-            )
-        self._lock: int | None = _locked(directory)
+        self._lock: int | None = _locked(directory, lock)
         for path in directory.glob(f"{self._prefix}-*.part"):
             path.unlink(missing_ok=True)
         self.kept = self._keys()
-        """Keys of what is there already, the longest unused first; no more than `max_files`."""
-        while len(self.kept) > self.max_files:
-            self.delete(self.kept.pop(0))
-        try:
-            _check_room(directory, max_bytes, len(self.kept) * self.file_bytes)
-        except ResourceError:
-            self.close()
-            raise
+        """Keys of what is there already, the longest unused first."""
 
-    @property
-    def file_bytes(self) -> int:
-        """Of one file."""
-        return _HEADER_BYTES + _DIGEST_BYTES + self._block_bytes
+    def keep(self, keys: Sequence[bytes]) -> None:
+        """Delete all that was there already, but for these."""
+        for key in set(self.kept).difference(keys):
+            self.delete(key)
+        self.kept = list(keys)
 
     def write(self, key: bytes, pieces: Sequence[memoryview]) -> bool:
         """Keep a block's content; whether that was done. The first failure of a row is logged."""
@@ -140,7 +130,7 @@ class BlockFiles:
         for path in self._directory.glob(f"{self._prefix}-*{SUFFIX}"):
             with suppress(OSError, ValueError):
                 status, key = path.stat(), bytes.fromhex(path.stem.partition("-")[2])
-                if status.st_size == self.file_bytes and len(key) == KEY_BYTES:
+                if status.st_size == file_bytes(self._block_bytes) and len(key) == KEY_BYTES:
                     found.append((status.st_mtime_ns, key))
         return [key for _, key in sorted(found)]
 
@@ -165,11 +155,26 @@ def _digest(header: bytes, pieces: Sequence[memoryview]) -> bytes:
     return digest.digest()
 
 
-def _locked(directory: Path) -> int:
+def file_bytes(block_bytes: int) -> int:
+    """Of a file that holds a block's content."""
+    return _HEADER_BYTES + _DIGEST_BYTES + block_bytes
+
+
+def check_room(directory: Path, max_bytes: int, kept_bytes: int) -> None:
+    """Raise ResourceError unless the disk has room for so many bytes of files, those that are there already among them."""
+    free = shutil.disk_usage(directory).free + kept_bytes
+    if max_bytes > free:
+        raise ResourceError(
+            f"kv_cache_disk_bytes is {max_bytes}, and the disk of {directory} has {free} left: free some, or ask for less "
+            "(--kv-disk-bytes)"
+        )
+
+
+def _locked(directory: Path, lock: str) -> int:
     """Descriptor of the file whose lock says that the directory is ours."""
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        file = os.open(directory / lock, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise ConfigError(
             f"kv_cache_disk_directory is {str(directory)!r}, where nothing can be written ({error}); let this user write "
@@ -189,12 +194,3 @@ def _locked(directory: Path) -> int:
             time.sleep(0.1)
         else:
             return file
-
-
-def _check_room(directory: Path, max_bytes: int, kept_bytes: int) -> None:
-    free = shutil.disk_usage(directory).free + kept_bytes
-    if max_bytes > free:
-        raise ResourceError(
-            f"kv_cache_disk_bytes is {max_bytes}, and the disk of {directory} has {free} left: free some, or ask for less "
-            "(--kv-disk-bytes)"
-        )

@@ -15,18 +15,21 @@ from multiprocessing.connection import wait
 from typing import Final, TypeVar
 
 from trierarch.builder.errors import ResourceError, TrierarchError
-from trierarch.python_backend.executors.parallel.messages import Arrange, Arranged, Command, Failed, Reply
+from trierarch.python_backend.executors.offload.carrier import News
+from trierarch.python_backend.executors.parallel.messages import Arrange, Arranged, Command, Failed, Moved, Reply
 from trierarch.python_backend.executors.parallel.worker_process import FAILED, WorkerProcess
 from trierarch.python_backend.executors.runner import RunnerLost
 
 logger = logging.getLogger(__name__)
 
 WATCH_SECONDS: Final = 0.5
-"""How often it is looked whether a step hangs."""
+"""How often it is looked whether something hangs."""
 _HEARSAY_SECONDS: Final = 0.2
 """For a rank's end to be known, where another one has met it first."""
 _OPEN_SECONDS: Final = 3600.0
 """For all weights to be read, from a slow disk too."""
+
+_STEP: Final = "a step"
 
 R = TypeVar("R", bound=Reply)
 
@@ -35,7 +38,7 @@ class Crew:
     """Ranks 1 and on. Any thread; commands for steps come from one."""
 
     def __init__(self, num_ranks: int, stall_seconds: float) -> None:
-        """Start them. stall_seconds: after which a step hangs.
+        """Start them. stall_seconds: after which what is waited for hangs.
 
         Raises:
             ResourceError: there is no Python to run them.
@@ -48,7 +51,8 @@ class Crew:
         self._loss: str | None = None
         self._cause: Exception | None = None
         self._listeners: list[Callable[[str], None]] = []
-        self._busy_since: float | None = None
+        self._on_copy: Callable[[int, News], None] = lambda *_: None
+        self._awaited: dict[str, float] = {}  # what -> since when
         self._is_closing = False
         self._workers: list[WorkerProcess] = []
         try:
@@ -64,6 +68,15 @@ class Crew:
     def pids(self) -> tuple[int, ...]:
         """Of ranks 1 and on."""
         return tuple(worker.pid for worker in self._workers)
+
+    @property
+    def num_ranks(self) -> int:
+        """Rank 0 among them."""
+        return self._num_ranks
+
+    def listen_to_copies(self, on_copy: Callable[[int, News], None]) -> None:
+        """Have `on_copy` told of which rank it is and how one of its copies ended, on another thread."""
+        self._on_copy = on_copy
 
     def listen(self, on_loss: Callable[[str], None]) -> None:
         """Have `on_loss` told why once they are lost, on another thread, or at once where they are."""
@@ -111,17 +124,27 @@ class Crew:
             if error is not None:
                 raise error
 
+    def wait_for(self, what: str) -> None:
+        """From now on. The ranks hang if it takes too long, and are lost."""
+        with self._changed:
+            self._awaited[what] = time.monotonic()
+
+    def has_come(self, what: str) -> None:
+        """It is waited for no longer, if it was."""
+        with self._changed:
+            self._awaited.pop(what, None)
+
     @contextmanager
     def step(self) -> Iterator[None]:
         """From a step's beginning until its output is known. Raise RunnerLost where a rank was lost by then.
 
         A GPU computes behind its caller's back, and what was waited for in vain looks like a result.
         """
-        self._busy_since = time.monotonic()
+        self.wait_for(_STEP)
         try:
             yield
         finally:
-            self._busy_since = None
+            self.has_come(_STEP)
         if self._loss is not None:
             raise RunnerLost(self._loss)
 
@@ -176,15 +199,20 @@ class Crew:
             for worker in self._workers:
                 if worker.connection in ready:
                     self._hear(worker)
-            since = self._busy_since
-            if since is not None and time.monotonic() - since > self._stall_seconds:
-                self._lose(f"a step over {self._num_ranks} ranks has not ended for {self._stall_seconds:g} s")
+            with self._changed:
+                latest = time.monotonic() - self._stall_seconds
+                late = [what for what, since in self._awaited.items() if since < latest]
+            if late:
+                self._lose(f"{late[0]} over {self._num_ranks} ranks has not ended for {self._stall_seconds:g} s")
 
     def _hear(self, worker: WorkerProcess) -> None:
         try:
             reply = worker.connection.recv()
         except Exception:  # noqa: BLE001 - whatever comes of it, it is no reply
             self._lose(self._ended(worker))
+            return
+        if isinstance(reply, Moved):
+            self._on_copy(worker.index, reply.news)
             return
         if isinstance(reply, Failed):
             # A rank that misses another one fails too: the one that is gone without a word is to blame.

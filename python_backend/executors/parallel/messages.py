@@ -9,7 +9,10 @@ import torch
 
 from trierarch.builder.adapter import AdapterTensors
 from trierarch.builder.manifest import WEIGHTS_NAME, EngineManifest
+from trierarch.python_backend.executors.offload.carrier import News
+from trierarch.python_backend.executors.offload.share import Share
 from trierarch.python_backend.executors.parallel.step_wire import AdapterRef, StepWire
+from trierarch.python_backend.kv.copies import Copies
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,35 @@ class Drop:
     numbers: tuple[int, ...]
 
 
-Command = Open | Join | StepWire | Logits | Arrange | Drop
+@dataclass(frozen=True, slots=True)
+class OpenTiers:
+    """Lend host memory and files to this rank's share of blocks. Answered by TiersOpened."""
+
+    share: Share
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Delete the files that were there at the start, but for those of these keys."""
+
+    keys: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Copy this rank's share of blocks. Answered by a Moved for each recall and each saving."""
+
+    copies: Copies
+    deleted: tuple[bytes, ...]
+    """Keys of files that go first."""
+
+
+@dataclass(frozen=True, slots=True)
+class CloseTiers:
+    """Copy no more. Answered by TiersClosed, after all that was begun."""
+
+
+Command = Open | Join | StepWire | Logits | Arrange | Drop | OpenTiers | Keep | Move | CloseTiers
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +121,9 @@ class Loaded:
 class Joined:
     """It computes from now on."""
 
+    block_bytes: int
+    """Of its share of a block."""
+
 
 @dataclass(frozen=True, slots=True)
 class Arranged:
@@ -100,10 +134,31 @@ class Arranged:
 
 
 @dataclass(frozen=True, slots=True)
+class TiersOpened:
+    """Its share has room."""
+
+    kept: tuple[bytes, ...]
+    pinned_bytes: int
+    """Both as Carrier has them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """How a copy ended."""
+
+    news: News
+
+
+@dataclass(frozen=True, slots=True)
+class TiersClosed:
+    """All its copies have ended."""
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """The last word of a rank."""
 
     error: Exception
 
 
-Reply = Loaded | Joined | Arranged | Failed
+Reply = Loaded | Joined | Arranged | TiersOpened | Moved | TiersClosed | Failed

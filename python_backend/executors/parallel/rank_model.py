@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,6 +13,9 @@ from trierarch.builder.adapter import AdapterTensors
 from trierarch.builder.manifest import EngineManifest
 from trierarch.python_backend.executors.following import StepRows
 from trierarch.python_backend.executors.kv_budget import plan_num_blocks
+from trierarch.python_backend.executors.offload.block_copier import block_bytes_of
+from trierarch.python_backend.executors.offload.carrier import LocalCarrier
+from trierarch.python_backend.executors.offload.share import Share
 from trierarch.python_backend.executors.parallel.messages import Join
 from trierarch.python_backend.executors.parallel.rank_group import RankGroup
 from trierarch.python_backend.executors.parallel.shard import Shard
@@ -19,6 +23,7 @@ from trierarch.python_backend.executors.parallel.sharded_adapters import Sharded
 from trierarch.python_backend.executors.parallel.sharded_weights import load_shard
 from trierarch.python_backend.executors.parallel.step_wire import AdapterRef, StepWire
 from trierarch.python_backend.executors.torch.adapted_rows import AdaptedRows
+from trierarch.python_backend.executors.torch.block_copier import TorchCopier
 from trierarch.python_backend.executors.torch.device import free_memory
 from trierarch.python_backend.executors.torch.eager_model import EagerModel
 from trierarch.python_backend.executors.torch.kv_arrays import KvArrays
@@ -71,6 +76,29 @@ class RankModel:
         self._group = RankGroup(how.meeting, self._shard.mapping, self._shard.rank, self._device, how.timeout)
 
     @property
+    def kv_arrays(self) -> KvArrays:
+        """This rank's share of all blocks."""
+        assert self._kv is not None, "it has not joined"
+        return self._kv
+
+    @property
+    def block_bytes(self) -> int:
+        """Of this rank's share of a block."""
+        return block_bytes_of(self.kv_arrays.arrays)
+
+    def open_tiers(self, share: Share, beside: Sequence[torch.Tensor] = ()) -> LocalCarrier:
+        """What copies this rank's share of blocks, and what `beside` has of them.
+
+        Raises:
+            ConfigError: files cannot be where they are wanted.
+            ResourceError: there is no room for the slots.
+        """
+        rank = self._shard.rank.index
+        own = share if not rank else replace(share, lock=f"{share.lock}.rank{rank}")
+        own = replace(own, content=f"{share.content} rank {rank} of {self._shard.mapping.world_size}")
+        return own.open(TorchCopier((*self.kv_arrays.arrays, *beside), share.num_slots, "torch"))
+
+    @property
     def group(self) -> RankGroup:
         """Of all ranks."""
         assert self._group is not None, "it has not joined"
@@ -78,8 +106,7 @@ class RankModel:
 
     def compute(self, wire: StepWire) -> StepRows[torch.Tensor]:
         """Run a step's tokens through the layers. Rank 0 has the hidden states after the last, others what they made."""
-        assert self._kv is not None, "it has not joined"
-        step = self._model.compute(wire.restored(self._adapters), self._kv)
+        step = self._model.compute(wire.restored(self._adapters), self.kv_arrays)
         return StepRows(step.items, step.first_rows, self._passed_on(step.hidden), step.tapped)
 
     def logits(self, hidden: torch.Tensor, adapters: Sequence[AdapterRef | None]) -> torch.Tensor | None:

@@ -22,7 +22,9 @@ from trierarch.builder.manifest import WEIGHTS_NAME, EngineManifest
 from trierarch.python_backend.adapters.active_adapter import ActiveAdapter, Arranged
 from trierarch.python_backend.executors.drawing import Drawing
 from trierarch.python_backend.executors.following import Follower, Following, StepRows
+from trierarch.python_backend.executors.offload.share import Share
 from trierarch.python_backend.executors.parallel.crew import Crew
+from trierarch.python_backend.executors.parallel.crew_carrier import CrewCarrier
 from trierarch.python_backend.executors.parallel.devices import rank_devices
 from trierarch.python_backend.executors.parallel.messages import (
     Arrange,
@@ -33,6 +35,7 @@ from trierarch.python_backend.executors.parallel.messages import (
     Loaded,
     Logits,
     Open,
+    OpenTiers,
 )
 from trierarch.python_backend.executors.parallel.rank_model import RankModel
 from trierarch.python_backend.executors.parallel.shard import Shard, shards
@@ -42,6 +45,7 @@ from trierarch.python_backend.executors.parallel.step_wire import AdapterRef, St
 from trierarch.python_backend.executors.pooling import open_pooler
 from trierarch.python_backend.executors.sampling.uniforms import Uniforms
 from trierarch.python_backend.executors.torch.device import prepare_cpu
+from trierarch.python_backend.executors.torch.kv_arrays import KvArrays
 from trierarch.python_backend.executors.torch.sampler import TorchSampler
 from trierarch.python_backend.executors.weight_table import REBUILD, unreadable
 from trierarch.python_backend.scheduling.plan import Plan, StepOutput
@@ -111,6 +115,20 @@ class ParallelRunner:
     def pids(self) -> tuple[int, ...]:
         """Processes of ranks 1 and on."""
         return self._crew.pids
+
+    @property
+    def kv_arrays(self) -> KvArrays:
+        """Rank 0's share of the keys and values of all blocks."""
+        return self._model.kv_arrays
+
+    def open_carrier(self, share: Share, beside: Sequence[torch.Tensor] = ()) -> CrewCarrier:
+        """What copies blocks on all ranks, and what `beside` has of them on this one; each rank has so large a `share`.
+
+        Raises:
+            ConfigError: files cannot be where they are wanted.
+            ResourceError: there is no room for a share, or a rank was lost.
+        """
+        return CrewCarrier(self._crew, self._model.open_tiers(share, beside), OpenTiers(share))
 
     def arrange(self, tensors: AdapterTensors) -> Arranged:
         """See Runner.arrange."""
@@ -186,7 +204,8 @@ class ParallelRunner:
             model.join(how)
         except RuntimeError as error:
             raise ResourceError(str(self._crew.lost_by(error))) from error
-        self._crew.answers(Joined)
+        self.other_block_bytes = tuple(joined.block_bytes for joined in self._crew.answers(Joined))
+        """Of their shares of a block, on ranks 1 and on."""
         return num_blocks
 
     def _compute(self, plan: Plan) -> StepRows[torch.Tensor]:

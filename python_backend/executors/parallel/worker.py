@@ -16,19 +16,27 @@ from queue import SimpleQueue
 import torch
 
 from trierarch.builder.errors import EngineError, TrierarchError
+from trierarch.python_backend.executors.offload.carrier import LocalCarrier
 from trierarch.python_backend.executors.parallel.messages import (
     Arrange,
     Arranged,
+    CloseTiers,
     Command,
     Drop,
     Failed,
     Identity,
     Join,
     Joined,
+    Keep,
     Loaded,
     Logits,
+    Move,
+    Moved,
     Open,
+    OpenTiers,
     Reply,
+    TiersClosed,
+    TiersOpened,
 )
 from trierarch.python_backend.executors.parallel.rank_model import RankModel
 from trierarch.python_backend.executors.parallel.shard import shards
@@ -46,6 +54,7 @@ class Worker:
         self._speaking = threading.Lock()
         self._commands: SimpleQueue[Command] = SimpleQueue()
         self._model: RankModel | None = None
+        self._carrier: LocalCarrier | None = None
 
     def serve(self) -> None:
         """Do what is told until the other side is gone, or something fails."""
@@ -94,7 +103,25 @@ class Worker:
                 model.drop(number)
         elif isinstance(command, Join):
             model.join(command)
-            self._say(Joined())
+            self._say(Joined(model.block_bytes))
+        elif isinstance(command, OpenTiers):
+            self._carrier = carrier = model.open_tiers(command.share)
+            self._say(TiersOpened(tuple(carrier.kept), carrier.pinned_bytes))
+            carrier.start(lambda news: self._say(Moved(news)))
+        elif isinstance(command, Keep | Move | CloseTiers):
+            self._move(command)
+
+    def _move(self, command: Keep | Move | CloseTiers) -> None:
+        carrier = self._carrier
+        assert carrier is not None, "no tiers are open"
+        if isinstance(command, Move):
+            carrier.delete(command.deleted)
+            carrier.begin(command.copies)
+        elif isinstance(command, Keep):
+            carrier.keep(command.keys)
+        else:
+            carrier.close()
+            self._say(TiersClosed())
 
     @torch.inference_mode()
     def _arrange(self, command: Arrange) -> Arranged:

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from trierarch.python_backend.executors.offload.array_copier import no_room, slots_for
-from trierarch.python_backend.executors.offload.block_copier import BLOCK_AXIS
+from trierarch.python_backend.executors.offload.array_copier import no_room
+from trierarch.python_backend.executors.offload.block_copier import BLOCK_AXIS, block_bytes_of
 from trierarch.python_backend.kv.copies import Arrival, Leaving
 
 MAX_STAGED_BYTES: Final = 32 << 20
@@ -27,19 +27,13 @@ class TorchCopier:
     """Implements BlockCopier."""
 
     @torch.inference_mode()
-    def __init__(self, arrays: Sequence[torch.Tensor], host_bytes: int, layout: str) -> None:
-        """As ArrayCopier.
-
-        Raises:
-            ConfigError: `host_bytes` buys no slot.
-            ResourceError: there is no room for them.
-        """
+    def __init__(self, arrays: Sequence[torch.Tensor], num_slots: int, layout: str) -> None:
+        """As ArrayCopier. Raise ResourceError where there is no room for the slots."""
         # As bytes, since not every operator takes every type. What a tensor of other elements lies in is the same memory.
         self._arrays = tuple(array.view(torch.uint8) for array in arrays)
         self._device = arrays[0].device
         self._stream: torch.cuda.Stream | None = _side_stream(self._device)
         shapes = [(*array.shape[:BLOCK_AXIS], *array.shape[BLOCK_AXIS + 1 :]) for array in self._arrays]
-        self.num_slots = num_slots = slots_for(host_bytes, self.block_bytes)
         try:
             self._slots = tuple(self._allocate((num_slots, *shape)) for shape in shapes)
         except (RuntimeError, MemoryError, ValueError) as error:  # torch's names for it, and numpy's
@@ -49,7 +43,7 @@ class TorchCopier:
     @property
     def block_bytes(self) -> int:
         """See BlockCopier.block_bytes."""
-        return sum(array.nbytes // array.shape[BLOCK_AXIS] for array in self._arrays)
+        return block_bytes_of(self._arrays)
 
     @property
     def pinned_bytes(self) -> int:

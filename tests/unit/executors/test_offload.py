@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import logging
-import queue
 import resource
 import stat
 from collections.abc import Callable, Iterator
@@ -14,11 +12,9 @@ from typing import Any
 
 import pytest
 
-from support.eventually import eventually
 from support.headed_engine import VOCABULARY, write_headed_engine
 from support.random_engine import random_weights, tiny_architecture, tiny_manifest, with_kernels, write_engine
-from support.scheduling import make_request
-from support.toy_mover import AlwaysPays
+from support.tiered import BLOCK_SIZE, PROMPTS, Served, answer, block_bytes, let_everything_pay
 from trierarch.builder.compile import find_compiler
 from trierarch.builder.errors import ConfigError, ResourceError
 from trierarch.builder.manifest import (
@@ -33,25 +29,19 @@ from trierarch.builder.manifest import (
 from trierarch.python_backend.executors.factory import open_executor
 from trierarch.python_backend.executors.loop import StepExecutor
 from trierarch.python_backend.executors.offload.block_files import SUFFIX, BlockFiles
+from trierarch.python_backend.executors.offload.carrier import LocalCarrier
 from trierarch.python_backend.executors.offload.config import OffloadConfig
-from trierarch.python_backend.executors.offload.mover import Mover
 from trierarch.python_backend.executors.prefix_file import PrefixFile
-from trierarch.python_backend.kv.offload_stats import OffloadStats, TierStats
-from trierarch.python_backend.request import FinishReason, TokenDelta
+from trierarch.python_backend.request import FinishReason
 
-BLOCK_SIZE = 16
 NUM_BLOCKS = 8
-PROMPTS = [tuple(2 + (7 * number + index * (number + 1)) % 40 for index in range(40)) for number in range(6)]
-"""Two full blocks each, and a part of a third."""
 WAYS = [("cpu", KvType.FLOAT32), ("cpu", KvType.INT8), ("torch", KvType.FLOAT32), ("torch", KvType.INT8)]
 """How an engine runs, and in what its keys and values are kept"""
 
 
 @pytest.fixture(autouse=True)
 def everything_pays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tiny model computes as fast as it copies; tests/unit/kv/test_offload.py has what becomes of that."""
-    place = "trierarch.python_backend.executors.offload.opening.MeasuredPayoff"
-    monkeypatch.setattr(place, lambda block_size: AlwaysPays())
+    let_everything_pay(monkeypatch)
 
 
 def make_engine(path: Path, way: str = "cpu", kv_dtype: KvType = KvType.FLOAT32, num_blocks: int = NUM_BLOCKS) -> Path:
@@ -63,59 +53,6 @@ def make_engine(path: Path, way: str = "cpu", kv_dtype: KvType = KvType.FLOAT32,
     manifest = with_kernels(path, manifest) if way == "cpu" else manifest
     write_engine(path, manifest, random_weights(architecture))
     return path
-
-
-@dataclasses.dataclass
-class Served:
-    """An executor, asked and waited for."""
-
-    executor: StepExecutor
-    num_asked: int = 0
-
-    def submit(self, prompt: tuple[int, ...], **fields: Any) -> queue.SimpleQueue[TokenDelta]:
-        """Ask; greedy and without end tokens unless `fields` say otherwise."""
-        deltas: queue.SimpleQueue[TokenDelta] = queue.SimpleQueue()
-        request = make_request(
-            str(self.num_asked), prompt, **{"max_tokens": 6, "temperature": 0.0, "end_ids": (), **fields}
-        )
-        self.num_asked += 1
-        self.executor.submit(request, deltas.put)
-        return deltas
-
-    def ask(self, prompt: tuple[int, ...], **fields: Any) -> list[int]:
-        """The answer to a prompt, alone."""
-        return answer(self.submit(prompt, **fields))
-
-    @property
-    def offload(self) -> OffloadStats:
-        offload = self.executor.stats().offload
-        assert offload is not None
-        return offload
-
-    @property
-    def disk(self) -> TierStats:
-        assert self.offload.disk is not None
-        return self.offload.disk
-
-    def settle(self) -> None:
-        """Wait until nothing is written any more: as many blocks as are on disk are files."""
-        eventually(lambda: self.executor._mover is not None and is_settled(self.executor._mover), "files settle")
-
-
-def is_settled(mover: Mover) -> bool:
-    return mover._savings.empty() and not mover.has_news and not mover._offload._being_saved
-
-
-def answer(deltas: queue.SimpleQueue[TokenDelta], num_sequences: int = 1) -> list[int]:
-    """All tokens of a request, sequence by sequence."""
-    tokens: dict[int, list[int]] = {index: [] for index in range(num_sequences)}
-    num_ended = 0
-    while num_ended < num_sequences:
-        delta = deltas.get(timeout=60)
-        tokens[delta.index] += delta.token_ids
-        assert delta.error is None, delta.error
-        num_ended += delta.finish_reason is not None
-    return [token for its in tokens.values() for token in its]
 
 
 Serve = Callable[..., Served]
@@ -136,11 +73,6 @@ def serve() -> Iterator[Serve]:
     yield open_one
     for executor in opened:
         executor.close()
-
-
-def block_bytes(engine: Path) -> int:
-    kv_cache = EngineManifest.load(engine).kv_cache
-    return kv_cache.block_size * kv_cache.bytes_per_token
 
 
 @pytest.mark.parametrize(("way", "kv_dtype"), WAYS)
@@ -211,9 +143,9 @@ def test_a_head_finds_its_own_share_of_what_came_back(way: str, serve: Serve, tm
     assert offloading.offload.host.num_hits > 0
     stats = [served.executor.stats().speculation for served in (plain, offloading)]
     assert all(its is not None for its in stats)
-    copier = offloading.executor._mover._copier if offloading.executor._mover else None
-    assert copier is not None
-    assert copier.block_bytes > own, "the head's keys and values lie in the same blocks"
+    assert offloading.offload.host.num_bytes > own * offloading.offload.host.num_blocks, (
+        "the head's keys and values lie in the same blocks"
+    )
 
 
 def test_a_draft_that_the_client_sends_is_verified_on_what_came_back(serve: Serve, tmp_path: Path) -> None:
@@ -304,7 +236,9 @@ def test_a_copy_that_fails_costs_a_computation(way: str, serve: Serve, tmp_path:
     host_bytes = (3 if way in ("fill", "pieces") else 20) * block_bytes(engine)
     offloading = serve(engine, host_bytes=host_bytes, disk_directory=tmp_path / "kept")
     assert offloading.executor._mover is not None
-    copier, num_calls = offloading.executor._mover._copier, itertools.count()
+    carrier = offloading.executor._mover._carrier
+    assert isinstance(carrier, LocalCarrier)
+    copier, num_calls = carrier._copier, itertools.count()
     copy: Callable[..., Any] = getattr(copier, way)
 
     def fail_at_times(*arguments: Any) -> Any:
@@ -389,22 +323,22 @@ def test_files_of_another_engine_are_left_alone(serve: Serve, tmp_path: Path) ->
 
 def test_a_directory_has_one_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trierarch.python_backend.executors.offload.block_files._LOCK_SECONDS", 0.0)
-    files = BlockFiles(tmp_path, "content", 100, 1000)
+    files = BlockFiles(tmp_path, "content", 100)
     with pytest.raises(ConfigError, match="another process keeps blocks in; give each model"):
-        BlockFiles(tmp_path, "other", 100, 1000)
+        BlockFiles(tmp_path, "other", 100)
     files.close()
-    BlockFiles(tmp_path, "other", 100, 1000).close()
+    BlockFiles(tmp_path, "other", 100).close()
 
 
 def test_what_a_crash_left_is_swept_up(tmp_path: Path) -> None:
-    files = BlockFiles(tmp_path, "content", 4, 1000)
+    files = BlockFiles(tmp_path, "content", 4)
     assert files.write(bytes(16), [memoryview(b"abcd")])
     assert files.read(bytes(16)) == b"abcd"
     (path,) = tmp_path.glob(f"*{SUFFIX}")
     path.with_suffix(".part").write_bytes(b"half")
     (tmp_path / "mine.kv").write_bytes(b"somebody else's")
     files.close()
-    again = BlockFiles(tmp_path, "content", 4, 1000)
+    again = BlockFiles(tmp_path, "content", 4)
     assert again.kept == [bytes(16)]
     assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted([path.name, "lock", "mine.kv"])
     again.close()
