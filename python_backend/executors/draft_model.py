@@ -1,8 +1,12 @@
 """DraftModel: a smaller engine that runs ahead of the one being served.
 
 It has a runner, a pool of blocks and a prefix cache of its own, and follows each sequence that it is asked about: what
-the sequence has become since is computed in one step, whatever of it was guessed before need not be computed again, and
-the guess is then drawn token by token for all sequences at once.
+the sequence has become since is computed, whatever of it was guessed before need not be computed again, and the guess is
+then drawn token by token for all sequences at once.
+
+Nobody waits for it to know a long text: of what it lacks it computes one step's tokens each time that it is asked, and guesses for
+those it has caught up with. Blocks that its cache had no room for come back beside that from tiers of its own, where it has
+them; there is no guess for a sequence until they are there.
 
 An adapter's sequences are followed with its weights for this engine where there are any, else without; the keys of its
 prefix cache are told apart by the adapter either way.
@@ -21,6 +25,7 @@ from typing import Final
 
 from trierarch.builder.manifest import DrafterKind
 from trierarch.python_backend.adapters.active_adapter import ActiveAdapter
+from trierarch.python_backend.executors.offload.mover import Mover
 from trierarch.python_backend.executors.runner import Runner
 from trierarch.python_backend.kv.manager import KVCacheManager
 from trierarch.python_backend.request import Request
@@ -43,12 +48,28 @@ class _Follower:
     """Tokens whose keys and values are in the blocks, guessed ones included."""
     drafted: list[int] = field(default_factory=list)
 
+    @property
+    def num_missing(self) -> int:
+        """Tokens of it that are to be computed."""
+        return len(self.own.token_ids) - self.num_written
+
 
 class DraftModel:
     """Implements ModelDrafter."""
 
-    def __init__(self, runner: Runner, kv: KVCacheManager, end_ids: tuple[int, ...], max_num_tokens: int) -> None:
-        """kv: of the runner's blocks. `end_ids` are the engine's. max_num_tokens: computed in one step at most."""
+    def __init__(
+        self,
+        runner: Runner,
+        kv: KVCacheManager,
+        end_ids: tuple[int, ...],
+        max_num_tokens: int,
+        mover: Mover | None = None,
+    ) -> None:
+        """kv: of the runner's blocks. `end_ids` are the engine's. max_num_tokens: computed in one step at most.
+
+        mover: of `kv`, where that has tiers behind it.
+        """
+        self._mover = mover
         self._runner = runner
         self._kv = kv
         self._end_ids = end_ids
@@ -67,13 +88,17 @@ class DraftModel:
         return True
 
     def propose(self, asks: Rows[Ask]) -> list[Draft]:
-        """See Drafter.propose. A sequence that finds no room in the blocks gets no draft."""
+        """See Drafter.propose. A sequence that finds no room in the blocks gets no draft, nor one that is not caught up with."""
+        if self._mover is not None:
+            self._mover.hear()
         asked = {ask.sequence.sequence_id for ask in asks}
         followers = [self._follow(ask, asked) for ask in asks]
+        if self._mover is not None and self._mover.has_copies:
+            self._mover.begin(self._mover.take())  # before anything is computed in the blocks that were taken
         drawing = [
             (follower, ask.max_tokens) for follower, ask in zip(followers, asks, strict=True) if follower is not None
         ]
-        self._catch_up([follower for follower, _ in drawing])
+        self._catch_up(drawing)
         while drawing := [pair for pair in drawing if self._goes_on(*pair)]:
             for follower, _ in drawing:
                 follower.own.token_ids.append(follower.drafted[-1])
@@ -102,29 +127,51 @@ class DraftModel:
 
     def close(self) -> None:
         """See Drafter.close."""
+        if self._mover is not None:
+            self._mover.close()
         self._runner.close()
 
     def _follow(self, ask: Ask, asked: set[int]) -> _Follower | None:
-        """The follower of a sequence, at one with it, with blocks for the guess; None where there is no room."""
+        """The follower of a sequence, at one with it, with blocks for the guess; None where there is no room, or not yet."""
         sequence = ask.sequence
         follower = self._followers.pop(sequence.sequence_id, None)
+        # The last token of a guess is not computed.
+        num_tokens = sequence.num_tokens + ask.max_tokens - 1
         if follower is None:
-            own = Sequence(sequence.sequence_id, _drafting(sequence.request), sequence.index, list(sequence.token_ids))
-            own.adapter = self._adapter(sequence)
-            self._kv.start(own, self._kv.match(own))
-            follower = _Follower(own, own.num_computed_tokens)
+            follower = self._new_follower(sequence, num_tokens, asked)
+            if follower is None:
+                return None
         else:
             self._agree(follower, sequence.token_ids)
         self._followers[sequence.sequence_id] = follower
         follower.drafted = []
-        # The last token of a guess is not computed.
-        while not self._kv.allocate(follower.own, sequence.num_tokens + ask.max_tokens - 1):
-            idle = next((sequence_id for sequence_id in self._followers if sequence_id not in asked), None)
-            if idle is None:
+        while not self._kv.allocate(follower.own, num_tokens):
+            if not self._forget_idle(asked):
                 self.forget([sequence.sequence_id])
                 return None
-            self.forget([idle])
         return follower
+
+    def _new_follower(self, sequence: Sequence, num_tokens: int, asked: set[int]) -> _Follower | None:
+        """Of a sequence that will have so many tokens; None where it has no room, or waits for blocks to come back."""
+        own = Sequence(sequence.sequence_id, _drafting(sequence.request), sequence.index, list(sequence.token_ids))
+        if self._kv.is_recalling(own):
+            return None
+        prefix = self._kv.match(own)
+        while not self._kv.can_start(prefix, num_tokens, 0):
+            if not self._forget_idle(asked):
+                return None
+        if self._kv.recall(own, prefix):
+            return None
+        own.adapter = self._adapter(sequence)
+        self._kv.start(own, prefix)
+        return _Follower(own, own.num_computed_tokens)
+
+    def _forget_idle(self, asked: set[int]) -> bool:
+        """Let go of a sequence that is not asked about; whether there was one."""
+        idle = next((sequence_id for sequence_id in self._followers if sequence_id not in asked), None)
+        if idle is not None:
+            self.forget([idle])
+        return idle is not None
 
     def _adapter(self, sequence: Sequence) -> ActiveAdapter | None:
         """What the draft model runs with for a sequence: the same for all of its adapter; None is as it is."""
@@ -148,24 +195,34 @@ class DraftModel:
         self._kv.advance(own, num_agreed)
         follower.num_written = num_agreed
 
-    def _catch_up(self, followers: Rows[_Follower]) -> None:
-        """Compute all known tokens, as many a step as one may hold; each follower draws once at their end."""
-        behind = list(followers)
-        while behind:
+    def _catch_up(self, drawing: Rows[tuple[_Follower, int]]) -> None:
+        """Compute known tokens; a follower that lacks none then draws once at their end. drawing: with most tokens to guess.
+
+        Of those that lag behind (new ones, and those not asked about for long) no more is computed than a step may hold.
+        """
+        allowance = self._max_num_tokens
+        behind: list[tuple[_Follower, int]] = []  # and how many tokens of it are to be written then
+        for follower, max_tokens in sorted(drawing, key=lambda pair: pair[0].num_missing):
+            num_tokens = follower.num_missing
+            if num_tokens > max_tokens + 1:
+                num_tokens = min(num_tokens, allowance)
+                allowance -= num_tokens
+            behind.append((follower, follower.num_written + num_tokens))
+        while behind := [(follower, end) for follower, end in behind if follower.num_written < end]:
             budget = self._max_num_tokens
             items: list[ScheduledSequence] = []
-            for follower in behind:
+            for follower, end in behind:
                 own, start = follower.own, follower.num_written
-                num_tokens = min(len(own.token_ids) - start, budget)
+                num_tokens = min(end - start, budget)
                 if num_tokens == 0:
                     break
                 budget -= num_tokens
                 samples = start + num_tokens == len(own.token_ids)
                 items.append(ScheduledSequence(own, start, num_tokens, samples=samples))
             self._run(items)
-            # One that could not be drawn for is done too: it gets no draft.
-            done = {item.sequence.sequence_id for item in items if item.samples or not self._is_written(item)}
-            behind = [follower for follower in behind if follower.own.sequence_id not in done]
+            # One that could not be drawn for gets no draft.
+            stuck = {item.sequence.sequence_id for item in items if not self._is_written(item)}
+            behind = [pair for pair in behind if pair[0].own.sequence_id not in stuck]
 
     def _is_written(self, item: ScheduledSequence) -> bool:
         return self._followers[item.sequence.sequence_id].num_written == item.start + item.num_tokens
@@ -173,7 +230,7 @@ class DraftModel:
     def _goes_on(self, follower: _Follower, max_tokens: int) -> bool:
         """Whether another token is to be drawn: the last one was, did not end the output, and more are wanted."""
         drafted = follower.drafted
-        if len(follower.own.token_ids) - follower.num_written > 0 or not drafted or len(drafted) >= max_tokens:
+        if follower.num_missing or not drafted or len(drafted) >= max_tokens:
             return False
         ends = follower.own.request.sampling.end_ids
         return drafted[-1] not in (self._end_ids if ends is None else ends)
@@ -183,7 +240,10 @@ class DraftModel:
         started = time.perf_counter()
         output = self._runner.run(plan)
         self._dropped.clear()
-        self._cost.observe(len(items), plan.num_tokens, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        self._cost.observe(len(items), plan.num_tokens, seconds)
+        if self._mover is not None:
+            self._mover.observe_step(plan, seconds)
         for item in items:
             self._note(item, output)
 

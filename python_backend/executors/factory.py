@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from trierarch.builder.errors import ConfigError, EngineError
 from trierarch.builder.machine import cuda_architectures
-from trierarch.builder.manifest import ADAPTERS_NAME, DrafterKind, EngineManifest, Head, Speculation, Target
+from trierarch.builder.manifest import ADAPTERS_NAME, DrafterKind, EngineManifest, Speculation, Target
 from trierarch.builder.verify import verify
 from trierarch.python_backend.adapters.cache import AdapterCache, ArrangeDraft
 from trierarch.python_backend.adapters.directory import AdapterDirectories
@@ -18,11 +21,11 @@ from trierarch.python_backend.adapters.registry import AdapterRegistry
 from trierarch.python_backend.executors.collector import no_collections
 from trierarch.python_backend.executors.draft_model import DraftModel
 from trierarch.python_backend.executors.executor import Executor
-from trierarch.python_backend.executors.head_drafter import HeadDrafter, num_scratch_blocks
+from trierarch.python_backend.executors.head_drafter import HeadDrafter, open_head
 from trierarch.python_backend.executors.loop import StepExecutor
 from trierarch.python_backend.executors.offload.config import NO_OFFLOAD, OffloadConfig
 from trierarch.python_backend.executors.offload.mover import Mover
-from trierarch.python_backend.executors.offload.opening import open_tiers
+from trierarch.python_backend.executors.offload.opening import Tiers, open_tiers
 from trierarch.python_backend.executors.prefix_file import PrefixFile
 from trierarch.python_backend.executors.runner import LeadRunner
 from trierarch.python_backend.executors.sampling.uniforms import Uniforms
@@ -37,8 +40,7 @@ from trierarch.python_backend.speculation.prompt_lookup import PromptLookupDraft
 from trierarch.python_backend.speculation.speculator import Speculator
 from trierarch.python_backend.speculation.suffix import SuffixDrafter
 
-if TYPE_CHECKING:
-    import torch
+logger = logging.getLogger(__name__)
 
 
 def open_executor(
@@ -113,44 +115,79 @@ def _open_torch(
     offload: OffloadConfig,
 ) -> StepExecutor:
     directories = open_directories(engine, manifest, adapter_directories)  # before the weights: it fails at once
-    uniforms = Uniforms()
-    draft = manifest.load_draft(engine)
-    taps = () if draft is None or draft.head is None else draft.head.taps
-    runner = open_runner(engine, manifest, uniforms, taps=taps)
-    limits, kv_cache = manifest.limits, manifest.kv_cache
+    limits, vocab_size = manifest.limits, manifest.architecture.vocab_size
     config = SchedulerConfig(
         max_batch_size=limits.max_batch_size,
         max_seq_len=limits.max_seq_len,
         max_num_tokens=limits.max_num_tokens,
         max_queue_size=limits.max_queue_size,
     )
-    vocab_size = manifest.architecture.vocab_size
-    models, arrange_draft = _nested_drafters(engine, manifest, draft, runner, uniforms, adapter_directories)
-    tiers = open_tiers(offload, manifest, runner, _head_of(models))[0] if offload.is_on else None
-    kv = KVCacheManager(
-        runner.num_blocks, kv_cache.block_size, kv_cache.enable_prefix_caching, None if tiers is None else tiers.offload
-    )
-    pool = None
-    if manifest.lora is not None:
-        pool = AdapterPool(
-            AdapterCache(manifest.lora.host_bytes, runner.arrange, arrange_draft), manifest.lora.max_adapters
-        )
-    registry = None if directories is None or pool is None else AdapterRegistry(directories, pool)
-    guides = Guides.of(engine, vocab_size, manifest.tokens.eos)
-    verdicts = None if guides is None else guides.compiler
-    scheduler = Scheduler(config, kv, manifest.tokens.eos, adapters=pool, guides=verdicts)
-    speculator = Speculator(manifest.speculation, vocab_size, _text_drafters(manifest.speculation), models, allotment)
-    # A head keeps keys and values of its own in the target's blocks.
-    has_head = draft is not None and draft.head is not None
-    at_end = _keep(prefixes, kv, runner) if prefixes is not None and not has_head else lambda: None
-    mover = None if tiers is None else Mover(kv, tiers.carrier)
-    executor = StepExecutor(scheduler, runner, vocab_size, speculator, registry, guides, at_end, mover)
+    with ExitStack() as undo:
+        loaded = _load(engine, manifest, offload, undo)
+        runner = loaded.runner
+        kv, mover = _cache(manifest, runner.num_blocks, loaded.tiers)
+        models, arrange_draft = _model_drafters(engine, manifest, loaded, adapter_directories)
+        pool = None
+        if manifest.lora is not None:
+            cache = AdapterCache(manifest.lora.host_bytes, runner.arrange, arrange_draft)
+            pool = AdapterPool(cache, manifest.lora.max_adapters)
+        registry = None if directories is None or pool is None else AdapterRegistry(directories, pool)
+        guides = Guides.of(engine, vocab_size, manifest.tokens.eos)
+        verdicts = None if guides is None else guides.compiler
+        scheduler = Scheduler(config, kv, manifest.tokens.eos, adapters=pool, guides=verdicts)
+        texts = _text_drafters(manifest.speculation)
+        speculator = Speculator(manifest.speculation, vocab_size, texts, models, allotment)
+        at_end = _keep(prefixes, kv, manifest, loaded)
+        executor = StepExecutor(scheduler, runner, vocab_size, speculator, registry, guides, at_end, mover)
+        undo.pop_all()
     _watch(runner, manifest, executor)
     return executor
 
 
-def _head_of(models: list[ModelDrafter]) -> HeadDrafter[Any] | None:
-    return next((model for model in models if isinstance(model, HeadDrafter)), None)
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """What takes memory of an engine, and of the one that lies in it and guesses: that is a head, or a model of its own."""
+
+    runner: LeadRunner
+    tiers: Tiers | None
+    draft: EngineManifest | None
+    head: HeadDrafter[Any] | None
+    draft_runner: LeadRunner | None
+    draft_tiers: Tiers | None
+
+
+def _load(engine: Path, manifest: EngineManifest, offload: OffloadConfig, undo: ExitStack) -> _Loaded:
+    """undo: closes it all."""
+    uniforms = Uniforms()
+    draft = manifest.load_draft(engine)
+    taps = () if draft is None or draft.head is None else draft.head.taps
+    runner = open_runner(engine, manifest, uniforms, taps=taps)
+    undo.callback(runner.close)
+    head = draft_runner = tiers = draft_tiers = its_draft = None
+    if draft is not None:
+        assert manifest.speculation is not None
+        assert manifest.speculation.draft_engine is not None
+        folder = engine / manifest.speculation.draft_engine
+        if draft.head is not None:
+            head = open_head(folder, draft, draft.head, runner, manifest.speculation.max_draft_tokens)
+        else:
+            draft_runner = open_runner(folder, draft, uniforms, runner.num_blocks)
+            undo.callback(draft_runner.close)
+            its_draft = draft, draft_runner
+    if offload.is_on:
+        tiers, draft_tiers = open_tiers(offload, manifest, runner, head, its_draft)
+        for its in (tiers, draft_tiers):
+            if its is not None:
+                undo.callback(its.carrier.close)
+    return _Loaded(runner, tiers, draft, head, draft_runner, draft_tiers)
+
+
+def _cache(manifest: EngineManifest, num_blocks: int, tiers: Tiers | None) -> tuple[KVCacheManager, Mover | None]:
+    """The books of an engine's blocks, and what moves them between tiers, where there are any."""
+    offload = None if tiers is None else tiers.offload
+    kv_cache = manifest.kv_cache
+    kv = KVCacheManager(num_blocks, kv_cache.block_size, kv_cache.enable_prefix_caching, offload)
+    return kv, None if tiers is None else Mover(kv, tiers.carrier)
 
 
 def _watch(runner: LeadRunner, manifest: EngineManifest, executor: StepExecutor) -> None:
@@ -162,13 +199,23 @@ def _watch(runner: LeadRunner, manifest: EngineManifest, executor: StepExecutor)
         runner.watch(executor.lose)
 
 
-def _keep(prefixes: PrefixFile, kv: KVCacheManager, runner: LeadRunner) -> Callable[[], object]:
+def _keep(
+    prefixes: PrefixFile | None, kv: KVCacheManager, manifest: EngineManifest, loaded: _Loaded
+) -> Callable[[], object]:
     """Restore what was saved; what saves it again."""
     from trierarch.python_backend.executors.cpu.runner import CpuRunner
 
-    if not isinstance(runner, CpuRunner):
+    if prefixes is None:
         return lambda: None
-    arrays = runner.kv_arrays.arrays
+    # A head keeps keys and values of its own in the target's blocks.
+    if loaded.head is not None or not isinstance(loaded.runner, CpuRunner):
+        logger.info(
+            "%s has a head or is run by torch, and prefix_cache_directory keeps nothing of it: what outlives the process is "
+            "what a kv_cache_disk_directory (--kv-disk-directory) has",
+            manifest.name,
+        )
+        return lambda: None
+    arrays = loaded.runner.kv_arrays.arrays
     prefixes.restore(kv, arrays)
     return lambda: prefixes.save(kv, arrays)
 
@@ -221,56 +268,26 @@ def _text_drafters(speculation: Speculation | None) -> list[Drafter]:
     return drafters
 
 
-def _nested_drafters(
-    engine: Path,
-    manifest: EngineManifest,
-    draft: EngineManifest | None,
-    runner: LeadRunner,
-    uniforms: Uniforms,
-    adapter_directories: tuple[Path, ...],
+def _model_drafters(
+    engine: Path, manifest: EngineManifest, loaded: _Loaded, adapter_directories: tuple[Path, ...]
 ) -> tuple[list[ModelDrafter], ArrangeDraft | None]:
     """The engine's draft, if it has one, over as many blocks as the engine itself; and how it gets its adapters."""
-    if draft is None:
+    draft, runner = loaded.draft, loaded.draft_runner
+    if loaded.head is not None:
+        return [loaded.head], None
+    if draft is None or runner is None:
         return [], None
-    assert manifest.speculation is not None
-    assert manifest.speculation.draft_engine is not None
-    folder = engine / manifest.speculation.draft_engine
-    if draft.head is not None:
-        return [open_head(folder, draft, draft.head, runner, manifest.speculation.max_draft_tokens)], None
-    own = open_runner(folder, draft, uniforms, runner.num_blocks)
-    kv = KVCacheManager(runner.num_blocks, draft.kv_cache.block_size, draft.kv_cache.enable_prefix_caching)
-    drafter = DraftModel(own, kv, draft.tokens.eos, draft.limits.max_num_tokens)
+    kv, mover = _cache(draft, runner.num_blocks, loaded.draft_tiers)
+    drafter = DraftModel(runner, kv, draft.tokens.eos, draft.limits.max_num_tokens, mover)
     if manifest.lora is None or draft.lora is None:
         return [drafter], None
+    assert manifest.speculation is not None
+    assert manifest.speculation.draft_engine is not None
     adapters = engine / ADAPTERS_NAME
-    directories = AdapterDirectories(((adapters,) if adapters.is_dir() else ()) + adapter_directories, folder, draft)
+    searched = ((adapters,) if adapters.is_dir() else ()) + adapter_directories
+    directories = AdapterDirectories(searched, engine / manifest.speculation.draft_engine, draft)
     is_same = draft.architecture == manifest.architecture
-    return [drafter], DraftAdapters(own.arrange, directories, is_same)
-
-
-def open_head(
-    folder: Path, manifest: EngineManifest, head: Head, runner: LeadRunner, max_draft_tokens: int
-) -> HeadDrafter[torch.Tensor]:
-    """Load the head in `folder` where its target computes, and let it follow `runner`, which was opened with its taps.
-
-    Raises:
-        EngineError: the weights are missing, corrupt or not what the manifest says.
-        ResourceError: the machine has no room for the weights or the keys and values.
-    """
-    import torch
-
-    from trierarch.python_backend.executors.torch.device import prepare_cpu
-    from trierarch.python_backend.executors.torch.head_model import TorchHead
-
-    device = torch.device(runner.device)
-    if device.type == "cpu":
-        prepare_cpu()
-    limits, block_size = manifest.limits, manifest.kv_cache.block_size
-    num_scratch = num_scratch_blocks(limits.max_batch_size, max_draft_tokens, block_size)
-    model = TorchHead(folder, manifest, runner.num_blocks + num_scratch, device)
-    drafter = HeadDrafter(head.kind, model, runner.num_blocks, block_size, manifest.tokens.eos)
-    runner.lead(drafter)
-    return drafter
+    return [drafter], DraftAdapters(runner.arrange, directories, is_same)
 
 
 _Opener = Callable[

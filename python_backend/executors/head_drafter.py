@@ -17,14 +17,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass, field, replace
 from itertools import count, islice
-from typing import Any, Generic, Protocol, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from trierarch.builder.manifest import DrafterKind
+from trierarch.builder.manifest import DrafterKind, EngineManifest, Head
 from trierarch.python_backend.executors.following import StepRows
+from trierarch.python_backend.executors.runner import LeadRunner
 from trierarch.python_backend.scheduling.plan import ScheduledSequence, SequenceOutput
 from trierarch.python_backend.sequence import Sequence
 from trierarch.python_backend.speculation.drafter import NO_DRAFT, Ask, Draft
 from trierarch.python_backend.speculation.step_cost import StepCost
+
+if TYPE_CHECKING:
+    import torch
 
 A = TypeVar("A", bound=Any)
 """An array of rows, and one such row."""
@@ -186,3 +191,28 @@ def _row(one: _Guessing[Any]) -> ScheduledSequence:
     """The row of the last guess, which stands one position before it."""
     start = one.sequence.num_tokens + len(one.drafted) - 2
     return ScheduledSequence(one.sequence, start, 0, (one.drafted[-1],))
+
+
+def open_head(
+    folder: Path, manifest: EngineManifest, head: Head, runner: LeadRunner, max_draft_tokens: int
+) -> HeadDrafter[torch.Tensor]:
+    """Load the head in `folder` where its target computes, and let it follow `runner`, which was opened with its taps.
+
+    Raises:
+        EngineError: the weights are missing, corrupt or not what the manifest says.
+        ResourceError: the machine has no room for the weights or the keys and values.
+    """
+    import torch
+
+    from trierarch.python_backend.executors.torch.device import prepare_cpu
+    from trierarch.python_backend.executors.torch.head_model import TorchHead
+
+    device = torch.device(runner.device)
+    if device.type == "cpu":
+        prepare_cpu()
+    limits, block_size = manifest.limits, manifest.kv_cache.block_size
+    num_scratch = num_scratch_blocks(limits.max_batch_size, max_draft_tokens, block_size)
+    model = TorchHead(folder, manifest, runner.num_blocks + num_scratch, device)
+    drafter = HeadDrafter(head.kind, model, runner.num_blocks, block_size, manifest.tokens.eos)
+    runner.lead(drafter)
+    return drafter

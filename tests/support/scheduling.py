@@ -102,7 +102,7 @@ class World:
         drafts = self.runner.drafts(plan) if self.speculator is None else self.speculator.propose(plan)
         plan = self.scheduler.with_drafts(plan, drafts)
         if self.mover is not None:
-            self.mover.begin()
+            self.mover.make_copies()
         return plan
 
     def run_plan(self, plan: Plan) -> StepOutput:

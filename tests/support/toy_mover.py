@@ -1,12 +1,15 @@
-"""ToyMover: copies between tiers whose contents are what a CheckingRunner remembers, made when a test says so."""
+"""Copies between tiers whose contents are what a CheckingRunner remembers, made when a test says so."""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Sequence
 from random import Random
 
 from support.checking_runner import CheckingRunner
-from trierarch.python_backend.kv.copies import Arrival, Recall, Recalled, Saved, Saving, Tier
+from trierarch.python_backend.executors.offload.carrier import News
+from trierarch.python_backend.executors.offload.mover import Mover
+from trierarch.python_backend.kv.copies import Arrival, Copies, Recall, Recalled, Saved, Saving, Tier
 from trierarch.python_backend.kv.disk_tier import DiskTier
 from trierarch.python_backend.kv.host_tier import HostTier
 from trierarch.python_backend.kv.manager import KVCacheManager
@@ -39,13 +42,13 @@ def make_offload(num_slots: int, max_files: int) -> Offload | None:
     return Offload(HostTier(num_slots), AlwaysPays(), 1, DiskTier(max_files) if max_files else None)
 
 
-class ToyMover:
-    """Both threads of a mover, each with its line of copies; what is under way is copied at the last moment."""
+class ToyCarrier:
+    """Implements Carrier: each line of copies in its order, and each copy at the last moment, when `finish_one` says so."""
 
-    def __init__(self, kv: KVCacheManager, runner: CheckingRunner) -> None:
-        assert kv.offload is not None
-        self.kv = kv
-        self.offload = kv.offload
+    kept: Sequence[bytes] = ()
+    pinned_bytes = 0
+
+    def __init__(self, runner: CheckingRunner) -> None:
         self.runner = runner
         self.host: dict[int, Content] = {}
         self.disk: dict[bytes, Content] = {}
@@ -57,13 +60,20 @@ class ToyMover:
         """Whether blocks are on their way back."""
         return bool(self.recalls)
 
-    def begin(self) -> None:
-        """What the loop does before a step."""
-        copies = self.offload.take_copies()
+    def start(self, on_news: Callable[[News], None]) -> None:
+        self.on_news = on_news
+
+    def begin(self, copies: Copies) -> None:
         for one in copies.leaving:
             self.host[one.slot] = self._content(one.block_id)
         self.recalls += copies.recalls
         self.savings += copies.savings
+
+    def keep(self, keys: Sequence[bytes]) -> None:
+        pass
+
+    def close(self) -> None:
+        self.finish()
 
     def finish_one(self, random: Random | None = None) -> bool:
         """Make the next copy of a line, which fails at times if there is a `random`; whether there was any."""
@@ -73,10 +83,10 @@ class ToyMover:
         if (lines[0] if random is None else random.choice(lines)) is self.recalls:
             recall = self.recalls.popleft()
             lost = frozenset(a.key for a in recall.arrivals if not self._bring(a, random))
-            self.kv.recalled(Recalled(recall.number, lost))
+            self.on_news(Recalled(recall.number, lost))
         else:
             saving = self.savings.popleft()
-            self.offload.saved(Saved(saving.key, self._save(saving, random)))
+            self.on_news(Saved(saving.key, self._save(saving, random)))
         return True
 
     def finish(self) -> None:
@@ -110,6 +120,19 @@ class ToyMover:
     def _fill(self, block_id: int, content: Content) -> None:
         for offset, one in content.items():
             self.runner.slots[block_id, offset] = one
+
+
+class ToyMover(ToyCarrier):
+    """Copies that the books hear of as they are made."""
+
+    def __init__(self, kv: KVCacheManager, runner: CheckingRunner) -> None:
+        super().__init__(runner)
+        self.mover = Mover(kv, self)
+        self.mover.listen(self.mover.hear)
+
+    def make_copies(self) -> None:
+        """What the loop does before a step."""
+        self.begin(self.mover.take())
 
 
 def _fails(random: Random | None) -> bool:

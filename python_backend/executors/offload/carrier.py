@@ -185,7 +185,7 @@ class LocalCarrier:
                 self._delete(saving)
 
     def _save(self, saving: Saving) -> bool:
-        assert self._files is not None
+        assert self._files is not None, "there is no disk tier"
         if self._is_closing or saving.slot in self._bad_slots:
             return False
         try:

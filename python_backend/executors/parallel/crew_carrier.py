@@ -35,7 +35,7 @@ _RECALLS: Final = "the return of cached blocks"
 
 
 @dataclass(slots=True)
-class _Recalling:
+class Recalling:
     """A recall, until all ranks have said how theirs ended."""
 
     recall: Recall
@@ -63,7 +63,7 @@ class _Recalling:
 
 
 @dataclass(slots=True)
-class _Writing:
+class Writing:
     """A saving, likewise."""
 
     key: bytes
@@ -99,8 +99,8 @@ class CrewCarrier:
         self._crew = crew
         self._own = own
         self._lock = threading.Lock()
-        self._recalling: dict[int, _Recalling] = {}  # number -> recall
-        self._writing: dict[bytes, _Writing] = {}  # key -> saving
+        self._recalling: dict[int, Recalling] = {}  # number -> recall
+        self._writing: dict[bytes, Writing] = {}  # key -> saving
         self._orphans: list[bytes] = []
         """Keys of files that some ranks have and some have not, so that nobody looks for them."""
         self._is_closing = False
@@ -135,8 +135,8 @@ class CrewCarrier:
     def begin(self, copies: Copies) -> None:
         """See Carrier.begin."""
         with self._lock:
-            self._recalling |= {recall.number: _Recalling(recall) for recall in copies.recalls}
-            self._writing |= {saving.key: _Writing(saving.key) for saving in copies.savings}
+            self._recalling |= {recall.number: Recalling(recall) for recall in copies.recalls}
+            self._writing |= {saving.key: Writing(saving.key) for saving in copies.savings}
             orphans, self._orphans = tuple(self._orphans), []
         if copies.recalls:
             self._crew.wait_for(_RECALLS)
@@ -172,7 +172,7 @@ class CrewCarrier:
         if over is not None:
             self._on_news(over.outcome)
 
-    def _recall_ended(self, rank: int, news: Recalled) -> _Recalling | None:
+    def _recall_ended(self, rank: int, news: Recalled) -> Recalling | None:
         """The recall, if it has ended on all ranks now; it may have been given up before."""
         begun = self._recalling.get(news.number)
         if begun is None:
@@ -186,7 +186,7 @@ class CrewCarrier:
             self._crew.has_come(_RECALLS)
         return begun
 
-    def _saving_ended(self, rank: int, news: Saved) -> _Writing | None:
+    def _saving_ended(self, rank: int, news: Saved) -> Writing | None:
         """Likewise."""
         begun = self._writing.get(news.key)
         if begun is None:
@@ -197,7 +197,7 @@ class CrewCarrier:
     def _give_up(self) -> None:
         """Have all that was begun fail."""
         with self._lock:
-            begun: list[_Recalling | _Writing] = [*self._recalling.values(), *self._writing.values()]
+            begun: list[Recalling | Writing] = [*self._recalling.values(), *self._writing.values()]
             self._recalling.clear()
             self._writing.clear()
             self._crew.has_come(_RECALLS)

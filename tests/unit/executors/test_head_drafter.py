@@ -24,8 +24,8 @@ from trierarch.builder.config import BuildConfig
 from trierarch.builder.errors import EngineError
 from trierarch.builder.manifest import DrafterKind, EngineManifest
 from trierarch.python_backend.executors.cpu.runner import CpuRunner
-from trierarch.python_backend.executors.factory import open_executor, open_head
-from trierarch.python_backend.executors.head_drafter import HeadDrafter
+from trierarch.python_backend.executors.factory import open_executor
+from trierarch.python_backend.executors.head_drafter import HeadDrafter, open_head
 from trierarch.python_backend.executors.runner import LeadRunner
 from trierarch.python_backend.executors.torch.runner import TorchRunner
 from trierarch.python_backend.request import Request, SamplingParams
