@@ -47,6 +47,7 @@ class ToyCarrier:
 
     kept: Sequence[bytes] = ()
     pinned_bytes = 0
+    has_leftovers = False
 
     def __init__(self, runner: CheckingRunner) -> None:
         self.runner = runner

@@ -32,6 +32,11 @@ class Carrier(Protocol):
         """Of page-locked host memory."""
         ...
 
+    @property
+    def has_leftovers(self) -> bool:
+        """Whether `begin` is wanted though there is nothing to copy: there are files that nobody will look for."""
+        ...
+
     def keep(self, keys: Sequence[bytes]) -> None:
         """Delete all that was on disk at the start, but for these."""
         ...
@@ -82,9 +87,9 @@ class LocalCarrier:
         return self._copier.pinned_bytes
 
     @property
-    def block_bytes(self) -> int:
-        """Of one block's content, as it has it."""
-        return self._copier.block_bytes
+    def has_leftovers(self) -> bool:
+        """See Carrier.has_leftovers."""
+        return False
 
     def keep(self, keys: Sequence[bytes]) -> None:
         """See Carrier.keep."""

@@ -44,7 +44,7 @@ class Mover:
     @property
     def has_copies(self) -> bool:
         """Whether `begin` would do anything."""
-        return self._offload.has_copies
+        return self._offload.has_copies or self._carrier.has_leftovers
 
     def hear(self) -> None:
         """Tell the books which copies are over."""

@@ -120,6 +120,11 @@ class CrewCarrier:
         self.pinned_bytes = own.pinned_bytes + sum(its.pinned_bytes for its in opened)
         """See Carrier.pinned_bytes."""
 
+    @property
+    def has_leftovers(self) -> bool:
+        """See Carrier.has_leftovers."""
+        return bool(self._orphans)
+
     def keep(self, keys: Sequence[bytes]) -> None:
         """See Carrier.keep."""
         self._crew.tell(Keep(tuple(keys)))

@@ -19,6 +19,7 @@ from trierarch.builder.compile import find_compiler
 from trierarch.builder.errors import ConfigError, ResourceError
 from trierarch.builder.manifest import (
     MANIFEST_NAME,
+    WEIGHTS_NAME,
     DrafterKind,
     DType,
     EngineManifest,
@@ -26,6 +27,8 @@ from trierarch.builder.manifest import (
     Rope,
     Speculation,
 )
+from trierarch.builder.verify import digest_file
+from trierarch.python_backend.executors.draft_model import DraftModel
 from trierarch.python_backend.executors.factory import open_executor
 from trierarch.python_backend.executors.loop import StepExecutor
 from trierarch.python_backend.executors.offload.block_files import SUFFIX, BlockFiles
@@ -33,6 +36,7 @@ from trierarch.python_backend.executors.offload.carrier import LocalCarrier
 from trierarch.python_backend.executors.offload.config import OffloadConfig
 from trierarch.python_backend.executors.prefix_file import PrefixFile
 from trierarch.python_backend.request import FinishReason
+from trierarch.python_backend.speculation.allotment import FixedLength
 
 NUM_BLOCKS = 8
 WAYS = [("cpu", KvType.FLOAT32), ("cpu", KvType.INT8), ("torch", KvType.FLOAT32), ("torch", KvType.INT8)]
@@ -65,7 +69,8 @@ def serve() -> Iterator[Serve]:
 
     def open_one(engine: Path, **fields: Any) -> Served:
         prefixes = fields.pop("prefixes", None)
-        executor = open_executor(engine, offload=OffloadConfig(**fields), prefixes=prefixes)
+        allotment = fields.pop("allotment", None)
+        executor = open_executor(engine, allotment, offload=OffloadConfig(**fields), prefixes=prefixes)
         assert isinstance(executor, StepExecutor)
         opened.append(executor)
         return Served(executor)
@@ -146,6 +151,44 @@ def test_a_head_finds_its_own_share_of_what_came_back(way: str, serve: Serve, tm
     assert offloading.offload.host.num_bytes > own * offloading.offload.host.num_blocks, (
         "the head's keys and values lie in the same blocks"
     )
+
+
+@pytest.mark.parametrize("way", ["cpu", "torch"])
+def test_a_draft_model_has_tiers_of_its_own_within_what_was_lent(way: str, serve: Serve, tmp_path: Path) -> None:
+    engine = make_engine(tmp_path / "engine", way)
+    draft = make_engine(engine / "draft", way)
+    files = {f"draft/{name}": digest_file(draft / name) for name in (MANIFEST_NAME, WEIGHTS_NAME)}
+    speculation = Speculation(drafters=(DrafterKind.DRAFT_MODEL,), max_draft_tokens=3, draft_engine="draft")
+    manifest = EngineManifest.load(engine)
+    files |= manifest.files
+    (engine / MANIFEST_NAME).write_text(
+        manifest.model_copy(update={"speculation": speculation, "files": files}).to_json()
+    )
+    directory, in_both = tmp_path / "kept", 2 * block_bytes(engine)
+    tiers = {"host_bytes": 20 * in_both + 1, "disk_directory": directory}
+    plain, offloading = serve(engine, allotment=FixedLength(3)), serve(engine, allotment=FixedLength(3), **tiers)
+    expected = [plain.ask(prompt, max_tokens=20) for prompt in PROMPTS]
+    for _ in range(2):
+        for prompt, tokens in zip(PROMPTS, expected, strict=True):
+            assert offloading.ask(prompt, max_tokens=20) == tokens
+    assert offloading.offload.host.max_blocks == 20
+    assert offloading.offload.host.num_hits > 0
+    (drafter,) = offloading.executor._speculator._models
+    model = drafter[0].drafter
+    assert isinstance(model, DraftModel)
+    own = model._kv.offload
+    assert own is not None
+    offloading.executor.close()
+    stats = own.stats()
+    assert stats.host.max_blocks == 20
+    assert stats.host.num_hits > 0
+    assert stats.disk is not None
+    assert stats.disk.max_blocks == offloading.disk.max_blocks
+    assert len(list(directory.glob(f"*{SUFFIX}"))) == stats.disk.num_blocks + offloading.disk.num_blocks
+    speculated = [served.executor.stats().speculation for served in (plain, offloading)]
+    assert all(its is not None and its.drafters[0].num_accepted_tokens > 0 for its in speculated)
+    again = serve(engine, allotment=FixedLength(3), **tiers)
+    assert [again.ask(prompt, max_tokens=20) for prompt in PROMPTS] == expected
 
 
 def test_a_draft_that_the_client_sends_is_verified_on_what_came_back(serve: Serve, tmp_path: Path) -> None:

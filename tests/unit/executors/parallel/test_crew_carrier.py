@@ -182,7 +182,9 @@ class Cache:
         self.hear(lambda: not offload._being_saved)
 
     def close(self) -> None:
-        self.mover.begin(Copies())  # what only some have is deleted
+        if self.mover.has_copies:  # what only some have is deleted
+            self.mover.begin(self.mover.take())
+        assert not self.mover.has_copies
         self.mover.close()
         self.kv.check_integrity([])
 

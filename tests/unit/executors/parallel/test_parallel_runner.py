@@ -175,6 +175,18 @@ def test_a_rank_that_hangs_is_not_waited_for(engine: Path) -> None:
     runner.close()
 
 
+def test_ranks_whose_blocks_do_not_come_back_are_not_waited_for() -> None:
+    crew = Crew(2, stall_seconds=0.0)
+    lost: list[str] = []
+    crew.listen(lost.append)
+    try:
+        crew.wait_for("the return of cached blocks")
+        eventually(lambda: bool(lost), "whoever waits for them is told")
+    finally:
+        crew.close()
+    assert lost == ["the return of cached blocks over 2 ranks has not ended for 0 s"]
+
+
 def test_a_rank_that_is_lost_between_requests_makes_the_executor_unhealthy(engine: Path) -> None:
     with opened(engine) as (executor, rank):
         assert executor.is_healthy
