@@ -79,6 +79,16 @@ def test_the_next_process_finds_what_the_last_one_computed_and_answers_the_same(
     assert [path.name for path in directory.iterdir()] == [NAME]
 
 
+def test_an_engine_that_torch_runs_says_that_it_keeps_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    architecture = tiny_architecture()
+    (tmp_path / "engine").mkdir()
+    write_engine(tmp_path / "engine", tiny_manifest(architecture, block_size=BLOCK_SIZE), random_weights(architecture))
+    with caplog.at_level(logging.INFO):
+        generate(tmp_path / "engine", tmp_path / "kept")
+    assert "prefix_cache_directory keeps nothing of it" in caplog.text
+    assert not (tmp_path / "kept").exists()
+
+
 def test_no_tenant_finds_what_another_has_computed(engine: Path, tmp_path: Path) -> None:
     generate(engine, tmp_path, ("mine",))
 
