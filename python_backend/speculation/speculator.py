@@ -215,7 +215,8 @@ class Speculator:
 
         chances = [hopes[ask.sequence.sequence_id] for ask in weak]
         share = self._allotment.length(chances, seconds_with, num_drawing + gained)
-        if share.rate > without.rate and any(share.counts):
+        pays = share.rate > without.rate and any(share.counts)
+        if pays:
             probing.paid()
             counts = share.counts
         elif probing.is_due(num_drawing):
@@ -224,7 +225,10 @@ class Speculator:
             return
         started = self._clock()
         shorter = [Ask(ask.sequence, count) for ask, count in zip(weak, counts, strict=True) if count]
-        for ask, draft in zip(shorter, model.propose(shorter), strict=True):
+        drafts = model.propose(shorter)
+        if not pays:
+            probing.tried(any(draft.token_ids for draft in drafts))
+        for ask, draft in zip(shorter, drafts, strict=True):
             self._add(ask, model.kind, draft)
         self._round.seconds += self._clock() - started
 

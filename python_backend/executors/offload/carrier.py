@@ -116,7 +116,8 @@ class LocalCarrier:
 
     def delete(self, keys: tuple[bytes, ...]) -> None:
         """Let files go, before those that are written for what begins later."""
-        self._savings.put(keys)
+        if keys:
+            self._savings.put(keys)
 
     def close(self) -> None:
         """See Carrier.close."""

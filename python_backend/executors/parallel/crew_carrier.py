@@ -126,8 +126,9 @@ class CrewCarrier:
         return bool(self._orphans)
 
     def keep(self, keys: Sequence[bytes]) -> None:
-        """See Carrier.keep."""
-        self._crew.tell(Keep(tuple(keys)))
+        """See Carrier.keep. Ranks that are lost are noticed elsewhere."""
+        with suppress(RunnerLost):
+            self._crew.tell(Keep(tuple(keys)))
         self._own.keep(keys)
 
     def start(self, on_news: Callable[[News], None]) -> None:

@@ -30,3 +30,18 @@ def test_it_is_tried_soon_after_it_paid() -> None:
     tries(probing, 4000, load=8)
     probing.paid()
     assert tries(probing, 40, load=8)
+
+
+def test_a_try_without_a_result_goes_on_for_a_while_and_counts_for_one() -> None:
+    def tried(probing: Probing, has_result: bool) -> list[int]:
+        due = []
+        for step in range(200):
+            if probing.is_due(load=1):
+                due.append(step)
+                probing.tried(has_result)
+        return due
+
+    quick, slow = Probing(), Probing()
+    once, often = tried(quick, True), tried(slow, False)
+    assert often[:17] == list(range(17))
+    assert often[17] - often[16] == once[1] - once[0]

@@ -17,7 +17,7 @@ from support.scheduling import World, make_request
 from trierarch.builder.manifest import DrafterKind, Speculation
 from trierarch.python_backend.request import SpeculationParams
 from trierarch.python_backend.speculation.allotment import FixedLength
-from trierarch.python_backend.speculation.drafter import Ask, Draft
+from trierarch.python_backend.speculation.drafter import NO_DRAFT, Ask, Draft
 from trierarch.python_backend.speculation.prompt_lookup import PromptLookupDrafter
 from trierarch.python_backend.speculation.speculator import Speculator
 from trierarch.python_backend.speculation.suffix import SuffixDrafter
@@ -115,6 +115,15 @@ def test_a_model_is_asked_where_it_pays_and_only_probed_where_it_does_not() -> N
     assert cheap[0] < 50
     assert dear[0] > 100
     assert dear[1] < 10
+
+
+def test_a_model_that_is_tried_on_a_long_text_is_asked_until_it_knows_it() -> None:
+    model = ScriptedDrafter(lambda ask: right(ask) if len(model.asked) >= 8 else NO_DRAFT, DrafterKind.DRAFT_MODEL, 1.0)
+    world = make_world(Speculator(SPECULATION, VOCAB_SIZE, models=[model]))
+    world.add("a", prompt=5, max_tokens=20)
+    world.run()
+    assert world.output("a") == expected("a", 5, 20)
+    assert len(model.asked) == 8, "it does not pay"
 
 
 def test_a_model_is_not_asked_about_whom_it_does_not_know() -> None:
