@@ -10,7 +10,7 @@ from typing import Any, Final
 import torch
 
 from trierarch.builder.checkpoint import TokenizerFiles
-from trierarch.builder.codes import Codes
+from trierarch.builder.codes import Codes, CodeType
 
 LLAMA_3_1_8B: Final[Mapping[str, Any]] = MappingProxyType(
     {
@@ -57,7 +57,7 @@ class RandomCheckpoint:
     """Of a Llama. Implements Checkpoint; it has no tokenizer."""
 
     quantization: Final = None
-    code_bits: Final[Mapping[str, int]] = MappingProxyType({})
+    code_types: Final[Mapping[str, CodeType]] = MappingProxyType({})
     has_folded_norms: Final = False
 
     def __init__(self, config: Mapping[str, Any], seed: int, device: torch.device) -> None:
@@ -78,7 +78,7 @@ class RandomCheckpoint:
         return numbers.mul_(_SPREAD).cpu()
 
     def load_codes(self, name: str) -> Codes:
-        """Never asked for: `code_bits` is empty."""
+        """Never asked for: `code_types` is empty."""
         raise AssertionError(f"{name} is not stored as codes")
 
     def tokenizer(self, vocab_size: int) -> TokenizerFiles:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Collection
 from dataclasses import replace
 from importlib.metadata import version
 
@@ -30,6 +32,7 @@ from trierarch.builder.manifest import (
     Requires,
     Speculation,
     Target,
+    WeightType,
 )
 from trierarch.builder.model import Model, read_model
 from trierarch.builder.mtp import read_mtp
@@ -41,6 +44,8 @@ from trierarch.builder.source import open_checkpoint
 from trierarch.builder.speculation import choose_drafters, plan_speculation
 from trierarch.builder.staging import staged_directory
 from trierarch.builder.target import check_torch_options
+
+logger = logging.getLogger(__name__)
 
 
 def build(config: BuildConfig, progress: Progress | None = None, measure: Evaluator | None = None) -> EngineManifest:
@@ -69,8 +74,11 @@ def build(config: BuildConfig, progress: Progress | None = None, measure: Evalua
     _check_accuracy_options(config, measure)
     drafters = choose_drafters(config)
     checkpoint = open_checkpoint(config.model, progress)
+    stored = {one.weights for one in checkpoint.code_types.values()}
+    config = _with_kept_fp8(config, stored)
+    _check_accuracy_options(config, measure)  # what is kept is measured too
     decoder = read_decoder(checkpoint.config, config.max_seq_len)
-    parallel = plan_parallel(config, decoder.architecture, drafters)
+    parallel = plan_parallel(config, decoder.architecture, drafters, stored)
     tokenizer = checkpoint.tokenizer(decoder.architecture.vocab_size)
     model = _model(config, checkpoint, decoder, tokenizer)
     limits = config.limits(decoder.max_seq_len)
@@ -98,6 +106,18 @@ def build(config: BuildConfig, progress: Progress | None = None, measure: Evalua
             manifest = gate.check(staging, manifest, progress)
             write_manifest(staging, manifest)
     return manifest
+
+
+def _with_kept_fp8(config: BuildConfig, stored: Collection[WeightType]) -> BuildConfig:
+    """`config`, keeping what is FP8 in the checkpoint where this machine multiplies it and nothing else was asked for."""
+    if config.quantization is not None or WeightType.FP8 not in stored:
+        return config
+    if machine.multiplies_fp8():
+        return config.model_copy(update={"quantization": WeightType.SOURCE})
+    logger.warning(
+        "the checkpoint's FP8 weights are dequantised, since no GPU here multiplies them; keep them with --quantization source"
+    )
+    return config
 
 
 def _check_accuracy_options(config: BuildConfig, measure: Evaluator | None) -> None:

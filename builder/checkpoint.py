@@ -11,7 +11,7 @@ from trierarch.builder.manifest import CHAT_TEMPLATE_NAME, TOKENIZER_NAME, Token
 if TYPE_CHECKING:
     import torch
 
-    from trierarch.builder.codes import Codes
+    from trierarch.builder.codes import Codes, CodeType
 
 PICKLED_SUFFIXES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 """Formats that run code when they are read; they are refused whatever they hold."""
@@ -58,8 +58,8 @@ class Checkpoint(Protocol):
         ...
 
     @property
-    def code_bits(self) -> Mapping[str, int]:
-        """Bits of a code, by name, of the tensors that `load_codes` can give as they are stored."""
+    def code_types(self) -> Mapping[str, CodeType]:
+        """Of the tensors, by name, that `load_codes` can give as they are stored."""
         ...
 
     @property
@@ -76,10 +76,10 @@ class Checkpoint(Protocol):
         ...
 
     def load_codes(self, name: str) -> Codes:
-        """One tensor of `code_bits`, its rows in the same order as `load` gives them.
+        """One tensor of `code_types`, its rows in the same order as `load` gives them.
 
         Raises:
-            CheckpointError: its scales are not finite.
+            CheckpointError: a scale or an fp8 number is not finite.
         """
         ...
 

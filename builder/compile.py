@@ -108,7 +108,7 @@ def obstacle(
     """Why the kernels cannot run a model; None where they can."""
     if dtype is DType.FLOAT16:
         return "there are none for float16; bfloat16 and float32 have them"
-    if quantization is not None and quantization.weights is WeightType.FP8:
+    if quantization is not None and (quantization.weights is WeightType.FP8 or quantization.num_fp8):
         return "there are none for fp8 weights, which are for GPUs; int8 and int4 have them"
     if architecture.moe is not None:
         return "there are none for mixture of experts"

@@ -41,7 +41,7 @@ def read_decoder(raw: Mapping[str, Any], max_seq_len: int | None) -> Decoder:
     """Interpret a `config.json` for sequences of at most `max_seq_len` tokens (None: as BuildConfig says).
 
     Raises:
-        CheckpointError: an architecture, quantization, activation or layer kind that is not in the table, or a
+        CheckpointError: an architecture, activation or layer kind that is not in the table, or a
             configuration that contradicts itself.
         ConfigError: `max_seq_len` is beyond the checkpoint's window.
     """
@@ -56,13 +56,6 @@ def decoder_of(name: str, family: Family, raw: Mapping[str, Any], max_seq_len: i
     """
     text = raw.get("text_config")
     flat = {**raw, **text} if isinstance(text, Mapping) else dict(raw)
-    if flat.get("quantization_config"):
-        quantization = flat["quantization_config"]
-        method = quantization.get("quant_method") if isinstance(quantization, Mapping) else quantization
-        raise CheckpointError(
-            f"config.json: quantization_config is {method!r}: this builder reads unquantised safetensors and GGUF; "
-            "take the original checkpoint or its GGUF"
-        )
     config = HfConfig.parse({**family.defaults, **flat})
     if config.use_bidirectional_attention:
         raise CheckpointError("config.json: use_bidirectional_attention is true: only causal decoders are served")

@@ -67,18 +67,30 @@ class EngineMatrices:
         if f"{name}.weight" in self._arrays:
             return to_floats(self._arrays[f"{name}.weight"][rows])
         try:
-            codes, scales = self._arrays[f"{name}.codes"][rows], self._arrays[f"{name}.scales"][rows]
+            codes, scales = self._arrays[f"{name}.codes"][rows], self._arrays[f"{name}.scales"]
         except KeyError:
             raise EngineError(f"{self._path} lacks {name}; rebuild the engine with: trierarch build") from None
-        if scales.ndim == 1:
-            scaled: Floats = e4m3_to_floats(codes) * scales[:, None]
+        if scales.dtype == np.float32:
+            scaled: Floats = e4m3_to_floats(codes) * self._fp8_scales(scales, rows, codes.shape[1])
             return scaled
+        scales = scales[rows]
         offsets = self._arrays.get(f"{name}.offsets")
         grouped = _unpacked(codes, is_int4=offsets is not None).reshape(len(codes), -1, GROUP_SIZE)
         numbers: Floats = grouped * scales[..., None].astype(np.float32)
         if offsets is not None:
             numbers += offsets[rows][..., None].astype(np.float32)
         return numbers.reshape(len(codes), -1)
+
+    def _fp8_scales(self, scales: Array, rows: slice, num_inputs: int) -> Floats:
+        """(n, num_inputs or 1): those of some rows of an fp8 matrix."""
+        if scales.ndim == 1:
+            of_rows: Floats = scales[rows, None]
+            return of_rows
+        assert self._manifest.quantization is not None
+        block = self._manifest.quantization.fp8_block
+        assert block is not None, "the weights' table has seen to it"
+        spread: Floats = scales[np.arange(rows.start, rows.stop) // block[0]].repeat(block[1], axis=1)[:, :num_inputs]
+        return spread
 
 
 def e4m3_to_floats(bits: Array) -> Floats:

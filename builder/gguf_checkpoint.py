@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from trierarch.builder.architectures import FAMILIES, Sources
 from trierarch.builder.checkpoint import TokenizerFiles
-from trierarch.builder.codes import Codes
+from trierarch.builder.codes import Codes, CodeType
 from trierarch.builder.errors import CheckpointError
-from trierarch.builder.gguf_codes import CODE_BITS, read_codes
+from trierarch.builder.gguf_codes import CODE_TYPES, read_codes
 from trierarch.builder.gguf_config import find_kind, synthesize_config
 from trierarch.builder.gguf_tokenizer import read_gguf_tokenizer
 from trierarch.builder.hf_config import HfConfig
@@ -137,10 +137,10 @@ class GgufCheckpoint:
         }
 
     @cached_property
-    def code_bits(self) -> Mapping[str, int]:
+    def code_types(self) -> Mapping[str, CodeType]:
         """Those of a type that an engine can keep."""
         types = {name: one.tensor.tensor_type.name for name, one in self._stored.items()}
-        return {name: CODE_BITS[tensor_type] for name, tensor_type in types.items() if tensor_type in CODE_BITS}
+        return {name: CODE_TYPES[tensor_type] for name, tensor_type in types.items() if tensor_type in CODE_TYPES}
 
     @property
     def quantization(self) -> str | None:

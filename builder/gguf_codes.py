@@ -8,11 +8,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from trierarch.builder.codes import Codes, pack_nibbles
-from trierarch.builder.manifest import GROUP_SIZE
+from trierarch.builder.codes import Codes, CodeType, pack_nibbles
+from trierarch.builder.manifest import GROUP_SIZE, WeightType
 
 CODE_BITS: Final = {"Q8_0": 8, "Q4_0": 4, "Q4_1": 4}
 """Tensor types that an engine can keep -> bits of a code."""
+CODE_TYPES: Final = {
+    name: CodeType(WeightType.INT8 if bits == 8 else WeightType.INT4) for name, bits in CODE_BITS.items()
+}
 _HALF: Final = np.dtype("<f2")
 _ZERO_CODE: Final = 8
 """Q4_0's code of 0."""

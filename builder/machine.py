@@ -10,6 +10,8 @@ from typing import Final
 from trierarch.builder.manifest import DType
 
 CPU_INFO: Final = Path("/proc/cpuinfo")
+LEAST_FP8_ARCHITECTURE: Final = 89
+"""sm_89 is the first with E4M3 units."""
 _CUDA_DRIVER: Final = (Path("/dev/nvidiactl"), Path("/dev/nvidia0"), Path("/proc/driver/nvidia"), Path("/dev/dxg"))
 """Any of these is there where a driver is; the last is Windows' subsystem for Linux."""
 _BFLOAT16_FLAGS: Final = frozenset({"avx512_bf16", "amx_bf16"})
@@ -42,6 +44,11 @@ def cuda_architectures() -> tuple[str, ...]:
     if done.returncode != 0:
         return ()
     return tuple("sm_" + line.strip().replace(".", "") for line in done.stdout.splitlines() if line.strip())
+
+
+def multiplies_fp8() -> bool:
+    """Whether a GPU of this machine has units for it."""
+    return any(int(one.removeprefix("sm_")) >= LEAST_FP8_ARCHITECTURE for one in cuda_architectures())
 
 
 def default_dtype() -> DType:

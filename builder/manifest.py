@@ -31,14 +31,15 @@ groups of GROUP_SIZE; an element is scale * code, plus the group's offset where 
     X.scales   (out_features, in_features / GROUP_SIZE) of float16
     X.offsets  likewise; int4 only
 
-Of fp8 an element is scale * code too, and a row has one scale for all of its inputs:
+Of fp8 an element is scale * code too. A row has one scale for all of its inputs, or a block has one, of as many rows and
+inputs as `Quantization.fp8_block` says, but for smaller ones at the ends; for blocks go before rows, experts have their own:
 
     X.codes    (out_features, in_features) of E4M3
-    X.scales   (out_features) of float32
+    X.scales   (out_features) of float32, or (out_features / rows, in_features / inputs), both rounded up
 
 Quantised may be qkv, o, gate_up, down (of experts too, with their leading axis), and the matrix that makes the logits:
 lm_head, or embed where `tie_embeddings` (as int8 where int8 or int4 is asked for: it is the most sensitive, and look-ups
-read it too; with `source`, as the checkpoint has it; not with fp8, whose rows have but one scale). Biases, norms, routers
+read it too; with `source`, as the checkpoint has it; with fp8 only where the checkpoint has it so). Biases, norms, routers
 and an untied embed never are.
 
 A *head* (`EngineManifest.head`) is an engine of one layer that guesses for another, its target, from the target's own
@@ -155,9 +156,10 @@ class WeightType(StrEnum):
     INT8 = "int8"
     INT4 = "int4"
     SOURCE = "source"
-    """As the checkpoint has them: GGUF's Q8_0 as int8, Q4_0 and Q4_1 as int4, everything else unquantised."""
+    """As the checkpoint has them: GGUF's Q8_0 as int8, Q4_0 and Q4_1 as int4, FP8 as fp8, everything else unquantised."""
     FP8 = "fp8"
-    """E4M3, the logits' matrix left as it is; for TensorRT-LLM as its package does it."""
+    """E4M3, the logits' matrix left as it is; what is E4M3 in the checkpoint, as it has it. For TensorRT-LLM as its package
+    does it."""
     NVFP4 = "nvfp4"
     """This and the following are TensorRT-LLM's alone (builder/tensorrt_llm/quantization.py)."""
     INT4_AWQ = "int4_awq"
@@ -315,6 +317,8 @@ class Quantization(Frozen):
     num_int4: int = Field(default=0, ge=0)
     num_fp8: int = Field(default=0, ge=0)
     num_unquantized: int = Field(default=0, ge=0)
+    fp8_block: tuple[PositiveInt, PositiveInt] | None = None
+    """Rows and inputs that share a scale, of fp8 matrices whose scales come in blocks; None where none do."""
 
 
 class Parallel(Frozen):
@@ -479,7 +483,7 @@ class EngineManifest(Frozen):
     source: str
     """Base name of the checkpoint or its hub id, for people."""
     source_quantization: str | None = None
-    """GGUF tensor type that most of the weights came in."""
+    """What most of the weights came in: a GGUF tensor type, or FP8 and its scales."""
     architecture: Architecture
     dtype: DType
     """Of weights and activations."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trierarch.builder.checkpoint import Checkpoint
@@ -71,7 +71,7 @@ def read_model(
     )
 
 
-def _quantization(asked: WeightType, weights: Iterable[Weight], architecture: Architecture) -> Quantization:
+def _quantization(asked: WeightType, weights: Sequence[Weight], architecture: Architecture) -> Quantization:
     matrices = Counter(weight.codes for weight in weights if architecture.may_quantize(weight.name))
     return Quantization(
         weights=asked,
@@ -79,6 +79,7 @@ def _quantization(asked: WeightType, weights: Iterable[Weight], architecture: Ar
         num_int4=matrices[WeightType.INT4],
         num_fp8=matrices[WeightType.FP8],
         num_unquantized=matrices[None],
+        fp8_block=next((weight.block for weight in weights if weight.block is not None), None),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 from trierarch.builder.config import BuildConfig
@@ -9,13 +10,16 @@ from trierarch.builder.errors import ConfigError
 from trierarch.builder.manifest import GROUP_SIZE, Architecture, DrafterKind, Parallel, WeightType
 from trierarch.builder.mapping import Mapping
 
-_GROUPED: Final = (WeightType.INT8, WeightType.INT4, WeightType.SOURCE)
+_GROUPED: Final = frozenset({WeightType.INT8, WeightType.INT4})
 
 
 def plan_parallel(
-    config: BuildConfig, architecture: Architecture, drafters: tuple[DrafterKind, ...]
+    config: BuildConfig,
+    architecture: Architecture,
+    drafters: tuple[DrafterKind, ...],
+    stored: Collection[WeightType] = (),
 ) -> Parallel | None:
-    """What the engine's manifest says of it; None for one GPU.
+    """What the engine's manifest says of it; None for one GPU. `stored` is what the checkpoint has codes of.
 
     Raises:
         ConfigError: the model cannot be split so, with the numbers.
@@ -30,7 +34,8 @@ def plan_parallel(
             f"pipeline_parallel_size is {mapping.pipeline_parallel_size}, and {heads[0]} reads hidden states of layers that "
             "other GPUs have; split each layer with --tensor-parallel-size instead, or guess without a head"
         )
-    if config.quantization in _GROUPED:
+    asked = stored if config.quantization is WeightType.SOURCE else (config.quantization,)
+    if config.quantization is not None and not _GROUPED.isdisjoint(asked):
         _check_groups(config.quantization, architecture, mapping.tensor_parallel_size)
     return Parallel(
         tensor_parallel_size=mapping.tensor_parallel_size, pipeline_parallel_size=mapping.pipeline_parallel_size

@@ -10,7 +10,7 @@ from typing import Final
 import torch
 
 from trierarch.builder.checkpoint import Checkpoint
-from trierarch.builder.codes import Codes
+from trierarch.builder.codes import Block, Codes, CodeType, num_blocks
 from trierarch.builder.manifest import GROUP_SIZE, DType, WeightType
 from trierarch.builder.quantize import quantize
 from trierarch.builder.quantize_fp8 import quantize_fp8
@@ -65,6 +65,8 @@ class Weight:
     """Held here in place of sources: what the configuration alone decides."""
     codes: WeightType | None = None
     """INT8, INT4 or FP8, where it is quantised."""
+    block: Block | None = None
+    """Of fp8 with a scale a block, which divides the blocks of its sources; None where a row has one."""
     num_rows: int | None = None
     """That its one source's rows are cut to, or filled up to with zeros."""
     checkpoint: Checkpoint | None = None
@@ -83,7 +85,8 @@ class Weight:
         stem = self.name.removesuffix(".weight")
         *rows, in_features = self.shape
         if self.codes is WeightType.FP8:
-            return Entry(f"{stem}.codes", "F8_E4M3", self.shape), Entry(f"{stem}.scales", "F32", tuple(rows))
+            scaled = tuple(rows) if self.block is None else num_blocks(self.shape, self.block)
+            return Entry(f"{stem}.codes", "F8_E4M3", self.shape), Entry(f"{stem}.scales", "F32", scaled)
         scales = Entry(f"{stem}.scales", "F16", (*rows, in_features // GROUP_SIZE))
         if self.codes is WeightType.INT8:
             return Entry(f"{stem}.codes", "I8", self.shape), scales
@@ -101,11 +104,14 @@ class Weight:
     def _codes(self, checkpoint: Checkpoint, kind: WeightType) -> Iterator[torch.Tensor]:
         scales, offsets = [], []  # small: they wait until the codes of every source are out
         for source in self.sources:
-            part = _codes_of(checkpoint, source.name, kind)
-            yield self._fitted(part.codes).contiguous()
-            scales.append(self._fitted(part.scales).contiguous())
+            part = _codes_of(checkpoint, source.name, CodeType(kind, self.block))
+            yield _fitted(part.codes, self.num_rows).contiguous()
+            num_scales = self.num_rows
+            if num_scales is not None and self.block is not None:
+                num_scales = num_blocks((num_scales, 1), self.block)[0]
+            scales.append(_fitted(part.scales, num_scales).contiguous())
             if part.offsets is not None:
-                offsets.append(self._fitted(part.offsets).contiguous())
+                offsets.append(_fitted(part.offsets, self.num_rows).contiguous())
         yield from scales
         yield from offsets
 
@@ -113,20 +119,31 @@ class Weight:
         loaded = [self.value] if self.value is not None else (checkpoint.load(one.name) for one in self.sources)
         for tensor in loaded:
             shifted = tensor.float() + self.offset if self.offset else tensor
-            yield self._fitted(shifted.to(TORCH_DTYPES[self.dtype])).contiguous()
-
-    def _fitted(self, rows: torch.Tensor) -> torch.Tensor:
-        if self.num_rows is None:
-            return rows
-        missing = rows.new_zeros(max(0, self.num_rows - len(rows)), *rows.shape[1:])
-        return torch.cat([rows[: self.num_rows], missing])
+            yield _fitted(shifted.to(TORCH_DTYPES[self.dtype]), self.num_rows).contiguous()
 
 
-def _codes_of(checkpoint: Checkpoint, name: str, kind: WeightType) -> Codes:
-    """A tensor as `kind`: as it is stored, where it is stored so."""
-    if kind is WeightType.FP8:
-        return quantize_fp8(name, checkpoint.load(name))
-    bits = CODE_BITS[kind]
-    if checkpoint.code_bits.get(name) == bits:
+def _fitted(rows: torch.Tensor, num_rows: int | None) -> torch.Tensor:
+    if num_rows is None:
+        return rows
+    missing = rows.new_zeros(max(0, num_rows - len(rows)), *rows.shape[1:])
+    return torch.cat([rows[:num_rows], missing])
+
+
+def _codes_of(checkpoint: Checkpoint, name: str, wanted: CodeType) -> Codes:
+    """A tensor as codes: as it is stored, where it is stored so."""
+    stored = checkpoint.code_types.get(name)
+    if stored == wanted:
         return checkpoint.load_codes(name)
-    return quantize(name, checkpoint.load(name), bits)
+    if wanted.block is not None:
+        assert stored is not None, "blocks are kept, and never made"
+        assert stored.block is not None
+        return _in_smaller_blocks(checkpoint.load_codes(name), stored.block, wanted.block)
+    if wanted.weights is WeightType.FP8:
+        return quantize_fp8(name, checkpoint.load(name))
+    return quantize(name, checkpoint.load(name), CODE_BITS[wanted.weights])
+
+
+def _in_smaller_blocks(codes: Codes, stored: Block, wanted: Block) -> Codes:
+    """The same numbers. Blocks of `wanted` have the inputs of `stored` ones, and rows that divide theirs."""
+    scales = codes.scales.repeat_interleave(stored[0] // wanted[0], 0)
+    return Codes(codes.codes, scales[: num_blocks(tuple(codes.codes.shape), wanted)[0]], None)

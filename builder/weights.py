@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import accumulate
+from math import gcd
 
 from trierarch.builder.architectures import IGNORABLE, Family
 from trierarch.builder.checkpoint import Checkpoint
+from trierarch.builder.codes import CodeType
 from trierarch.builder.decoder import Decoder
 from trierarch.builder.errors import CheckpointError, ConfigError
 from trierarch.builder.manifest import GROUP_SIZE, Architecture, DType, Layer, WeightType
@@ -163,15 +166,15 @@ def _quantized(
     weights: tuple[Weight, ...], checkpoint: Checkpoint, architecture: Architecture, quantization: WeightType
 ) -> tuple[Weight, ...]:
     chosen = tuple(
-        replace(weight, codes=_codes(weight, checkpoint, quantization))
+        _with_codes(weight, _code_type(weight, checkpoint, quantization))
         if architecture.may_quantize(weight.name)
         else weight
         for weight in weights
     )
     if all(weight.codes is None for weight in chosen):
         raise ConfigError(
-            f"quantization is {quantization.value!r}: the checkpoint has no matrix in Q8_0, Q4_0 or Q4_1; "
-            "ask for int8 or int4, or take such a GGUF"
+            f"quantization is {quantization.value!r}: the checkpoint has no matrix in Q8_0, Q4_0, Q4_1 or "
+            "FP8; ask for int8 or int4, or take such a checkpoint"
         )
     for weight in chosen:
         if weight.codes in CODE_BITS and weight.shape[-1] % GROUP_SIZE:
@@ -179,18 +182,40 @@ def _quantized(
                 f"quantization is {quantization.value!r}: {weight.sources[0].name.removesuffix('.weight')} has "
                 f"{weight.shape[-1]} inputs, not a multiple of {GROUP_SIZE}; leave the model unquantised"
             )
-    return chosen
+    return _in_common_blocks(chosen)
 
 
-def _codes(weight: Weight, checkpoint: Checkpoint, quantization: WeightType) -> WeightType | None:
+def _with_codes(weight: Weight, kind: CodeType | None) -> Weight:
+    return weight if kind is None else replace(weight, codes=kind.weights, block=kind.block)
+
+
+def _code_type(weight: Weight, checkpoint: Checkpoint, quantization: WeightType) -> CodeType | None:
     """Of a matrix that may be quantised. The one of the logits is too sensitive for int4, and for one fp8 scale a row."""
-    if quantization is WeightType.SOURCE:
-        stored = {checkpoint.code_bits.get(source.name) for source in weight.sources}
-        bits = stored.pop() if len(stored) == 1 else None
-        return next((kind for kind, its_bits in CODE_BITS.items() if its_bits == bits), None)
+    types = {checkpoint.code_types.get(source.name) for source in weight.sources}
+    stored = types.pop() if len(types) == 1 else None
+    is_fp8 = stored is not None and stored.weights is WeightType.FP8
+    if quantization is WeightType.SOURCE or (quantization is WeightType.FP8 and is_fp8):
+        return stored
     if weight.name not in ("embed.weight", "lm_head.weight"):
-        return quantization
-    return None if quantization is WeightType.FP8 else WeightType.INT8
+        return CodeType(quantization)
+    return None if quantization is WeightType.FP8 else CodeType(WeightType.INT8)
+
+
+def _in_common_blocks(weights: tuple[Weight, ...]) -> tuple[Weight, ...]:
+    """The weights with fp8 blocks of one size, none of which reaches across the sources that a matrix stacks."""
+    blocks = {weight.block for weight in weights if weight.block is not None}
+    if not blocks:
+        return weights
+    (block,) = blocks  # a checkpoint has one size
+    rows = gcd(block[0], *(row for weight in weights if weight.block for row in _seams(weight)))
+    return tuple(replace(weight, block=(rows, block[1])) if weight.block else weight for weight in weights)
+
+
+def _seams(weight: Weight) -> Iterator[int]:
+    """Rows of a matrix, or of any expert's, that a source after the first begins at."""
+    *_, num_rows, _ = weight.shape
+    ends = accumulate(source.shape[0] for source in weight.sources)
+    yield from (end % num_rows for end in ends)
 
 
 def spelling_of(names: Iterable[str], family: Family) -> dict[str, str]:

@@ -102,7 +102,9 @@ def _split(split: TensorRTLLM | Parallel) -> Iterator[tuple[str, str]]:
 def _quantization(quantization: Quantization) -> str:
     asked = quantization.weights
     name = "as in the checkpoint" if asked is WeightType.SOURCE else asked.value
-    scales = "a scale a row" if asked is WeightType.FP8 else f"in groups of {GROUP_SIZE}"
+    block = quantization.fp8_block
+    fp8_scales = "a scale a row" if block is None else f"a scale for blocks of {block[0]} × {block[1]}"
+    scales = fp8_scales if quantization.num_fp8 else f"in groups of {GROUP_SIZE}"
     counts = {
         "int8": quantization.num_int8,
         "int4": quantization.num_int4,

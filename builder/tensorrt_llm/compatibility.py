@@ -14,11 +14,11 @@ from typing import Final
 
 from trierarch.builder.adapter import LAYER_PIECES, AdapterManifest
 from trierarch.builder.errors import AdapterError, EngineError
-from trierarch.builder.machine import cuda_architectures
+from trierarch.builder.machine import LEAST_FP8_ARCHITECTURE, cuda_architectures
 from trierarch.builder.manifest import CompiledBy, Flow, TensorRTLLM
 from trierarch.builder.tensorrt_llm.releases import installed_version, minor, version_of
 
-LEAST_ARCHITECTURE: Final[Mapping[str, int]] = {"FP8": 89, "NVFP4": 100}
+LEAST_ARCHITECTURE: Final[Mapping[str, int]] = {"FP8": LEAST_FP8_ARCHITECTURE, "NVFP4": 100}
 """Quantisation -> the first GPU architecture that multiplies it."""
 
 _REBUILD: Final = "rebuild the engine here with: trierarch build --target tensorrt_llm"

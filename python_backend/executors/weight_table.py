@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +15,6 @@ from trierarch.builder.manifest import (
     EngineManifest,
     Head,
     Layer,
-    WeightType,
 )
 from trierarch.builder.safetensors_header import Header
 
@@ -83,17 +82,22 @@ def _head_shapes(architecture: Architecture, head: Head, qkv_rows: int) -> dict[
 
 
 def _stored_as(
-    name: str, shape: tuple[int, ...], manifest: EngineManifest, found: Collection[str]
+    name: str, shape: tuple[int, ...], manifest: EngineManifest, found: Mapping[str, Header]
 ) -> dict[str, Header]:
     """Name -> (type, shape) of the tensors that hold a weight: itself, or what quantised it."""
     stem = name.removesuffix(".weight")
     *rows, in_features = shape
-    is_fp8 = manifest.quantization is not None and manifest.quantization.weights is WeightType.FP8
+    quantization, codes = manifest.quantization, found.get(f"{stem}.codes")
+    is_fp8 = codes is not None and codes[0] == "F8_E4M3"
     may_quantize = manifest.architecture.may_quantize(name) and (is_fp8 or in_features % GROUP_SIZE == 0)
-    if manifest.quantization is None or not may_quantize or f"{stem}.codes" not in found:
+    if quantization is None or not may_quantize or codes is None:
         return {name: (_stored_type(name, manifest.dtype), shape)}
     if is_fp8:
-        return {f"{stem}.codes": ("F8_E4M3", shape), f"{stem}.scales": ("F32", tuple(rows))}
+        scales = tuple(rows)
+        if quantization.fp8_block is not None and len(found.get(f"{stem}.scales", ("", ()))[1]) == len(shape):
+            num_rows, num_inputs = quantization.fp8_block
+            scales = (*rows[:-1], -(-rows[-1] // num_rows), -(-in_features // num_inputs))
+        return {f"{stem}.codes": ("F8_E4M3", shape), f"{stem}.scales": ("F32", scales)}
     groups = ("F16", (*rows, in_features // GROUP_SIZE))
     if f"{stem}.offsets" not in found:
         return {f"{stem}.codes": ("I8", shape), f"{stem}.scales": groups}

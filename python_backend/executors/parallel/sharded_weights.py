@@ -12,6 +12,7 @@ import torch
 from trierarch.builder.errors import EngineError
 from trierarch.builder.manifest import EngineManifest
 from trierarch.python_backend.executors.parallel.shard import Axis, Cut, Shard
+from trierarch.python_backend.executors.torch.fp8_matrix import Fp8Matrix
 from trierarch.python_backend.executors.torch.matrix import Matrix
 from trierarch.python_backend.executors.torch.weights import Weights, load_weights
 
@@ -44,6 +45,8 @@ def taken(weight: Matrix, cut: Cut, name: str) -> Matrix:
     Raises:
         EngineError: the share does not end with a group of inputs that have one scale.
     """
+    if isinstance(weight, Fp8Matrix):
+        return weight.cut(-1 if cut.axis is Axis.INPUTS else -2, cut.spans)
     shape = tuple(weight.shape)
     return _each(weight, lambda part: _taken(part, cut, shape, name))
 
@@ -53,8 +56,9 @@ def _each(weight: Matrix, change: Callable[[torch.Tensor], torch.Tensor]) -> Mat
     if isinstance(weight, torch.Tensor):
         return change(weight)
     parts = {field.name: getattr(weight, field.name) for field in fields(weight)}
+    tensors = {name: part for name, part in parts.items() if isinstance(part, torch.Tensor)}
     whole: Any = weight  # of whichever kind
-    changed: Matrix = replace(whole, **{name: change(part) for name, part in parts.items() if part is not None})
+    changed: Matrix = replace(whole, **{name: change(part) for name, part in tensors.items()})
     return changed
 
 
@@ -64,8 +68,6 @@ def _taken(part: torch.Tensor, cut: Cut, shape: tuple[int, ...], name: str) -> t
     axis = max(0, len(shape) - 2)
     if cut.axis is Axis.INPUTS:
         axis = len(shape) - 1
-        if part.dim() <= axis:  # scales of rows
-            return part
         per = shape[-1] // part.shape[-1]
         if any(place % per for span in cut.spans for place in span):
             share = sum(end - begin for begin, end in cut.spans)

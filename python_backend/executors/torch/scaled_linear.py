@@ -68,9 +68,14 @@ class ScaledLinear:
 
 
 def can_scale(weight: Fp8Matrix) -> bool:
-    """Whether a ScaledLinear of `weight` runs where it lies."""
+    """Whether a ScaledLinear of `weight`, which has a scale a row, runs where it lies."""
     device = weight.codes.device
-    return device.type == "cuda" and not any(size % _MULTIPLE for size in weight.shape) and _has_product(device)
+    return (
+        weight.block is None
+        and device.type == "cuda"
+        and not any(size % _MULTIPLE for size in weight.shape)
+        and _has_product(device)
+    )
 
 
 @cache

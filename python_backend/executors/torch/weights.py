@@ -37,17 +37,18 @@ def load_weights(engine: Path, manifest: EngineManifest, device: torch.device) -
             headers = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
             found = {name: (header.get_dtype(), tuple(header.get_shape())) for name, header in headers.items()}
             stored = check_tensors(path, manifest, found)
-            return {name: _read(file, names) for name, names in stored.items()}
+            block = None if manifest.quantization is None else manifest.quantization.fp8_block
+            return {name: _read(file, names, block) for name, names in stored.items()}
     except (OSError, safetensors.SafetensorError) as error:
         raise unreadable(path, error) from error
 
 
-def _read(file: Any, names: list[str]) -> Matrix:
+def _read(file: Any, names: list[str], fp8_block: tuple[int, int] | None) -> Matrix:
     tensors = [file.get_tensor(name) for name in names]
     if len(tensors) == 1:
         weight: torch.Tensor = tensors[0]
         return weight
     codes, scales, *offsets = tensors
     if codes.dtype is torch.float8_e4m3fn:
-        return Fp8Matrix(codes, scales)
+        return Fp8Matrix(codes, scales, fp8_block if codes.dim() == scales.dim() else None)
     return QuantizedMatrix(codes, scales, offsets[0] if offsets else None)

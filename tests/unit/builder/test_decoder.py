@@ -95,7 +95,6 @@ def test_published_gemma3_multimodal_configs_leave_the_text_to_defaults() -> Non
         ({"architectures": ["MambaForCausalLM"]}, r"architectures is \['MambaForCausalLM'\]; this builder knows Llama"),
         ({"architectures": None}, r"architectures is None"),
         ({"architectures": [["LlamaForCausalLM"]]}, r"architectures is \[\["),
-        ({"quantization_config": {"quant_method": "gptq"}}, r"quantization_config is 'gptq': .* take the original"),
         ({"hidden_act": "relu"}, r"hidden_act is 'relu': known are silu"),
         ({"hidden_size": "wide"}, r"hidden_size is 'wide': Input should be a valid integer"),
         ({"hidden_size": -1}, r"hidden_size is -1: Input should be greater than 0"),

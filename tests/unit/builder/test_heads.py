@@ -235,7 +235,6 @@ BEYOND = torch.full((DRAFT_VOCAB_SIZE,), VOCAB_SIZE)
         ({"draft_vocab_size": 90}, {}, CheckpointError, r"lm_head.weight has shape \(100, 64\), but config.json says"),
         ({"hidden_act": "sine"}, {}, CheckpointError, "hidden_act is 'sine'"),
         ({"norm_before_residual": "maybe"}, {}, CheckpointError, "norm_before_residual is 'maybe'"),
-        ({"quantization_config": {"quant_method": "fp8"}}, {}, CheckpointError, "quantization_config is 'fp8'"),
         ({}, {"d2t": None}, CheckpointError, "no d2t that says which of the model's 320 token ids its 100 guesses are"),
         ({}, {"d2t": BEYOND[:7]}, CheckpointError, "d2t has 7 entries for 100 guesses"),
         ({}, {"d2t": BEYOND}, CheckpointError, "d2t leads to ids beyond the 320 of the model"),

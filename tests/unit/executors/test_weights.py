@@ -23,6 +23,7 @@ from trierarch.builder.manifest import (
 )
 from trierarch.python_backend.executors.cpu import weights as cpu_weights
 from trierarch.python_backend.executors.cpu.abi import Format
+from trierarch.python_backend.executors.torch.fp8_matrix import Fp8Matrix
 from trierarch.python_backend.executors.torch.quantized_matrix import QuantizedMatrix
 from trierarch.python_backend.executors.torch.weights import load_weights
 from trierarch.python_backend.executors.weight_table import weight_shapes
@@ -221,3 +222,54 @@ def test_foreign_codes_are_named(
     write_weights(tmp_path, {name: weight for name, weight in merged.items() if weight is not None})
     with pytest.raises(EngineError, match=f"{message}.*rebuild"):
         load(tmp_path, quantized_manifest())
+
+
+BLOCK = (12, 20)
+
+
+def fp8_weights() -> Weights:
+    """Layer 0's o with a scale a row, layer 1's qkv with one a block."""
+    weights = random_weights(tiny_architecture())
+    del weights["layers.0.o.weight"], weights["layers.1.qkv.weight"]
+    return weights | {
+        "layers.0.o.codes": torch.randn(32, 32).to(torch.float8_e4m3fn),
+        "layers.0.o.scales": torch.rand(32),
+        "layers.1.qkv.codes": torch.randn(64, 32).to(torch.float8_e4m3fn),
+        "layers.1.qkv.scales": torch.rand(6, 2),
+    }
+
+
+def fp8_manifest(block: tuple[int, int] | None = BLOCK) -> EngineManifest:
+    quantization = Quantization(weights=WeightType.SOURCE, fp8_block=block)
+    return tiny_manifest(tiny_architecture()).model_copy(update={"quantization": quantization})
+
+
+def test_scales_of_rows_and_of_blocks_stand_side_by_side(tmp_path: Path) -> None:
+    stored = fp8_weights()
+    write_weights(tmp_path, stored)
+    weights = load_weights(tmp_path, fp8_manifest(), CPU)
+    for name, block in (("layers.0.o", None), ("layers.1.qkv", BLOCK)):
+        matrix = weights[f"{name}.weight"]
+        assert isinstance(matrix, Fp8Matrix)
+        assert matrix.block == block
+        assert matrix.shape == weight_shapes(tiny_architecture())[f"{name}.weight"]
+        assert matrix.scales.equal(stored[f"{name}.scales"])
+
+
+@pytest.mark.parametrize(
+    "spoiled, block, message",
+    [
+        ({}, None, r"qkv.scales is F32 \(6, 2\), .* F32 \(64,\)"),
+        ({}, (64, 32), r"qkv.scales is F32 \(6, 2\), .* F32 \(1, 1\)"),
+        ({"layers.1.qkv.scales": torch.rand(6, 1)}, BLOCK, r"qkv.scales is F32 \(6, 1\), .* F32 \(6, 2\)"),
+        ({"layers.0.o.scales": torch.rand(31)}, BLOCK, r"o.scales is F32 \(31,\), .* F32 \(32,\)"),
+        ({"layers.0.o.scales": torch.rand(32).half()}, BLOCK, r"o.scales is F16 \(32,\), .* F32 \(32,\)"),
+        ({"layers.0.o.codes": torch.rand(32, 30).to(torch.float8_e4m3fn)}, BLOCK, r"o.codes is F8_E4M3 \(32, 30\)"),
+    ],
+)
+def test_scales_that_do_not_fit_are_named(
+    load: Load, tmp_path: Path, spoiled: Weights, block: tuple[int, int] | None, message: str
+) -> None:
+    write_weights(tmp_path, fp8_weights() | spoiled)
+    with pytest.raises(EngineError, match=f"{message}.*rebuild"):
+        load(tmp_path, fp8_manifest(block))

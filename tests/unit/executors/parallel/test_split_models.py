@@ -12,7 +12,7 @@ import torch
 from support.random_engine import random_weights, tiny_architecture, tiny_manifest, write_weights
 from support.stepping import Stepper
 from support.threaded_ranks import CPU, ThreadedRanks, split
-from trierarch.builder.manifest import Activation, Architecture, DType, KvType, Layer, Moe
+from trierarch.builder.manifest import Activation, Architecture, DType, KvType, Layer, Moe, Quantization, WeightType
 from trierarch.python_backend.executors.following import StepRows
 from trierarch.python_backend.executors.torch.runner import TorchRunner
 from trierarch.python_backend.scheduling.plan import SequenceOutput
@@ -67,6 +67,27 @@ def test_draws_what_one_rank_draws(tmp_path: Path, flags: dict[str, Any], places
     alone = Stepper.open(manifest, TorchRunner(engine, manifest, CPU), max_num_tokens=23)
     ranks = ThreadedRanks(engine, split(manifest, places, stages))
     together = Stepper.open(manifest, ranks, max_num_tokens=23)
+    assert together.generate(PROMPTS, max_tokens=8) == alone.generate(PROMPTS, max_tokens=8)
+    ranks.close()
+
+
+@pytest.mark.parametrize("places", [2, 4])
+@pytest.mark.parametrize("family", SPLIT_FURTHER)
+def test_blocks_of_fp8_are_cut_anywhere(tmp_path: Path, family: str, places: int) -> None:
+    """None of the shares ends with a block of 6 rows or of 20 inputs."""
+    architecture, block = tiny_architecture(**FAMILIES[family]), (6, 20)
+    weights = random_weights(architecture)
+    for name in filter(architecture.may_quantize, tuple(weights)):
+        weight, stem = weights.pop(name), name.removesuffix(".weight")
+        *more, rows, inputs = weight.shape
+        weights[f"{stem}.codes"] = (weight * 100).to(torch.float8_e4m3fn)
+        weights[f"{stem}.scales"] = (0.5 + torch.rand(*more, -(-rows // block[0]), -(-inputs // block[1]))) / 100
+    write_weights(tmp_path, weights)
+    quantization = Quantization(weights=WeightType.SOURCE, fp8_block=block)
+    manifest = tiny_manifest(architecture).model_copy(update={"quantization": quantization})
+    alone = Stepper.open(manifest, TorchRunner(tmp_path, manifest, CPU))
+    ranks = ThreadedRanks(tmp_path, split(manifest, places))
+    together = Stepper.open(manifest, ranks)
     assert together.generate(PROMPTS, max_tokens=8) == alone.generate(PROMPTS, max_tokens=8)
     ranks.close()
 

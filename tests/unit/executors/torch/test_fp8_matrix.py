@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trierarch.builder.quantize_fp8 import quantize_fp8
 from trierarch.python_backend.executors.torch.fp8_matrix import Fp8Matrix
@@ -89,3 +91,53 @@ def test_a_row_with_nan_leaves_the_others_alone() -> None:
 
 def test_a_cpu_dequantizes() -> None:
     assert isinstance(make_linear(random_matrix(16, 32)[0]), QuantizedLinear)
+
+
+def matrix_in_blocks(*shape: int, block: tuple[int, int]) -> Fp8Matrix:
+    generator = torch.Generator().manual_seed(len(shape))
+    codes = (torch.randn(shape, generator=generator) * 50).to(torch.float8_e4m3fn)
+    *more, rows, inputs = shape
+    scales = torch.rand(*more, -(-rows // block[0]), -(-inputs // block[1]), generator=generator)
+    return Fp8Matrix(codes, scales, block)
+
+
+@pytest.mark.parametrize("block", [(4, 16), (5, 48), (128, 128), (3, 20), (1, 1)])
+def test_blocks_dequantize_as_the_manifest_says(block: tuple[int, int]) -> None:
+    matrix = matrix_in_blocks(5, 48, block=block)
+    expected = [
+        [matrix.codes[i, j].item() * matrix.scales[i // block[0], j // block[1]].item() for j in range(48)]
+        for i in range(5)
+    ]
+    values = matrix.dequantize(torch.float32)
+    torch.testing.assert_close(values, torch.tensor(expected), rtol=1e-6, atol=0)
+    indices = torch.tensor([4, 0, 4])
+    assert matrix.rows(indices, torch.float32).equal(values[indices])
+    assert isinstance(make_linear(matrix), QuantizedLinear)
+    x = torch.randn(3, 48)
+    assert make_linear(matrix)(x).equal(x @ values.T)
+
+
+@given(st.data())
+def test_a_cut_is_of_the_elements_wherever_it_goes(data: st.DataObject) -> None:
+    """Of rows and of inputs, of one matrix and of experts, with scales of rows and of blocks."""
+    sizes = st.integers(1, 12)
+    shape = (data.draw(sizes), data.draw(sizes), data.draw(sizes))[data.draw(st.integers(0, 1)) :]
+    block = data.draw(st.none() | st.tuples(sizes, sizes))
+    if block is None:
+        matrix = Fp8Matrix(torch.randn(shape).to(torch.float8_e4m3fn), torch.rand(shape[:-1]))
+    else:
+        matrix = matrix_in_blocks(*shape, block=block)
+    axis = data.draw(st.sampled_from((-2, -1)))
+    places = sorted(data.draw(st.sets(st.integers(0, shape[axis]), min_size=2)) if shape[axis] > 1 else {0, 1})
+    spans = list(zip(places[::2], places[1::2], strict=False))
+    kept = torch.cat([torch.arange(begin, end) for begin, end in spans])
+    cut = matrix.cut(axis, spans)
+    assert cut.dequantize(torch.float32).equal(matrix.dequantize(torch.float32).index_select(axis, kept))
+    assert (cut.block is None) == (block is None)
+
+
+def test_shares_of_whole_blocks_have_blocks_of_the_same_size() -> None:
+    matrix = matrix_in_blocks(96, 80, block=(32, 32))
+    assert matrix.cut(-2, [(32, 64), (64, 96)]).block == (32, 32)
+    assert matrix.cut(-1, [(64, 80)]).block == (32, 32)
+    assert matrix.cut(-1, [(0, 48)]).block == (32, 16)
