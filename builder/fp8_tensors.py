@@ -16,8 +16,7 @@ its keys and values, by its own largest, which clips nothing and is at least as 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Final
@@ -32,14 +31,15 @@ from trierarch.builder.safetensors_header import Header
 _E4M3: Final = "F8_E4M3"
 _SCALES: Final = ("weight_scale_inv", "weight_scale")
 _SCALE_TYPES: Final = ("F32", "BF16", "F16")
-_UNUSED: Final = re.compile(r".*\.(input_scale|activation_scale|output_scale|q_scale|k_scale|v_scale|kv_scale)")
 _AGAIN: Final = "download the checkpoint again"
 
 
 @dataclass(frozen=True, slots=True)
 class Fp8Tensor:
-    """One of them."""
+    """One of them. Implements CodedTensor."""
 
+    name: str
+    shape: tuple[int, ...]
     scale: str
     """Name of the tensor of its scales."""
     block: Block | None
@@ -47,47 +47,50 @@ class Fp8Tensor:
 
     @property
     def code_type(self) -> CodeType:
-        """As an engine would keep it."""
+        """Codes as they are."""
         return CodeType(WeightType.FP8, self.block)
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Codes and scales."""
+        return self.name, self.scale
 
-def find_fp8(headers: Mapping[str, Header], block: Block | None) -> dict[str, Fp8Tensor]:
-    """Name -> what is known of each tensor of E4M3; `block` is what the checkpoint's configuration says of blocks.
+    def codes(self, parts: Sequence[torch.Tensor]) -> Codes:
+        """As they are, but that one scale of all becomes one a row."""
+        codes, scales = parts[0], parts[1].float()
+        if not scales.isfinite().all():
+            raise CheckpointError(f"{self.name} has a scale that is not finite; {_AGAIN}")
+        if codes.isnan().any():
+            raise CheckpointError(f"{self.name} holds NaN; {_AGAIN}")
+        if self.block is None:
+            scales = scales.flatten().expand(len(codes)).contiguous()
+        return Codes(codes, scales, None)
 
-    Raises:
-        CheckpointError: one has no scale, or a scale that does not fit it.
-    """
-    return {name: _fp8_tensor(name, headers, block) for name, (dtype, _) in headers.items() if dtype == _E4M3}
-
-
-def beside_weights(headers: Mapping[str, Header], found: Mapping[str, Fp8Tensor]) -> frozenset[str]:
-    """Names of tensors that are no weights of their own: scales, used and unused."""
-    unused = {name for name in headers if _UNUSED.fullmatch(name)}
-    return frozenset(unused | {one.scale for one in found.values()})
-
-
-def read_fp8(name: str, codes: torch.Tensor, scales: torch.Tensor, block: Block | None) -> Codes:
-    """What an engine stores of a tensor; one number becomes one a row.
-
-    Raises:
-        CheckpointError: a number or a scale is NaN or infinite.
-    """
-    scales = scales.float()
-    if not scales.isfinite().all():
-        raise CheckpointError(f"{name} has a scale that is not finite; {_AGAIN}")
-    if codes.isnan().any():
-        raise CheckpointError(f"{name} holds NaN; {_AGAIN}")
-    if block is None:
-        scales = scales.flatten().expand(len(codes)).contiguous()
-    return Codes(codes, scales, None)
+    def elements(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Each code times its scale."""
+        stored = self.codes(parts)
+        num_rows, num_inputs = self.shape
+        if self.block is None:
+            return stored.codes.float() * stored.scales[:, None]
+        by_rows = stored.scales.repeat_interleave(self.block[0], 0)[:num_rows]
+        return stored.codes.float() * by_rows.repeat_interleave(self.block[1], 1)[:, :num_inputs]
 
 
-def dequantize(codes: Codes, block: Block | None) -> torch.Tensor:
-    """The elements, in float32."""
-    rows, inputs = (1, codes.codes.shape[1]) if block is None else block
-    scales = codes.scales.view(len(codes.scales), -1)
-    spread = scales.repeat_interleave(rows, 0)[: codes.codes.shape[0]]
-    return codes.codes.float() * spread.repeat_interleave(inputs, 1)[:, : codes.codes.shape[1]]
+@dataclass(frozen=True, slots=True)
+class Fp8Format:
+    """Implements CodedFormat."""
+
+    block: Block | None
+    """As the checkpoint's configuration says; None where a row or a matrix has a scale."""
+
+    @property
+    def label(self) -> str:
+        """With the blocks."""
+        return "FP8" if self.block is None else f"FP8, {self.block[0]}x{self.block[1]} blocks"
+
+    def find(self, headers: Mapping[str, Header]) -> Mapping[str, Fp8Tensor]:
+        """All of E4M3."""
+        return {name: _fp8_tensor(name, headers, self.block) for name, (dtype, _) in headers.items() if dtype == _E4M3}
 
 
 def _fp8_tensor(name: str, headers: Mapping[str, Header], block: Block | None) -> Fp8Tensor:
@@ -104,8 +107,8 @@ def _fp8_tensor(name: str, headers: Mapping[str, Header], block: Block | None) -
         )
     if len(shape) == 2:
         if block is not None and scale_shape == num_blocks(shape, block):
-            return Fp8Tensor(scale, block)
+            return Fp8Tensor(name, shape, scale, block)
         if prod(scale_shape) == 1 or scale_shape in (shape[:1], (shape[0], 1)):
-            return Fp8Tensor(scale, None)
+            return Fp8Tensor(name, shape, scale, None)
     wanted = "one number or one a row" if block is None else f"{num_blocks(shape, block)}, one a block of {block}"
     raise CheckpointError(f"{scale} has shape {scale_shape}, and {name} of {shape} wants {wanted}; {_AGAIN}")

@@ -5,24 +5,27 @@ Formats and where they come from:
     fp8                  `weight_block_size` or one scale a matrix: transformers' FineGrainedFP8Config and vLLM's Fp8Config
     compressed-tensors   `config_groups` of compressed-tensors' QuantizationConfig and QuantizationArgs
     modelopt             `quant_algo`, in config.json or in hf_quant_config.json: nvidia-modelopt's convert_hf_config.py
+    gptq, awq            transformers' GPTQConfig and AwqConfig
 
 Lists of modules that are left out (`modules_to_not_convert`, `ignored_layers`, `ignore`, `exclude_modules`) are not read:
-the type of a tensor says whether it is quantised.
+names and types of tensors say whether they are quantised.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
+from trierarch.builder.coded_tensor import CodedFormat
 from trierarch.builder.codes import Block
 from trierarch.builder.errors import CheckpointError
+from trierarch.builder.fp8_tensors import Fp8Format
+from trierarch.builder.int4_tensors import Int4Format, Layout
 from trierarch.builder.json_file import read_json_if_present
-from trierarch.builder.manifest import PositiveInt
+from trierarch.builder.manifest import GROUP_SIZE, PositiveInt
 from trierarch.builder.validation import validated
 
 _KEY: Final = "quantization_config"
@@ -30,15 +33,9 @@ _MODELOPT_FILE: Final = "hf_quant_config.json"
 _MODELOPT: Final = "modelopt"
 _MODELOPT_ALGOS: Final = ("FP8", "FP8_PER_CHANNEL_PER_TOKEN", None)
 """None quantises keys and values alone."""
+_FLOAT_FORMATS: Final = ("float-quantized", "naive-quantized")
+_INT_FORMAT: Final = "pack-quantized"
 _REMEDY: Final = "take the original checkpoint, or its FP8 or GGUF"
-
-
-@dataclass(frozen=True, slots=True)
-class HfQuantization:
-    """Of a checkpoint some of whose matrices are E4M3."""
-
-    block: Block | None
-    """Rows and inputs that share a scale; None where a row or a matrix has one."""
 
 
 class _Raw(BaseModel):
@@ -50,6 +47,20 @@ class _Raw(BaseModel):
 class _Fp8(_Raw):
     weight_block_size: tuple[PositiveInt, PositiveInt] | None = None
     fmt: str = "e4m3"
+
+
+class _Gptq(_Raw):
+    bits: int
+    group_size: int
+    sym: bool = True
+    checkpoint_format: str = "gptq"
+
+
+class _Awq(_Raw):
+    bits: int = 4
+    group_size: int = 128
+    zero_point: bool = True
+    version: str = "gemm"
 
 
 def _sizes(written: object) -> object:
@@ -64,6 +75,8 @@ class _Weights(_Raw):
     type: str = "int"
     symmetric: bool = True
     strategy: str | None = None
+    group_size: int | None = None
+    actorder: str | bool | None = None
     block_structure: Annotated[tuple[PositiveInt, PositiveInt] | None, BeforeValidator(_sizes)] = None
 
 
@@ -73,13 +86,13 @@ class _Group(_Raw):
 
 
 class _CompressedTensors(_Raw):
-    format: str = "float-quantized"
+    format: str = _FLOAT_FORMATS[0]
     config_groups: dict[str, _Group]
     sparsity_config: dict[str, Any] | None = None
     transform_config: dict[str, Any] | None = None
 
 
-def read_quantization(config: Mapping[str, Any], directory: Path) -> HfQuantization | None:
+def read_quantization(config: Mapping[str, Any], directory: Path) -> CodedFormat | None:
     """What `config`, a config.json, and the files beside it say; None where nothing is quantised.
 
     Raises:
@@ -92,7 +105,7 @@ def read_quantization(config: Mapping[str, Any], directory: Path) -> HfQuantizat
     reader = _READERS.get(method) if isinstance(method, str) else None
     if reader is None:
         raise _refusal("quant_method", method, ", ".join(_READERS))
-    return HfQuantization(reader(raw))
+    return reader(raw)
 
 
 def dequantized_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,54 +128,93 @@ def _find(config: Mapping[str, Any], directory: Path) -> Mapping[str, Any] | Non
     return {**said, "quant_method": _MODELOPT} if isinstance(said, Mapping) else None
 
 
-def _read_fp8(raw: Mapping[str, Any]) -> Block | None:
+def _read_fp8(raw: Mapping[str, Any]) -> CodedFormat:
     settings = validated(_Fp8, raw, f"{_KEY}.")
     if settings.fmt != "e4m3":
         raise _refusal("fmt", settings.fmt, "e4m3")
-    return settings.weight_block_size
+    return Fp8Format(settings.weight_block_size)
 
 
-def _read_modelopt(raw: Mapping[str, Any]) -> Block | None:
+def _read_modelopt(raw: Mapping[str, Any]) -> CodedFormat:
     algo = raw.get("quant_algo")
     if algo not in _MODELOPT_ALGOS:
         raise _refusal("quant_algo", algo, ", ".join(one for one in _MODELOPT_ALGOS if one))
-    return None
+    return Fp8Format(None)
 
 
-def _read_compressed_tensors(raw: Mapping[str, Any]) -> Block | None:
+def _read_gptq(raw: Mapping[str, Any]) -> CodedFormat:
+    settings = validated(_Gptq, raw, f"{_KEY}.")
+    if settings.checkpoint_format not in ("gptq", "gptq_v2"):
+        raise _refusal("checkpoint_format", settings.checkpoint_format, "gptq and gptq_v2")
+    group_size = _groups(settings.bits, settings.group_size)
+    is_first = settings.checkpoint_format == "gptq"
+    return Int4Format(Layout.GPTQ, group_size, has_zeros=not settings.sym, zeros_less_one=is_first)
+
+
+def _read_awq(raw: Mapping[str, Any]) -> CodedFormat:
+    settings = validated(_Awq, raw, f"{_KEY}.")
+    if settings.version.lower() != "gemm":
+        raise _refusal("version", settings.version, "gemm")
+    return Int4Format(Layout.AWQ, _groups(settings.bits, settings.group_size), has_zeros=settings.zero_point)
+
+
+def _groups(bits: int, group_size: int, where: str = "", bits_name: str = "bits") -> int | None:
+    """Inputs that share a scale; None is all of a row."""
+    if bits != 4:
+        raise _refusal(f"{where}{bits_name}", bits, "4")
+    if group_size == -1:
+        return None
+    if group_size <= 0 or group_size % GROUP_SIZE:
+        raise _refusal(f"{where}group_size", group_size, f"-1 and multiples of {GROUP_SIZE}")
+    return group_size
+
+
+def _read_compressed_tensors(raw: Mapping[str, Any]) -> CodedFormat:
     settings = validated(_CompressedTensors, raw, f"{_KEY}.")
     if settings.transform_config:
         raise _refusal("transform_config", "set", "checkpoints whose activations are not rotated")
     sparsity = (settings.sparsity_config or {}).get("format", "dense")
     if sparsity != "dense":
         raise _refusal("sparsity_config.format", sparsity, "dense")
-    blocks: set[Block] = set()
-    for name, group in settings.config_groups.items():
-        if group.weights is not None:
-            _check_group(f"config_groups.{name}", group.format or settings.format, group.weights)
-            block = _block(f"config_groups.{name}", group.weights)
-            blocks |= set() if block is None else {block}
-    if len(blocks) > 1:
-        raise _refusal("config_groups", " and ".join(map(str, sorted(blocks))), "blocks of one size")
-    return next(iter(blocks), None)
+    forms = {
+        _group_format(f"config_groups.{name}.weights.", group.format or settings.format, group.weights)
+        for name, group in settings.config_groups.items()
+        if group.weights is not None
+    }
+    if any(isinstance(one, Fp8Format) and one.block is not None for one in forms):
+        forms.discard(Fp8Format(None))  # which the other reads too
+    if len(forms) > 1:
+        raise _refusal("config_groups", " and ".join(sorted(one.label for one in forms)), "one format")
+    return forms.pop() if forms else Fp8Format(None)
 
 
-def _check_group(name: str, form: str, weights: _Weights) -> None:
-    if form not in ("float-quantized", "naive-quantized"):
-        raise _refusal("format", form, "float-quantized")
+def _group_format(where: str, form: str, weights: _Weights) -> Fp8Format | Int4Format:
+    if form in _FLOAT_FORMATS:
+        return Fp8Format(_float_block(where, weights))
+    if form != _INT_FORMAT:
+        raise _refusal("format", form, f"{_FLOAT_FORMATS[0]} and {_INT_FORMAT}")
+    if weights.type != "int":
+        raise _refusal(f"{where}type", weights.type, "int in this format")
+    if weights.actorder in (True, "group", "dynamic"):
+        raise _refusal(f"{where}actorder", weights.actorder, "groups that lie side by side")
+    if weights.strategy not in (None, "group", "channel"):
+        raise _refusal(f"{where}strategy", weights.strategy, "group and channel")
+    group_size = -1 if weights.strategy == "channel" or weights.group_size is None else weights.group_size
+    group_size_or_row = _groups(weights.num_bits, group_size, where, "num_bits")
+    return Int4Format(Layout.PACKED, group_size_or_row, has_zeros=not weights.symmetric)
+
+
+def _float_block(where: str, weights: _Weights) -> Block | None:
     if (weights.type, weights.num_bits) != ("float", 8):
-        raise _refusal(f"{name}.weights", f"{weights.type} of {weights.num_bits} bits", "float of 8 bits")
+        raise _refusal(f"{where}type", f"{weights.type} of {weights.num_bits} bits", "float of 8 bits")
     if not weights.symmetric:
-        raise _refusal(f"{name}.weights.symmetric", False, "true")
-
-
-def _block(name: str, weights: _Weights) -> Block | None:
+        raise _refusal(f"{where}symmetric", False, "true")
     if weights.strategy not in (None, "tensor", "channel", "block"):
-        raise _refusal(f"{name}.weights.strategy", weights.strategy, "tensor, channel and block")
+        raise _refusal(f"{where}strategy", weights.strategy, "tensor, channel and block")
     if weights.strategy != "block":
         return None
     if weights.block_structure is None:
-        raise _refusal(f"{name}.weights.block_structure", None, "two numbers")
+        raise _refusal(f"{where}block_structure", None, "two numbers")
     return weights.block_structure
 
 
@@ -170,4 +222,10 @@ def _refusal(field: str, value: object, known: str) -> CheckpointError:
     return CheckpointError(f"{_KEY}.{field} is {value!r}: this builder reads {known}; {_REMEDY}")
 
 
-_READERS: Final = {"fp8": _read_fp8, "compressed-tensors": _read_compressed_tensors, _MODELOPT: _read_modelopt}
+_READERS: Final = {
+    "fp8": _read_fp8,
+    "compressed-tensors": _read_compressed_tensors,
+    _MODELOPT: _read_modelopt,
+    "gptq": _read_gptq,
+    "awq": _read_awq,
+}

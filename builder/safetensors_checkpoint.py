@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -12,9 +13,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from trierarch.builder.checkpoint import PICKLED_SUFFIXES, TokenizerFiles
+from trierarch.builder.coded_tensor import CodedTensor
 from trierarch.builder.codes import Codes, CodeType
 from trierarch.builder.errors import CheckpointError
-from trierarch.builder.fp8_tensors import Fp8Tensor, beside_weights, dequantize, find_fp8, read_fp8
 from trierarch.builder.hf_quantization import dequantized_config, read_quantization
 from trierarch.builder.hf_tokenizer import read_tokenizer
 from trierarch.builder.json_file import read_json
@@ -22,6 +23,11 @@ from trierarch.builder.safetensors_header import Header
 
 _INDEX_NAME: Final = "model.safetensors.index.json"
 _SINGLE_NAME: Final = "model.safetensors"
+_UNUSED: Final = re.compile(
+    r".*\.(input_scale|activation_scale|output_scale|q_scale|k_scale|v_scale|kv_scale|weight_shape)"
+)
+"""Beside quantised weights: calibrated scales of activations, keys and values (why not: `fp8_tensors`), and shapes that those of
+the codes say as well."""
 
 
 class SafetensorsCheckpoint:
@@ -39,35 +45,33 @@ class SafetensorsCheckpoint:
         self.name = name or directory.resolve().name
         self.directory = directory
         config = read_json(directory / "config.json")
-        quantization = read_quantization(config, directory)
+        self._format = read_quantization(config, directory)
         self.config: Mapping[str, Any] = dequantized_config(config)
         self._files: dict[str, Any] = {}
         headers: dict[str, Header] = {}
         for file_name in _weight_files(directory):
             headers |= self._open(directory / file_name)
-        self._fp8: Mapping[str, Fp8Tensor] = {} if quantization is None else find_fp8(headers, quantization.block)
-        beside = frozenset() if quantization is None else beside_weights(headers, self._fp8)
-        self.shapes: Mapping[str, tuple[int, ...]] = {
-            name: shape for name, (_, shape) in headers.items() if name not in beside
-        }
+        self._coded: Mapping[str, CodedTensor] = {} if self._format is None else self._format.find(headers)
+        beside = {part for one in self._coded.values() for part in one.parts}
+        if self._format is not None:
+            beside |= {name for name in headers if _UNUSED.fullmatch(name)}
+        shapes = {name: shape for name, (_, shape) in headers.items() if name not in beside}
+        self.shapes: Mapping[str, tuple[int, ...]] = shapes | {name: one.shape for name, one in self._coded.items()}
 
     @property
     def quantization(self) -> str | None:
-        """FP8, and what has a scale."""
-        if not self._fp8:
-            return None
-        blocks = {one.block for one in self._fp8.values() if one.block is not None}
-        return f"FP8, {' or '.join(f'{rows}x{inputs}' for rows, inputs in blocks)} blocks" if blocks else "FP8"
+        """What the quantised ones are."""
+        return self._format.label if self._format is not None and self._coded else None
 
     @cached_property
     def code_types(self) -> Mapping[str, CodeType]:
-        """Of what is FP8."""
-        return {name: one.code_type for name, one in self._fp8.items()}
+        """Of the quantised ones."""
+        return {name: one.code_type for name, one in self._coded.items()}
 
     def load(self, name: str) -> torch.Tensor:
-        """One tensor, in the type it was stored in; FP8 as float32."""
-        if name in self._fp8:
-            return dequantize(self.load_codes(name), self._fp8[name].block)
+        """One tensor, in the type it was stored in; a quantised one as float32."""
+        if name in self._coded:
+            return self._coded[name].elements(self._parts(name))
         tensor = self._read(name)
         if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
             raise CheckpointError(
@@ -91,13 +95,15 @@ class SafetensorsCheckpoint:
         return tensor.to(torch.int64)
 
     def load_codes(self, name: str) -> Codes:
-        """Codes and scales as they are stored, or one scale for each row in place of one for all."""
-        found = self._fp8[name]
-        return read_fp8(name, self._read(name), self._read(found.scale), found.block)
+        """Not rounded again."""
+        return self._coded[name].codes(self._parts(name))
 
     def tokenizer(self, vocab_size: int) -> TokenizerFiles:
         """Copied from `tokenizer.json`, or converted from an older form."""
         return read_tokenizer(self.directory, self.config, vocab_size)
+
+    def _parts(self, name: str) -> list[torch.Tensor]:
+        return [self._read(part) for part in self._coded[name].parts]
 
     def _read(self, name: str) -> torch.Tensor:
         try:

@@ -238,13 +238,11 @@ def test_scales_of_each_rank_are_those_of_its_share(checkpoint: Path, tmp_path: 
 
 
 REFUSED = {
-    "gptq": (
-        {"quant_method": "gptq", "bits": 4},
-        r"quantization_config.quant_method is 'gptq': this builder reads fp8, c",
-    ),
-    "awq": ({"quant_method": "awq"}, r"quant_method is 'awq'.*; take the original checkpoint, or its FP8 or GGUF"),
     "bitsandbytes": ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "quant_method is 'bitsandbytes'"),
-    "nothing": ({}, "quant_method is None"),
+    "nothing": (
+        {},
+        r"quant_method is None: this builder reads fp8, .*; take the original checkpoint, or its FP8 or GGUF",
+    ),
     "a list": ([], "quantization_config is not an object"),
     "another fp8": (fp8_config(None) | {"fmt": "e5m2"}, "quantization_config.fmt is 'e5m2': this builder reads e4m3;"),
     "one number a block": (fp8_config(None) | {"weight_block_size": [128]}, "quantization_config.weight_block_size"),
@@ -253,11 +251,11 @@ REFUSED = {
         MODELOPT_CONFIG | {"quant_algo": "NVFP4"},
         "quant_algo is 'NVFP4': this builder reads FP8, FP8_PER_CHANNEL",
     ),
-    "packed": (
-        compressed_config("group", type="int", num_bits=4) | {"format": "pack-quantized"},
-        r"quantization_config.format is 'pack-quantized': this builder reads float-quantized; take the original",
+    "mxfp4": (
+        compressed_config("group") | {"format": "mxfp4-pack-quantized"},
+        r"quantization_config.format is 'mxfp4-pack-quantized': this builder reads float-quantized and pack-quantized; take",
     ),
-    "integers": (compressed_config("channel", type="int"), "group_0.weights is 'int of 8 bits'"),
+    "integers": (compressed_config("channel", type="int"), "group_0.weights.type is 'int of 8 bits'"),
     "groups": (compressed_config("group"), "group_0.weights.strategy is 'group'"),
     "blocks of nothing": (compressed_config("block"), "block_structure is None"),
     "offsets": (compressed_config("tensor", symmetric=False), "group_0.weights.symmetric is False"),
@@ -281,7 +279,7 @@ def test_blocks_of_two_sizes_are_refused(checkpoint: Path) -> None:
     first, second = (compressed_config("block", block_structure=list(one)) for one in ((128, 128), (1, 128)))
     groups = {"a": first["config_groups"]["group_0"], "b": second["config_groups"]["group_0"]}
     change_config(checkpoint, quantization_config=first | {"config_groups": groups})
-    with pytest.raises(CheckpointError, match=r"config_groups is .*: this builder reads blocks of one size"):
+    with pytest.raises(CheckpointError, match=r"config_groups is .*: this builder reads one format"):
         SafetensorsCheckpoint(checkpoint)
 
 
