@@ -58,6 +58,7 @@ class RandomCheckpoint:
 
     quantization: Final = None
     code_types: Final[Mapping[str, CodeType]] = MappingProxyType({})
+    needless: Final[frozenset[str]] = frozenset()
     has_folded_norms: Final = False
 
     def __init__(self, config: Mapping[str, Any], seed: int, device: torch.device) -> None:

@@ -63,6 +63,11 @@ class Checkpoint(Protocol):
         ...
 
     @property
+    def needless(self) -> frozenset[str]:
+        """Names of tensors that change nothing: a model that has no such weights may leave them out."""
+        ...
+
+    @property
     def has_folded_norms(self) -> bool:
         """Whether a norm that multiplies by 1 + w is stored as that sum."""
         ...

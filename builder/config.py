@@ -55,7 +55,7 @@ class BuildConfig(Frozen):
     dtype: DType | None = None
     """Of weights and activations; None takes what this machine is fast at (`machine.default_dtype`)."""
     quantization: WeightType | None = None
-    """Of weights; None leaves them in `dtype`."""
+    """Of weights; None leaves them in `dtype`, but keeps what is FP8 in the checkpoint where this machine multiplies it."""
     max_perplexity_increase: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.02
     """A build whose quantization raises perplexity by more than this share fails."""
     accuracy_text: Path | None = None

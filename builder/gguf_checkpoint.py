@@ -93,6 +93,7 @@ class _Reader(gguf.GGUFReader):  # type: ignore[misc]  # the package has no type
 class GgufCheckpoint:
     """The file stays memory-mapped; a tensor is dequantised when it is loaded."""
 
+    needless: Final[frozenset[str]] = frozenset()
     has_folded_norms: Final = True
 
     def __init__(self, path: Path, name: str | None = None) -> None:

@@ -156,7 +156,7 @@ class WeightType(StrEnum):
     INT8 = "int8"
     INT4 = "int4"
     SOURCE = "source"
-    """As the checkpoint has them: GGUF's Q8_0 as int8, Q4_0 and Q4_1 as int4, FP8 as fp8, everything else unquantised."""
+    """As the checkpoint has them: Q8_0 as int8, Q4_0, Q4_1, GPTQ and AWQ as int4, FP8 as fp8, the rest unquantised."""
     FP8 = "fp8"
     """E4M3, the logits' matrix left as it is; what is E4M3 in the checkpoint, as it has it. For TensorRT-LLM as its package
     does it."""
@@ -483,7 +483,7 @@ class EngineManifest(Frozen):
     source: str
     """Base name of the checkpoint or its hub id, for people."""
     source_quantization: str | None = None
-    """What most of the weights came in: a GGUF tensor type, or FP8 and its scales."""
+    """What most of the weights came in: a GGUF tensor type, or FP8 or INT4 and what has a scale."""
     architecture: Architecture
     dtype: DType
     """Of weights and activations."""

@@ -68,6 +68,12 @@ class SafetensorsCheckpoint:
         """Of the quantised ones."""
         return {name: one.code_type for name, one in self._coded.items()}
 
+    @cached_property
+    def needless(self) -> frozenset[str]:
+        """Biases of zeros beside quantised weights: GPTQ's authors write them whether the model has biases or not."""
+        biases = {f"{name.removesuffix('.weight')}.bias" for name in self._coded} & self.shapes.keys()
+        return frozenset(name for name in biases if not self._read(name).any())
+
     def load(self, name: str) -> torch.Tensor:
         """One tensor, in the type it was stored in; a quantised one as float32."""
         if name in self._coded:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from math import gcd
@@ -46,16 +46,21 @@ def plan_weights(
             for weight in layer_weights(architecture, family, index, f"model.layers.{index}.", dtype, offset=offset)
         ),
     ]
-    named = matched(weights, checkpoint.shapes, family, architecture)
+    named = matched(weights, checkpoint.shapes, family, architecture, checkpoint.needless)
     if quantization is not None:
         named = _quantized(named, checkpoint, architecture, quantization)
     return named + rope_weights(decoder)
 
 
 def matched(
-    weights: Iterable[Weight], shapes: Mapping[str, tuple[int, ...]], family: Family, architecture: Architecture
+    weights: Iterable[Weight],
+    shapes: Mapping[str, tuple[int, ...]],
+    family: Family,
+    architecture: Architecture,
+    needless: Collection[str] = (),
 ) -> tuple[Weight, ...]:
-    """`weights` with sources by the names that `shapes`, a checkpoint's, has for them: each is there, and none left over.
+    """`weights` with sources by the names that `shapes`, a checkpoint's, has for them: each is there, and none left over
+    but `needless` ones.
 
     Raises:
         CheckpointError: tensors are missing, misshapen, or nobody's.
@@ -65,7 +70,7 @@ def matched(
         replace(one, sources=tuple(replace(part, name=spelling.get(part.name, part.name)) for part in one.sources))
         for one in weights
     )
-    _check(named, shapes, family, architecture)
+    _check(named, shapes, family, architecture, needless)
     return named
 
 
@@ -173,8 +178,8 @@ def _quantized(
     )
     if all(weight.codes is None for weight in chosen):
         raise ConfigError(
-            f"quantization is {quantization.value!r}: the checkpoint has no matrix in Q8_0, Q4_0, Q4_1 or "
-            "FP8; ask for int8 or int4, or take such a checkpoint"
+            f"quantization is {quantization.value!r}: the checkpoint has no matrix in Q8_0, Q4_0, Q4_1, FP8, GPTQ or AWQ; "
+            "ask for int8 or int4, or take such a checkpoint"
         )
     for weight in chosen:
         if weight.codes in CODE_BITS and weight.shape[-1] % GROUP_SIZE:
@@ -235,6 +240,7 @@ def _check(
     shapes: Mapping[str, tuple[int, ...]],
     family: Family,
     architecture: Architecture,
+    needless: Collection[str],
 ) -> None:
     wanted = {source.name: source.shape for weight in weights for source in weight.sources}
     missing = sorted(wanted.keys() - shapes.keys())
@@ -247,7 +253,9 @@ def _check(
             )
     ignorable = (*IGNORABLE, *family.ignorable, *((r"(.*\.)?lm_head\.weight",) if architecture.tie_embeddings else ()))
     extra = sorted(
-        name for name in shapes.keys() - wanted.keys() if not any(re.fullmatch(one, name) for one in ignorable)
+        name
+        for name in shapes.keys() - wanted.keys() - set(needless)
+        if not any(re.fullmatch(one, name) for one in ignorable)
     )
     if extra:
         raise CheckpointError(

@@ -62,9 +62,9 @@ def build(
         str | None,
         typer.Option(
             metavar="TYPE",
-            help="int8 or int4 weights in groups of 32 inputs, fp8 weights for GPUs of sm_89 or later, or source: a GGUF's "
-            "Q8_0, Q4_0 and Q4_1 as they are. For TensorRT-LLM: fp8, nvfp4, int4_awq, and up to 1.2 int8_sq, int8, int4.",
-            show_default="none: weights of DTYPE",
+            help="int8 or int4 weights in groups of 32 inputs, fp8 weights for GPUs of sm_89 or later, or source: a "
+            "checkpoint's Q8_0, Q4_0, Q4_1, FP8, GPTQ or AWQ as they are. For TensorRT-LLM: fp8, nvfp4, int4_awq, and up to 1.2 int8_sq, int8, int4.",
+            show_default="none: weights of DTYPE, but FP8 checkpoints as they are where a GPU here multiplies it",
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="The engine's name.", show_default="the checkpoint's")] = None,

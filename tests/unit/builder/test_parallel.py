@@ -86,6 +86,19 @@ def test_what_cannot_be_split_is_refused_with_the_numbers(
         plan_parallel(asked(**options), tiny_architecture(**architecture), drafters)
 
 
+@pytest.mark.parametrize("stored, is_refused", [((), False), ((WeightType.FP8,), False), ((WeightType.INT4,), True)])
+def test_what_is_kept_is_split_as_it_is_stored(stored: tuple[WeightType, ...], is_refused: bool) -> None:
+    architecture = tiny_architecture(intermediate_size=96, head_dim=16)
+    config = asked(tensor_parallel_size=2, quantization=WeightType.SOURCE)
+    if is_refused:
+        with pytest.raises(
+            ConfigError, match=r"quantization is 'source', in groups of 32 .* down would have 48 inputs"
+        ):
+            plan_parallel(config, architecture, (), stored)
+    else:
+        assert plan_parallel(config, architecture, (), stored) is not None
+
+
 @pytest.mark.parametrize("quantization", [None, WeightType.INT8])
 def test_matrices_without_groups_are_split_anywhere(quantization: WeightType | None) -> None:
     architecture = tiny_architecture(intermediate_size=48, head_dim=16)

@@ -28,9 +28,12 @@ from support.fp8_checkpoints import (
 from trierarch.builder import machine
 from trierarch.builder.build import build
 from trierarch.builder.config import BuildConfig
+from trierarch.builder.decoder import read_decoder
 from trierarch.builder.engine_matrices import EngineMatrices
 from trierarch.builder.errors import CheckpointError, ConfigError
-from trierarch.builder.manifest import WEIGHTS_NAME, DType, EngineManifest, Quantization, WeightType
+from trierarch.builder.manifest import WEIGHTS_NAME, DType, EngineManifest, Quantization, Tokens, WeightType
+from trierarch.builder.model import read_model
+from trierarch.builder.progress import NoProgress
 from trierarch.builder.safetensors_checkpoint import SafetensorsCheckpoint
 from trierarch.builder.verify import verify
 from trierarch.orchestrator.engine_summary import summary_rows
@@ -169,6 +172,24 @@ def test_a_matrix_of_the_logits_is_kept_too(is_tied: bool, tmp_path: Path) -> No
     assert plain(matrix).equal(exact)
     ids = torch.tensor([319, 0, 47, 48, 200])
     assert matrix.rows(ids, torch.float32).equal(exact[ids])
+
+
+@pytest.mark.parametrize("vocab_size", [300, 352])
+def test_another_vocabulary_cuts_blocks_or_adds_empty_ones(vocab_size: int, tmp_path: Path) -> None:
+    """As a draft's, which has the model's."""
+    checkpoint = random_checkpoint("llama", tmp_path / "hf", num_hidden_layers=1)
+    exact = elements(publish(checkpoint, by_blocks(BLOCK), fp8_config(BLOCK), left_out=()), "lm_head.weight", BLOCK)
+    opened = SafetensorsCheckpoint(checkpoint)
+    assert "quantization_config" not in opened.config
+    decoder = read_decoder(opened.config, None)
+    tokens = Tokens(bos=None, eos=(257,), pad=0, add_bos=False)
+    model = read_model(opened, decoder, tokens, DType.FLOAT32, WeightType.SOURCE, vocab_size=vocab_size)
+    model.weights.write(tmp_path / WEIGHTS_NAME, NoProgress())
+    stored = load_file(tmp_path / WEIGHTS_NAME)
+    matrix = Fp8Matrix(stored["lm_head.codes"], stored["lm_head.scales"], (16, 40))
+    expected = torch.zeros(vocab_size, 64)
+    expected[:320] = exact[:vocab_size]
+    assert plain(matrix).equal(expected)
 
 
 def test_what_is_left_out_stays_unless_fp8_is_asked_for(checkpoint: Path, tmp_path: Path) -> None:
@@ -333,5 +354,7 @@ def test_a_checkpoint_without_fp8_has_nothing_to_keep(checkpoint: Path, tmp_path
     publish(checkpoint, by_tensor, MODELOPT_CONFIG | {"quant_algo": None}, left_out=("weight",), more=KV_SCALES)
     manifest, _ = build_engine(checkpoint, tmp_path / "engine", None)
     assert (manifest.quantization, manifest.source_quantization) == (None, None)
-    with pytest.raises(ConfigError, match=r"quantization is 'source': the checkpoint has no matrix in Q8_0, .* or FP8"):
+    with pytest.raises(
+        ConfigError, match=r"quantization is 'source': the checkpoint has no matrix in Q8_0, .* FP8, GPTQ or AWQ; ask"
+    ):
         build_engine(checkpoint, tmp_path / "other", "source")

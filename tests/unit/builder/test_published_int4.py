@@ -91,6 +91,21 @@ def test_int4_keeps_them_and_rounds_the_rest(checkpoint: Path, tmp_path: Path) -
     assert ours.codes.equal(theirs.codes)
 
 
+@pytest.mark.parametrize("value", [0, 1])
+def test_biases_that_the_model_has_not_are_left_out_if_they_are_zeros(
+    value: int, checkpoint: Path, tmp_path: Path
+) -> None:
+    publish_int4(checkpoint, "gptq")
+    tensors = load_file(checkpoint / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.bias"] = torch.full((96,), value).half()
+    save_file(tensors, checkpoint / "model.safetensors", {"format": "pt"})
+    if value:
+        with pytest.raises(CheckpointError, match=r"the checkpoint has model.layers.1.mlp.up_proj.bias, which Llama"):
+            build_engine(checkpoint, tmp_path / "engine", "source")
+    else:
+        assert build_engine(checkpoint, tmp_path / "engine", "source")[0].quantization is not None
+
+
 def test_the_kernels_run_them(checkpoint: Path, tmp_path: Path) -> None:
     publish_int4(checkpoint, "gptq")
     manifest, _ = build_engine(checkpoint, tmp_path / "engine", "source", compile=True)
