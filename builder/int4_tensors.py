@@ -169,8 +169,12 @@ def _int4_tensor(stem: str, headers: Mapping[str, Header], form: Int4Format) -> 
             raise CheckpointError(
                 f"{name} has shape {headers[name][1]}, and {codes} of {shape} wants {its_shape} in {form.label}; {_AGAIN}"
             )
+    if zeros in headers and headers[zeros][0] != "I32":
+        raise CheckpointError(f"{zeros} is of type {headers[zeros][0]} in place of I32; {_AGAIN}")
     if headers[scales][0] not in _SCALE_TYPES:
-        raise CheckpointError(f"{scales} is of type {headers[scales][0]}: scales are read as {', '.join(_SCALE_TYPES)}")
+        raise CheckpointError(
+            f"{scales} is of type {headers[scales][0]}: scales are read as {', '.join(_SCALE_TYPES)}; {_AGAIN}"
+        )
     order = f"{stem}.g_idx"
     has_groups = form.layout is Layout.GPTQ and order in headers
     parts = (codes, scales, *((zeros,) if zeros in headers else ()), *((order,) if has_groups else ()))

@@ -188,6 +188,14 @@ DAMAGE: Mapping[str, tuple[Callable[[Tensors], object], str]] = {
         lambda one: one.update({f"{STEM}.qweight": torch.zeros(8, 64, dtype=torch.int8)}),
         r"qweight is I8 \(8, 64\) in place of a matrix of I32",
     ),
+    "zeros of bytes": (
+        lambda one: one.update({f"{STEM}.qzeros": torch.zeros(1, 8, dtype=torch.int8)}),
+        r"q_proj.qzeros is of type I8 in place of I32",
+    ),
+    "scales of integers": (
+        lambda one: one.update({f"{STEM}.scales": torch.ones(1, 64, dtype=torch.int32)}),
+        r"q_proj.scales is of type I32: scales are read as F32, BF16, F16; download",
+    ),
     "not finite": (lambda one: one[f"{STEM}.scales"].fill_(torch.inf), "q_proj.weight has a scale that is not finite"),
     "reordered": (
         lambda one: one["model.layers.0.mlp.down_proj.g_idx"].copy_(torch.arange(96) % 2),
