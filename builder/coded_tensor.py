@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import torch
 
 from trierarch.builder.codes import Codes, CodeType
 from trierarch.builder.safetensors_header import Header
+
+SCALE_TYPES: Final = ("F32", "BF16", "F16")
+"""That scales are read in."""
+AGAIN: Final = "download the checkpoint again"
 
 
 class CodedTensor(Protocol):

@@ -23,6 +23,7 @@ from typing import Final
 
 import torch
 
+from trierarch.builder.coded_tensor import AGAIN, SCALE_TYPES
 from trierarch.builder.codes import Block, Codes, CodeType, num_blocks
 from trierarch.builder.errors import CheckpointError
 from trierarch.builder.manifest import WeightType
@@ -30,8 +31,6 @@ from trierarch.builder.safetensors_header import Header
 
 _E4M3: Final = "F8_E4M3"
 _SCALES: Final = ("weight_scale_inv", "weight_scale")
-_SCALE_TYPES: Final = ("F32", "BF16", "F16")
-_AGAIN: Final = "download the checkpoint again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +58,9 @@ class Fp8Tensor:
         """As they are, but that one scale of all becomes one a row."""
         codes, scales = parts[0], parts[1].float()
         if not scales.isfinite().all():
-            raise CheckpointError(f"{self.name} has a scale that is not finite; {_AGAIN}")
+            raise CheckpointError(f"{self.name} has a scale that is not finite; {AGAIN}")
         if codes.isnan().any():
-            raise CheckpointError(f"{self.name} holds NaN; {_AGAIN}")
+            raise CheckpointError(f"{self.name} holds NaN; {AGAIN}")
         if self.block is None:
             scales = scales.flatten().expand(len(codes)).contiguous()
         return Codes(codes, scales, None)
@@ -97,12 +96,12 @@ def _fp8_tensor(name: str, headers: Mapping[str, Header], block: Block | None) -
     stem, _, kind = name.rpartition(".")
     scale = next((f"{stem}.{one}" for one in _SCALES if f"{stem}.{one}" in headers), None)
     if scale is None or kind != "weight":
-        raise CheckpointError(f"{name} is FP8, and there is no {stem}.{' or '.join(_SCALES)} beside it; {_AGAIN}")
+        raise CheckpointError(f"{name} is FP8, and there is no {stem}.{' or '.join(_SCALES)} beside it; {AGAIN}")
     shape = headers[name][1]
     scale_type, scale_shape = headers[scale]
-    if scale_type not in _SCALE_TYPES:
+    if scale_type not in SCALE_TYPES:
         raise CheckpointError(
-            f"{scale} is of type {scale_type}: scales are read as {', '.join(_SCALE_TYPES)}; take another copy of the "
+            f"{scale} is of type {scale_type}: scales are read as {', '.join(SCALE_TYPES)}; take another copy of the "
             "checkpoint"
         )
     if len(shape) == 2:
@@ -111,4 +110,4 @@ def _fp8_tensor(name: str, headers: Mapping[str, Header], block: Block | None) -
         if prod(scale_shape) == 1 or scale_shape in (shape[:1], (shape[0], 1)):
             return Fp8Tensor(name, shape, scale, None)
     wanted = "one number or one a row" if block is None else f"{num_blocks(shape, block)}, one a block of {block}"
-    raise CheckpointError(f"{scale} has shape {scale_shape}, and {name} of {shape} wants {wanted}; {_AGAIN}")
+    raise CheckpointError(f"{scale} has shape {scale_shape}, and {name} of {shape} wants {wanted}; {AGAIN}")

@@ -24,6 +24,7 @@ from typing import Final
 
 import torch
 
+from trierarch.builder.coded_tensor import AGAIN, SCALE_TYPES
 from trierarch.builder.codes import Codes, CodeType, pack_nibbles
 from trierarch.builder.errors import CheckpointError
 from trierarch.builder.manifest import GROUP_SIZE, WeightType
@@ -32,8 +33,6 @@ from trierarch.builder.safetensors_header import Header
 _PER_WORD: Final = 8
 _AWQ_PLACES: Final = (0, 4, 1, 5, 2, 6, 3, 7)
 _SYMMETRIC_ZERO: Final = 8
-_SCALE_TYPES: Final = ("F32", "BF16", "F16")
-_AGAIN: Final = "download the checkpoint again"
 
 
 class Layout(StrEnum):
@@ -100,7 +99,7 @@ class Int4Tensor:
         rounded = scales.half()
         offsets = (-zeros * scales).half()
         if not (rounded.isfinite().all() and offsets.isfinite().all()):
-            raise CheckpointError(f"{self.name} has a scale that is not finite in float16; {_AGAIN}")
+            raise CheckpointError(f"{self.name} has a scale that is not finite in float16; {AGAIN}")
         return Codes(pack_nibbles(nibbles), rounded[:, groups], offsets[:, groups])
 
     def elements(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -120,7 +119,7 @@ class Int4Tensor:
         else:
             nibbles, scales = _unpacked(codes, _AWQ_PLACES).t(), scales.t()
         if not scales.isfinite().all():
-            raise CheckpointError(f"{self.name} has a scale that is not finite; {_AGAIN}")
+            raise CheckpointError(f"{self.name} has a scale that is not finite; {AGAIN}")
         if self.has_groups:
             self._check_groups(parts[-1])
         zeros = self._zeros(parts[2]) if self.has_zeros else torch.full_like(scales, _SYMMETRIC_ZERO)
@@ -151,10 +150,10 @@ def _int4_tensor(stem: str, headers: Mapping[str, Header], form: Int4Format) -> 
     codes, scales, zeros = (f"{stem}.{one}" for one in _NAMES[form.layout])
     for name in (scales, zeros) if form.has_zeros else (scales,):
         if name not in headers:
-            raise CheckpointError(f"{codes} is INT4, and there is no {name} beside it; {_AGAIN}")
+            raise CheckpointError(f"{codes} is INT4, and there is no {name} beside it; {AGAIN}")
     shape = headers[codes][1]
     if headers[codes][0] != "I32" or len(shape) != 2:
-        raise CheckpointError(f"{codes} is {headers[codes][0]} {shape} in place of a matrix of I32; {_AGAIN}")
+        raise CheckpointError(f"{codes} is {headers[codes][0]} {shape} in place of a matrix of I32; {AGAIN}")
     rows, inputs = {
         Layout.PACKED: (shape[0], shape[1] * _PER_WORD),
         Layout.GPTQ: (shape[1], shape[0] * _PER_WORD),
@@ -167,13 +166,13 @@ def _int4_tensor(stem: str, headers: Mapping[str, Header], form: Int4Format) -> 
     for name, its_shape in wanted.items():
         if name in headers and headers[name][1] != its_shape:
             raise CheckpointError(
-                f"{name} has shape {headers[name][1]}, and {codes} of {shape} wants {its_shape} in {form.label}; {_AGAIN}"
+                f"{name} has shape {headers[name][1]}, and {codes} of {shape} wants {its_shape} in {form.label}; {AGAIN}"
             )
     if zeros in headers and headers[zeros][0] != "I32":
-        raise CheckpointError(f"{zeros} is of type {headers[zeros][0]} in place of I32; {_AGAIN}")
-    if headers[scales][0] not in _SCALE_TYPES:
+        raise CheckpointError(f"{zeros} is of type {headers[zeros][0]} in place of I32; {AGAIN}")
+    if headers[scales][0] not in SCALE_TYPES:
         raise CheckpointError(
-            f"{scales} is of type {headers[scales][0]}: scales are read as {', '.join(_SCALE_TYPES)}; {_AGAIN}"
+            f"{scales} is of type {headers[scales][0]}: scales are read as {', '.join(SCALE_TYPES)}; {AGAIN}"
         )
     order = f"{stem}.g_idx"
     has_groups = form.layout is Layout.GPTQ and order in headers
