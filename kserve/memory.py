@@ -142,8 +142,6 @@ def _check_tiers(spec: DeploySpec, engine: EngineManifest) -> None:
     what, remedy = f"kv_tiers.host_bytes is {host_bytes}", "leave it out"
     if not engine.kv_cache.enable_prefix_caching:
         raise ConfigError(f"{what}, and engine {engine.name!r} caches no prefixes: {remedy}, or rebuild it with them")
-    if engine.parallel is not None:
-        raise ConfigError(f"{what}, and the blocks of engine {engine.name!r} lie on several devices: {remedy}")
     block = engine.kv_cache.block_size * engine.kv_cache.bytes_per_token
     if min(host_bytes, disk_bytes or host_bytes) < block:
         raise ConfigError(

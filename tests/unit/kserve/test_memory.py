@@ -15,7 +15,6 @@ from trierarch.builder.manifest import (
     KvCache,
     KvType,
     Layer,
-    Parallel,
     Requires,
     Target,
     TensorRTLLM,
@@ -155,11 +154,6 @@ def test_a_tier_behind_the_cache_is_memory_of_the_container() -> None:
             {"kv_tiers": {"host_bytes": 9}},
             {"kv_cache": KvCache(dtype=KvType.BFLOAT16, bytes_per_token=4, enable_prefix_caching=False)},
             "host_bytes is 9, and engine 'tiny' caches no prefixes: leave it out",
-        ),
-        (
-            {"kv_tiers": {"host_bytes": 9}},
-            {"parallel": Parallel(tensor_parallel_size=2, pipeline_parallel_size=1)},
-            "the blocks of engine 'tiny' lie on several devices: leave it out",
         ),
         (
             {"kv_tiers": {"host_bytes": GIB, "disk_bytes": GIB}},
