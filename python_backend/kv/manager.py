@@ -156,10 +156,11 @@ class KVCacheManager:
         """Tokens that its blocks and all free ones could hold."""
         return (len(sequence.block_table) + self.num_free_blocks) * self.block_size
 
-    def advance(self, sequence: Sequence, num_computed_tokens: int) -> None:
+    def advance(self, sequence: Sequence, num_computed_tokens: int, num_held_tokens: int = 0) -> None:
         """Take note that the first `num_computed_tokens` known tokens are computed; blocks now full become findable.
 
-        Blocks beyond them, taken for drafts that were not accepted, are given back.
+        Blocks beyond them, taken for drafts that were not accepted, are given back, but for those of the first
+        `num_held_tokens`, which a step in flight computes.
         """
         first_new, num_full = sequence.num_computed_tokens // self.block_size, num_computed_tokens // self.block_size
         sequence.num_computed_tokens = num_computed_tokens
@@ -168,7 +169,7 @@ class KVCacheManager:
             for index in range(first_new, num_full):
                 self.cache.insert(keys[index], self.pool.blocks[sequence.block_table[index]])
                 self._retain(sequence, index)
-        self._release_from(sequence, self.num_blocks_for(num_computed_tokens))
+        self._release_from(sequence, self.num_blocks_for(max(num_computed_tokens, num_held_tokens)))
 
     def free(self, sequence: Sequence) -> None:
         """Take all blocks back, as when it ends or is preempted; it has computed nothing then."""

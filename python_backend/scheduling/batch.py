@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from trierarch.python_backend.adapters.pool import AdapterPool
@@ -82,6 +82,14 @@ class RunningBatch:
     def grow(self, sequence: Sequence, num_tokens: int) -> bool:
         """Hold blocks for the next `num_tokens` known tokens; False changes nothing."""
         return self._kv.allocate(sequence, sequence.num_computed_tokens + num_tokens)
+
+    def hold(self, items: Iterable[ScheduledSequence]) -> bool:
+        """Hold blocks for all these shares of a step that is planned ahead; False changes nothing."""
+        items = tuple(items)
+        missing = (self._kv.num_blocks_for(item.end) - len(item.sequence.block_table) for item in items)
+        if sum(max(0, count) for count in missing) > self._kv.num_free_blocks:
+            return False
+        return all(self._kv.allocate(item.sequence, item.end) for item in items)
 
     def with_draft(self, item: ScheduledSequence, drafts: Mapping[int, tuple[int, ...]]) -> ScheduledSequence:
         """`item` with its draft, if it draws, as far as there is room without taking anyone else's; see with_drafts.

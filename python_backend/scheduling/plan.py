@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from trierarch.python_backend.errors import ServingError
 from trierarch.python_backend.request import TokenLogprob
-from trierarch.python_backend.sequence import Sequence
+from trierarch.python_backend.sequence import Sequence, SequenceStatus
 
 if TYPE_CHECKING:
     from trierarch.python_backend.request import Logits
@@ -29,9 +29,25 @@ class ScheduledSequence:
     draft_token_ids: tuple[int, ...] = ()
     """Guessed tokens computed after the known ones and verified in the same step."""
     samples: bool = False
-    """Whether the known tokens end here, so that the step draws the next one."""
+    """Whether the known tokens end here, so that the step draws the next one. What a step in flight draws counts as known."""
     masks: tuple[bytes, ...] = ()
     """What its guide allows behind the known tokens and behind each draft, as Context.allowed; none where it has none."""
+
+    @classmethod
+    def of(cls, sequence: Sequence, start: int, num_tokens: int, num_known: int | None = None) -> ScheduledSequence:
+        """Without drafts. num_known: of the sequence's tokens, that in flight included; None is all that it knows."""
+        num_known = sequence.num_tokens if num_known is None else num_known
+        return cls(sequence, start, num_tokens, samples=start + num_tokens == num_known)
+
+    @property
+    def end(self) -> int:
+        """Position behind the last known token computed."""
+        return self.start + self.num_tokens
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the last token computed is still being drawn, by the step before: only the device may know it."""
+        return self.end > self.sequence.num_tokens
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -51,6 +67,12 @@ class Plan:
     def num_tokens(self) -> int:
         """Tokens computed by the step, drafts included."""
         return sum(item.num_tokens + len(item.draft_token_ids) for item in self.scheduled)
+
+    def of_the_running(self) -> Plan:
+        """What is left of it without those that have ended since it was made."""
+        return replace(
+            self, scheduled=tuple(one for one in self.scheduled if one.sequence.status is SequenceStatus.RUNNING)
+        )
 
     @property
     def num_requests(self) -> int:

@@ -13,6 +13,7 @@ from trierarch.python_backend.kv.manager import KVCacheManager
 from trierarch.python_backend.request import FinishReason, Request, TokenDelta
 from trierarch.python_backend.scheduling.adapter_gate import AdapterGate
 from trierarch.python_backend.scheduling.admission import check_request, queue_is_full
+from trierarch.python_backend.scheduling.ahead import Guesses, give_behind, is_blind
 from trierarch.python_backend.scheduling.batch import RunningBatch
 from trierarch.python_backend.scheduling.config import SchedulerConfig
 from trierarch.python_backend.scheduling.deadlines import Deadlines
@@ -65,6 +66,8 @@ class Scheduler:
         self._next_sequence_id = 0
         self._deadlines = Deadlines()
         self._last_plan = Plan(())
+        self._has_passed_over = False
+        """Whether a plan made ahead left out somebody who could start in any other: the next one is not made ahead then."""
 
     @property
     def has_work(self) -> bool:
@@ -141,20 +144,31 @@ class Scheduler:
         live wait for adapters to be loaded, guides to be compiled or blocks to come back.
         """
         now = self._clock()
-        for request in self._deadlines.overdue(self.requests, now):
-            error = DeadlineExceeded(f"request {request.request_id!r} did not finish before its deadline")
-            self.abort(request.request_id, FinishReason.TIMEOUT, error)
-        if self._gate is not None:
-            for refused, reason in self._gate.look_ahead(self._waiting):
-                self.abort(refused.request_id, FinishReason.ERROR, reason)
-        if self._guide_gate is not None:
-            for refused, reason in self._guide_gate.refused(self._waiting):
-                self.abort(refused.request_id, FinishReason.ERROR, reason)
+        self._end_hopeless(now)
+        self._has_passed_over = False
         step = Step(self.config.token_budget)
         num_stopped = self._running.num_stopped
         self._schedule_running(step)
         if self._running.num_stopped == num_stopped:  # A preempted sequence may not come back in the same step.
             self._schedule_waiting(step, now)
+        self._last_plan = Plan(step.scheduled(), self._running.take_stopped())
+        return self._last_plan
+
+    def schedule_ahead(self, flight: Plan, guesses: Guesses) -> Plan | None:
+        """The step behind `flight`, the last one planned, which runs; None where it cannot be planned yet. See ahead.py.
+
+        flight: one that `may_launch`. The plan is complete: it takes neither drafts nor guides.
+        """
+        now = self._clock()
+        self._end_hopeless(now)
+        step = Step(self.config.token_budget)
+        if self._has_passed_over or not give_behind(flight, self._running, step, guesses):
+            return None
+        if not self._running.hold(step.scheduled()):
+            return None  # somebody has to be preempted
+        self._schedule_waiting(step, now, lambda share: is_blind(share, guesses))
+        if not step.scheduled():
+            return None
         self._last_plan = Plan(step.scheduled(), self._running.take_stopped())
         return self._last_plan
 
@@ -182,17 +196,20 @@ class Scheduler:
         self._last_plan = replace(plan, scheduled=tuple(item for item in scheduled if item is not None))
         return self._last_plan
 
-    def update(self, plan: Plan, output: StepOutput) -> None:
-        """Take in what a step computed and drew; deltas go to the outbox.
+    def update(self, plan: Plan, output: StepOutput, ahead: Plan | None = None) -> None:
+        """Take in what a step computed and drew; deltas go to the outbox. ahead: the step behind it, if it is in flight.
 
         Raises:
             RuntimeError: the runner broke the contract of StepOutput; `fail` is what remains to be called.
         """
         now = self._clock()
         self.num_steps += 1
+        held = {} if ahead is None else {item.sequence.sequence_id: item.end for item in ahead.scheduled}
         for item in plan.scheduled:
             if item.sequence.status is SequenceStatus.RUNNING:
-                self._update_sequence(item, output.outputs.get(item.sequence.sequence_id, SequenceOutput()), now)
+                sequence_id = item.sequence.sequence_id
+                drawn = output.outputs.get(sequence_id, SequenceOutput())
+                self._update_sequence(item, drawn, held.get(sequence_id, 0), now)
 
     def take_deltas(self) -> list[TokenDelta]:
         """Empty the outbox."""
@@ -237,6 +254,18 @@ class Scheduler:
             self.adapters.check_integrity(s.adapter for s in self._running if s.adapter is not None)
         require(self.num_queued_requests == sum(live.is_queued for live in self._live.values()), "queue is miscounted")
 
+    def _end_hopeless(self, now: int) -> None:
+        """End requests that are overdue, and those that wait for an adapter or a guide that will not come."""
+        for request in self._deadlines.overdue(self.requests, now):
+            error = DeadlineExceeded(f"request {request.request_id!r} did not finish before its deadline")
+            self.abort(request.request_id, FinishReason.TIMEOUT, error)
+        if self._gate is not None:
+            for refused, reason in self._gate.look_ahead(self._waiting):
+                self.abort(refused.request_id, FinishReason.ERROR, reason)
+        if self._guide_gate is not None:
+            for refused, reason in self._guide_gate.refused(self._waiting):
+                self.abort(refused.request_id, FinishReason.ERROR, reason)
+
     def _schedule_running(self, step: Step) -> None:
         for sequence in self._running:
             if step.num_tokens_left == 0:
@@ -251,9 +280,12 @@ class Scheduler:
                 if victim is sequence:
                     break
             else:
-                step.give(sequence, num_tokens)
+                step.give(ScheduledSequence.of(sequence, sequence.num_computed_tokens, num_tokens))
 
-    def _schedule_waiting(self, step: Step, now: int) -> None:
+    def _schedule_waiting(
+        self, step: Step, now: int, may_start: Callable[[ScheduledSequence], bool] | None = None
+    ) -> None:
+        """`may_start` None lets every sequence start with its share."""
         if not step.num_tokens_left or self._running.is_full:
             return
         waiting = self._waiting.in_turn()
@@ -272,13 +304,17 @@ class Scheduler:
             num_tokens = sequence.num_tokens - len(prefix) * self._kv.block_size
             if num_tokens > step.num_tokens_left and not self.config.enable_chunked_prefill:
                 break
+            num_tokens = min(num_tokens, step.num_tokens_left)
+            share = ScheduledSequence.of(sequence, len(prefix) * self._kv.block_size, num_tokens)
+            if may_start is not None and not may_start(share):
+                self._has_passed_over = True
+                break
             self._waiting.discard(sequence)
             if not self._start(sequence, prefix, now):
                 self._waiting.push(sequence)
                 continue
-            num_tokens = min(num_tokens, step.num_tokens_left)
             self._running.grow(sequence, num_tokens)
-            step.give(sequence, num_tokens)
+            step.give(share)
             if not step.num_tokens_left or self._running.is_full:
                 break
 
@@ -306,7 +342,8 @@ class Scheduler:
         sequence.num_preemptions += 1
         self._waiting.push(sequence)
 
-    def _update_sequence(self, item: ScheduledSequence, output: SequenceOutput, now: int) -> None:
+    def _update_sequence(self, item: ScheduledSequence, output: SequenceOutput, num_held: int, now: int) -> None:
+        """num_held: of its tokens, for whose blocks see KVCacheManager.advance."""
         sequence, drawn = item.sequence, output.token_ids
         if bool(drawn) != item.samples or len(drawn) > len(item.draft_token_ids) + 1:
             raise RuntimeError(f"sequence {sequence.sequence_id}: the runner drew {len(drawn)} tokens for {item}")
@@ -314,15 +351,14 @@ class Scheduler:
         prompt_logprobs = live.take_prompt_logprobs(item, output)
         context_logits = live.take_context_logits(item, output)
         embedding = live.take_embedding(item, output)
-        num_computed_tokens = item.start + item.num_tokens
         if not item.samples:
-            self._kv.advance(sequence, num_computed_tokens)
+            self._kv.advance(sequence, item.end, num_held)
             return
         num_accepted = len(drawn) - 1
         sequence.num_draft_tokens += len(item.draft_token_ids)
         sequence.num_accepted_draft_tokens += num_accepted
         num_shown, reason = live.append_drawn(sequence, drawn)
-        self._kv.advance(sequence, min(num_computed_tokens + num_accepted, len(sequence.token_ids)))
+        self._kv.advance(sequence, min(item.end + num_accepted, len(sequence.token_ids)), num_held)
         if live.held_back:
             self._release_siblings(live, sequence, now)
         delta = TokenDelta(

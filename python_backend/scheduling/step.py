@@ -14,12 +14,10 @@ class Step:
         self.num_tokens_left = token_budget
         self._items: dict[int, ScheduledSequence] = {}  # sequence_id -> its share
 
-    def give(self, sequence: Sequence, num_tokens: int) -> None:
-        """Compute the next `num_tokens` known tokens of `sequence`, and draw if these are all."""
-        start = sequence.num_computed_tokens
-        samples = start + num_tokens == len(sequence.token_ids)
-        self._items[sequence.sequence_id] = ScheduledSequence(sequence, start, num_tokens, (), samples)
-        self.num_tokens_left -= num_tokens
+    def give(self, share: ScheduledSequence) -> None:
+        """Compute that; its sequence has no share yet."""
+        self._items[share.sequence.sequence_id] = share
+        self.num_tokens_left -= share.num_tokens
 
     def take_back(self, sequence: Sequence) -> None:
         """Undo `give`, if it was given anything."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from support.memory_adapters import ToyWeights, arrange, seed_of
 from trierarch.builder.adapter import AdapterTensors
 from trierarch.python_backend.adapters.active_adapter import ActiveAdapter
@@ -74,6 +76,8 @@ class CheckingRunner:
         """slot -> adapter, salt, and all tokens up to and with the one whose KV is there"""
         self.num_computed = 0
         """Tokens over all steps, drafts included."""
+        self.drawn: dict[int, int] = {}
+        """sequence_id -> what the step launched last drew for it"""
 
     def drafts(self, plan: Plan) -> dict[int, tuple[int, ...]]:
         """sequence_id -> guesses, for every sequence of the plan, be it drawn for or not."""
@@ -91,28 +95,51 @@ class CheckingRunner:
     def close(self) -> None:
         """Nothing to give back."""
 
+    def launch(self, plan: Plan) -> StepOutput:
+        """As `run`, of a plan that may have been made ahead: what is late was drawn by the step launched last.
+
+        To be looked at later.
+        """
+        known = {
+            item.sequence.sequence_id: (*item.sequence.token_ids, self.drawn[item.sequence.sequence_id])
+            for item in plan.scheduled
+            if item.is_late
+        }
+        output = self._run(plan, known)
+        self.drawn = {one: drawn.token_ids[0] for one, drawn in output.outputs.items() if drawn.token_ids}
+        return output
+
     def run(self, plan: Plan) -> StepOutput:
         """Compute the plan; assert that it can be computed."""
+        for item in plan.scheduled:
+            assert self.runs_ahead or item.start == item.sequence.num_computed_tokens
+        return self._run(plan, {})
+
+    def _run(self, plan: Plan, late: Mapping[int, tuple[int, ...]]) -> StepOutput:
+        """late: all tokens of those that do not know their last one yet."""
+
+        def known(item: ScheduledSequence) -> list[int]:
+            return list(late.get(item.sequence.sequence_id, item.sequence.token_ids))
+
         scheduled_ids = [item.sequence.sequence_id for item in plan.scheduled]
         assert len(scheduled_ids) == len(set(scheduled_ids))
         assert not set(scheduled_ids) & set(plan.finished_sequence_ids)
         self._check_adapters([item.sequence for item in plan.scheduled])
         for item in plan.scheduled:
             assert item.num_tokens >= 1
-            assert self.runs_ahead or item.start == item.sequence.num_computed_tokens
-            assert item.samples == (item.start + item.num_tokens == item.sequence.num_tokens)
-            self._check(item.sequence, item.sequence.token_ids, item.start)
+            assert item.samples == (item.start + item.num_tokens == len(known(item)))
+            self._check(item.sequence, known(item), item.start)
         for item in plan.scheduled:
-            tokens = _tokens_of_step(item)
+            tokens = _tokens_of_step(item, known(item))
             for position in range(item.start, len(tokens)):
                 request = item.sequence.request
                 content = request.adapter_digest, request.cache_salt, tuple(tokens[: position + 1])
                 self.slots[self._slot(item.sequence, position)] = content
                 self.num_computed += 1
         for item in plan.scheduled:
-            tokens = _tokens_of_step(item)
+            tokens = _tokens_of_step(item, known(item))
             self._check(item.sequence, tokens, len(tokens))
-        return StepOutput({item.sequence.sequence_id: self._draw(item) for item in plan.scheduled})
+        return StepOutput({item.sequence.sequence_id: self._draw(item, known(item)) for item in plan.scheduled})
 
     def _check_adapters(self, sequences: list[Sequence]) -> None:
         active: dict[int, ActiveAdapter] = {}
@@ -144,13 +171,13 @@ class CheckingRunner:
             drafts.append(right if is_right else (right + 1) % self.vocab_size)
         return tuple(drafts)
 
-    def _draw(self, item: ScheduledSequence) -> SequenceOutput:
+    def _draw(self, item: ScheduledSequence, token_ids: list[int]) -> SequenceOutput:
         sequence, sampling = item.sequence, item.sequence.request.sampling
         drawn: list[int] = []
         seed = 0 if sequence.adapter is None else seed_of(sequence.adapter.digest)
         if item.samples:
             for guess in (*item.draft_token_ids, None):
-                known = [*sequence.token_ids, *drawn]
+                known = [*token_ids, *drawn]
                 drawn.append(next_token(known, sequence.index, self.vocab_size, self.mistakes, seed))
                 if guess != drawn[-1]:
                     break
@@ -164,5 +191,5 @@ class CheckingRunner:
         )
 
 
-def _tokens_of_step(item: ScheduledSequence) -> list[int]:
-    return item.sequence.token_ids[: item.start + item.num_tokens] + list(item.draft_token_ids)
+def _tokens_of_step(item: ScheduledSequence, known: list[int]) -> list[int]:
+    return known[: item.end] + list(item.draft_token_ids)

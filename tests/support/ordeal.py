@@ -55,6 +55,8 @@ class Ordeal:
         """Digests of versions that cannot be loaded"""
         self._versions: dict[str, Adapter] = {}  # name -> what it means now
         self._num_versions = 0
+        self.num_ahead = 0
+        """Steps that were planned while those before them ran"""
         self.disturbed: set[tuple[str, int]] = set()
         """(request id, index) of sequences that were told to end"""
 
@@ -159,6 +161,20 @@ class Ordeal:
         assert len(plan.scheduled) <= world.config.max_batch_size
         assert sum(item.num_tokens for item in plan.scheduled) <= world.config.token_budget
 
+    def fly(self, seed: int) -> None:
+        """A few steps, planned ahead while those before them run; requests come and end meanwhile, and the last may be lost."""
+        random = Random(seed)
+        deeds = [self.arrive, self.cancel, self.load, self.copy, self.wait, self.fail]
+
+        def meanwhile() -> None:
+            if random.random() < 0.2:
+                random.choice(deeds)(random.randrange(2**32))
+
+        drops_last = random.random() < 0.3
+        self.num_ahead += self.world.fly(random.randint(1, 6), meanwhile, drops_last)
+        if drops_last:  # What was planned in vain holds blocks until it is planned again.
+            self.step()
+
     def check(self) -> None:
         """All that must hold between any two deeds."""
         world = self.world
@@ -176,14 +192,14 @@ class Ordeal:
     def finish(self) -> None:
         """Let everything end, in a bounded number of steps, and compare every stream with the slow obvious way."""
         max_steps = 100 + 10 * MAX_SEQ_LEN * sum(request.sampling.n for request in self.requests.values())
-        for _ in range(max_steps):
+        for turn in range(max_steps):
             if not self.world.scheduler.has_work:
                 break
             if not self.world.loads_amid_steps:
                 self.load()
             if self.world.mover is not None:
                 self.world.mover.finish()
-            self.step()
+            (self.fly if turn % 3 == 0 else self.step)(turn)
             self.check()
         if self.world.mover is not None:
             self.world.mover.finish()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 from support.checking_runner import CheckingRunner
@@ -12,10 +13,11 @@ from trierarch.python_backend.adapters.cache import AdapterCache
 from trierarch.python_backend.adapters.pool import AdapterPool
 from trierarch.python_backend.kv.manager import KVCacheManager
 from trierarch.python_backend.request import Request, SamplingParams, TokenDelta, Usage
+from trierarch.python_backend.scheduling.ahead import may_launch
 from trierarch.python_backend.scheduling.config import SchedulerConfig
 from trierarch.python_backend.scheduling.plan import Plan, StepOutput
 from trierarch.python_backend.scheduling.scheduler import Scheduler
-from trierarch.python_backend.sequence import Sequence
+from trierarch.python_backend.sequence import Sequence, SequenceStatus
 from trierarch.python_backend.speculation.speculator import Speculator
 
 CONFIG_DEFAULTS: dict[str, Any] = {"max_batch_size": 8, "max_seq_len": 64, "max_num_tokens": 64, "max_queue_size": 64}
@@ -60,11 +62,14 @@ class World:
         self.runner = CheckingRunner(block_size, vocab_size, guesses, max_adapters=max_adapters)
         self.mover = None if self.kv.offload is None else ToyMover(self.kv, self.runner)
         self.speculator = speculator
+        self.guesses_for: Callable[[Request], bool] = lambda request: False
         self.cache = AdapterCache(host_bytes, self.runner.arrange, arrange_draft, lambda: self.now)
         self.adapters = AdapterPool(self.cache, max_adapters) if max_adapters else None
         self.scheduler = Scheduler(self.config, self.kv, end_ids, lambda: round(self.now * 1e9), self.adapters)
         self.loads_amid_steps = False
         """Whether the loader's thread comes late: never between two steps, but once while each runs"""
+        self.num_in_vain = 0
+        """Shares of launched steps whose sequences had ended when they landed"""
         self.deltas: dict[tuple[str, int], list[TokenDelta]] = defaultdict(list)
         """(request id, index) -> its stream"""
         self.plans: list[Plan] = []
@@ -101,8 +106,7 @@ class World:
         plan = self.scheduler.schedule()
         drafts = self.runner.drafts(plan) if self.speculator is None else self.speculator.propose(plan)
         plan = self.scheduler.with_drafts(plan, drafts)
-        if self.mover is not None:
-            self.mover.make_copies()
+        self._copy()
         return plan
 
     def run_plan(self, plan: Plan) -> StepOutput:
@@ -113,6 +117,51 @@ class World:
         if self.speculator is not None:
             self.speculator.observe(plan, output, 0.010 + 0.001 * plan.num_tokens)
         return output
+
+    def fly(self, max_steps: int, meanwhile: Callable[[], object] = lambda: None, drops_last: bool = False) -> int:
+        """The loop where it launches steps: each but the first is planned and launched while the one before it runs.
+
+        It ends with the first that cannot be, or lands `max_steps`; of the last one nothing is heard if it is dropped.
+        meanwhile: happens between any two things. How many steps were planned ahead.
+        """
+        plan = self.scheduler.schedule()
+        self._copy()
+        if not may_launch(plan, self.guesses_for):
+            self._land(plan, self.run_plan(plan))
+            return 0
+        output = self._launch(plan)
+        for num_ahead in range(max_steps):
+            meanwhile()
+            ahead = self.scheduler.schedule_ahead(plan, self.guesses_for)
+            self._copy()
+            following = None if ahead is None else self._launch(ahead)
+            meanwhile()
+            is_dropped = drops_last and num_ahead + 1 == max_steps
+            self._land(plan, output, None if is_dropped else ahead)
+            if ahead is None or following is None or is_dropped:
+                return num_ahead
+            plan, output = ahead, following
+        self._land(plan, output)
+        return max_steps
+
+    def _launch(self, plan: Plan) -> StepOutput:
+        assert len(plan.scheduled) <= self.config.max_batch_size
+        assert plan.num_tokens <= self.config.token_budget
+        output = self.runner.launch(plan)
+        if self.loads_amid_steps:
+            self.load()
+        return output
+
+    def _land(self, plan: Plan, output: StepOutput, ahead: Plan | None = None) -> None:
+        self.note(plan)
+        self.num_in_vain += sum(item.sequence.status is SequenceStatus.FINISHED for item in plan.scheduled)
+        self.scheduler.update(plan, output, ahead)
+        self.collect()
+        self.scheduler.check_integrity()
+
+    def _copy(self) -> None:
+        if self.mover is not None:
+            self.mover.make_copies()
 
     def note(self, plan: Plan) -> None:
         """Remember a plan and whom it moves."""

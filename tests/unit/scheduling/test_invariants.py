@@ -64,6 +64,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         for _ in range(num_steps):
             self.ordeal.step()
 
+    @rule(seed=seeds)
+    def fly(self, seed: int) -> None:
+        self.ordeal.fly(seed)
+
     @invariant()
     def everything_adds_up(self) -> None:
         if hasattr(self, "ordeal"):
@@ -83,18 +87,24 @@ def test_long_random_walks() -> None:
     sequences: list[Sequence] = []
     pools: list[AdapterPool] = []
     offloads: list[OffloadStats] = []
+    num_ahead = num_in_vain = 0
     for seed in range(600):
         random, ordeal = Random(seed), Ordeal(seed)
         deeds = [ordeal.step] * 24 + [ordeal.arrive] * 8 + [ordeal.load] * 12 + [ordeal.copy] * 4
         deeds += [ordeal.replace_adapter, ordeal.cancel, ordeal.fail, ordeal.cancel_during_a_step, ordeal.wait]
+        deeds += [ordeal.fly] * 4
         for _ in range(60):
             random.choice(deeds)(random.randrange(2**32))
             ordeal.check()
         ordeal.finish()
+        num_ahead += ordeal.num_ahead
+        num_in_vain += ordeal.world.num_in_vain
         sequences += ordeal.world.sequences.values()
         assert ordeal.world.adapters is not None
         pools.append(ordeal.world.adapters)
         offloads += [] if ordeal.world.kv.offload is None else [ordeal.world.kv.offload.stats()]
+    assert num_ahead > 1000
+    assert num_in_vain > 100
     assert sum(sequence.num_preemptions > 0 for sequence in sequences) > 100
     assert sum(sequence.num_cached_tokens > 0 for sequence in sequences if sequence.index == 0) > 100
     assert sum(sequence.num_reused_blocks > 0 for sequence in sequences if sequence.index > 0) > 100
