@@ -1,10 +1,12 @@
 """StepExecutor: the loop. The step is the sentence: plan = schedule(), output = run(plan), update(plan, output).
 
-Between the first and the second the speculator may put drafts behind what has to be computed.
+Between the first and the second the speculator may put drafts behind what has to be computed. Where a device computes beside the
+host, running is launching and collecting, and between these two the next step is planned and launched, if it can be planned
+ahead (scheduling/ahead.py): then the device does not wait for the host.
 
 One thread owns the runner and calls every sink. Other threads only queue: `submit` adds to the scheduler's waiting
 queue and `abort` leaves a note, both under the lock; neither touches a sequence that a step is computing. Blocks are
-therefore given back before the next plan is made and never under a running step.
+therefore given back before the next plan is made, and by the runner's order of steps never under one that writes to them.
 """
 
 from __future__ import annotations
@@ -19,17 +21,20 @@ from trierarch.python_backend.adapters.adapter import Adapter
 from trierarch.python_backend.adapters.loader import AdapterLoader
 from trierarch.python_backend.adapters.registry import AdapterRegistry
 from trierarch.python_backend.adapters.stats import AdapterInfo
-from trierarch.python_backend.errors import Cancelled, ExecutorFailed, ServingError, ShuttingDown, UnknownAdapter
+from trierarch.python_backend.errors import Cancelled, ExecutorFailed, ShuttingDown, UnknownAdapter
+from trierarch.python_backend.executors.computed import Computed, Flight, compute, land
 from trierarch.python_backend.executors.executor import ExecutorStats, Sink
 from trierarch.python_backend.executors.logits_budget import LogitsBudget
 from trierarch.python_backend.executors.machine import resident_bytes
 from trierarch.python_backend.executors.offload.mover import Mover
-from trierarch.python_backend.executors.runner import Runner, RunnerLost
+from trierarch.python_backend.executors.runner import LaunchingRunner, Runner, RunnerLost
+from trierarch.python_backend.executors.subscribers import Subscribers
 from trierarch.python_backend.guides.guides import Guides
 from trierarch.python_backend.guides.masking import GuidedStep
-from trierarch.python_backend.request import Request, TokenDelta, check_token_ids
+from trierarch.python_backend.request import Request, check_token_ids
 from trierarch.python_backend.scheduling.admission import NO_ADAPTERS
-from trierarch.python_backend.scheduling.plan import Plan, SequenceOutput, StepOutput
+from trierarch.python_backend.scheduling.ahead import may_launch
+from trierarch.python_backend.scheduling.plan import Plan
 from trierarch.python_backend.scheduling.scheduler import Scheduler
 from trierarch.python_backend.speculation.speculator import Speculator
 
@@ -49,12 +54,15 @@ class StepExecutor:
         guides: Guides | None = None,
         at_end: Callable[[], object] = lambda: None,
         mover: Mover | None = None,
+        launcher: LaunchingRunner | None = None,
     ) -> None:
         """`speculator` None verifies the requests' own drafts and no others. `registry`, `guides`: the scheduler's.
 
         at_end: called once, when the last step has run and before the runner closes. mover: of the scheduler's cache, where
-        that has tiers behind it.
+        that has tiers behind it. launcher: the runner, where steps are to be launched; None runs one after another.
         """
+        assert launcher is None or launcher is runner
+        self._launcher = launcher
         self._mover = mover
         if mover is not None:
             mover.listen(self._wake)
@@ -67,7 +75,7 @@ class StepExecutor:
         self._logits_budget = LogitsBudget(vocab_size)
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        self._sinks: dict[str, _Subscriber] = {}
+        self._sinks = Subscribers()
         self._aborted: list[tuple[str, int | None]] = []
         self._is_draining = False
         self._is_closing = False
@@ -104,7 +112,7 @@ class StepExecutor:
             self._logits_budget.check(request)
             self._scheduler.add(request)
             self._logits_budget.hold(request)
-            self._sinks[request.request_id] = _Subscriber(sink, request.sampling.n)
+            self._sinks.add(request, sink)
             self._changed.notify_all()
 
     def find_adapter(self, name: str) -> Adapter:
@@ -199,6 +207,9 @@ class StepExecutor:
         self._deliver()
 
     def _step(self, plan: Plan) -> None:
+        if self._launcher is not None and may_launch(plan, self._speculator.guesses_for):
+            self._launch_all(plan, self._launcher)
+            return
         started = time.perf_counter()
         self._copy()  # Before a head guesses on in blocks of the plan.
         drafts = self._speculator.propose(plan)
@@ -207,18 +218,67 @@ class StepExecutor:
         if self._guides is not None and (guided := self._guides.masking.masks(plan)) is not None:
             plan = self._guided(plan, guided)
         self._copy()  # Drafts may have taken blocks.
-        output, culprits = self._compute(plan)
-        culprits |= {sequence_id: drawn.error for sequence_id, drawn in output.outputs.items() if drawn.error}
+        self._take_in(compute(self._runner, plan), started)
+
+    def _launch_all(self, plan: Plan, launcher: LaunchingRunner) -> None:
+        """Run a step, and behind it as many as can be planned ahead, each launched before the one before it is collected.
+
+        Nothing is in flight any more when it returns.
+        """
+        started = time.perf_counter()
+        flight = self._launch(plan, launcher)
+        if flight is None:
+            self._take_in(compute(self._runner, plan), started, was_passed_over=True)
+        while flight is not None:
+            ahead = self._plan_ahead(flight.plan)
+            following = None if ahead is None else self._launch(ahead, launcher)
+            landed = land(self._runner, flight)
+            flight = None if landed.was_retried else following
+            self._take_in(landed, started, None if flight is None else flight.plan, was_passed_over=True)
+            self._deliver()
+            started = time.perf_counter()
+
+    def _launch(self, plan: Plan, launcher: LaunchingRunner) -> Flight | None:
+        """Launch a plan; None if that fails: it is planned anew then."""
+        self._speculator.pass_over(plan)
+        self._copy()
+        try:
+            return Flight(plan, launcher.launch(plan))
+        except RunnerLost:
+            raise
+        except Exception:
+            logger.exception("a step of %d sequences could not be launched", len(plan.scheduled))
+            return None
+
+    def _plan_ahead(self, flight: Plan) -> Plan | None:
+        """The step behind the one in flight; None where that has to be collected first."""
+        with self._lock:
+            if self._is_closing or self._loss is not None:
+                return None
+            self._take_note()
+            return self._scheduler.schedule_ahead(flight, self._speculator.guesses_for)
+
+    def _take_in(
+        self, step: Computed, started: float, ahead: Plan | None = None, was_passed_over: bool = False
+    ) -> None:
+        """A step has run. started: when it began, or the one before it was taken in. ahead: the step behind it, in flight.
+
+        was_passed_over: by the speculator.
+        """
+        plan, output = step.plan, step.output
+        culprits = step.culprits | {
+            sequence_id: drawn.error for sequence_id, drawn in output.outputs.items() if drawn.error
+        }
         with self._lock:
             for sequence_id, error in culprits.items():
                 self._scheduler.fail(error, [sequence_id])
             try:
-                self._scheduler.update(plan, output)
+                self._scheduler.update(plan, output, ahead)
             except RuntimeError:
                 logger.exception("the runner broke its contract")
                 self._scheduler.fail(ExecutorFailed("the step's output was unusable; see the server's log"))
         seconds = time.perf_counter() - started
-        self._speculator.observe(plan, output, seconds)
+        self._speculator.observe(plan, output, None if was_passed_over else seconds)
         if self._mover is not None:
             self._mover.observe_step(plan, seconds)
 
@@ -246,17 +306,21 @@ class StepExecutor:
                     self._changed.wait()
                 if self._is_closing or self._loss is not None:
                     return None
-                for request_id, index in self._aborted:
-                    self._scheduler.abort(request_id, index=index)
-                self._aborted.clear()
-                if self._mover is not None:
-                    self._mover.hear()
+                self._take_note()
                 plan = self._scheduler.schedule()
                 has_copies = self._mover is not None and self._mover.has_copies
                 if plan.scheduled or plan.finished_sequence_ids or self._scheduler.outbox or has_copies:
                     return plan
                 if self._scheduler.has_work:  # All that live wait for adapters, guides or blocks.
                     self._changed.wait(self._scheduler.seconds_to_deadline())
+
+    def _take_note(self) -> None:
+        """Of what happened since the last plan. Under the lock."""
+        for request_id, index in self._aborted:
+            self._scheduler.abort(request_id, index=index)
+        self._aborted.clear()
+        if self._mover is not None:
+            self._mover.hear()
 
     @property
     def _has_news(self) -> bool:
@@ -266,49 +330,12 @@ class StepExecutor:
         with self._changed:
             self._changed.notify_all()
 
-    def _compute(self, plan: Plan) -> tuple[StepOutput, dict[int, ServingError]]:
-        """Run a plan; if the step fails, run it again one sequence at a time so that only the culprit ends."""
-        try:
-            return self._runner.run(plan), {}
-        except RunnerLost:
-            raise
-        except Exception:
-            logger.exception("a step of %d sequences failed; retrying them one by one", len(plan.scheduled))
-        outputs: dict[int, SequenceOutput] = {}
-        culprits: dict[int, ServingError] = {}
-        for item in plan.scheduled:
-            sequence_id = item.sequence.sequence_id
-            try:
-                outputs |= self._runner.run(Plan((item,))).outputs
-            except RunnerLost:
-                raise
-            except Exception as error:
-                logger.exception("request %s failed", item.sequence.request.request_id)
-                culprits[sequence_id] = ExecutorFailed(f"the step failed: {type(error).__name__}; see the server's log")
-        return StepOutput(outputs), culprits
-
     def _deliver(self) -> None:
         with self._changed:
-            deltas = self._scheduler.take_deltas()
-            deliveries = [(self._sinks[delta.request_id].sink, delta) for delta in deltas]
-            for delta in deltas:
-                if delta.finish_reason is not None and self._sinks[delta.request_id].finish_one():
-                    del self._sinks[delta.request_id]
-                    self._logits_budget.release(delta.request_id)
+            deliveries, ended = self._sinks.take(self._scheduler.take_deltas())
+            for request_id in ended:
+                self._logits_budget.release(request_id)
             if not self._sinks:
                 self._changed.notify_all()
         for sink, delta in deliveries:
             sink(delta)
-
-
-class _Subscriber:
-    """A request's sink and how many of its sequences still run."""
-
-    def __init__(self, sink: Callable[[TokenDelta], None], num_sequences: int) -> None:
-        self.sink = sink
-        self._num_unfinished = num_sequences
-
-    def finish_one(self) -> bool:
-        """Note that one sequence ended; whether it was the last."""
-        self._num_unfinished -= 1
-        return self._num_unfinished == 0

@@ -48,6 +48,29 @@ class Runner(Protocol):
         ...
 
 
+class Launched(Protocol):
+    """A step that was launched."""
+
+    def collect(self) -> StepOutput:
+        """Wait until it has run; what it drew. What `run` raises may come here; then nothing of the step holds."""
+        ...
+
+
+class LaunchingRunner(Runner, Protocol):
+    """A runner whose device computes while the host goes on."""
+
+    def launch(self, plan: Plan) -> Launched:
+        """Let a plan be computed behind all that was launched and run before, without waiting for any of it.
+
+        The plan is one that `may_launch` (scheduling/ahead.py). What is late of it was drawn by the step launched last.
+        All that it needs of its sequences is read before it returns.
+
+        Raises:
+            RunnerLost: see Runner.run.
+        """
+        ...
+
+
 class LeadRunner(Runner, Protocol):
     """A runner whose hidden states others may read. It must have been opened with the taps they want."""
 

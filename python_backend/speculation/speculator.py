@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from trierarch.builder.manifest import DEFAULT_MAX_DRAFT_TOKENS, DrafterKind, Speculation
-from trierarch.python_backend.request import SpeculationParams
+from trierarch.python_backend.request import Request, SpeculationParams
 from trierarch.python_backend.scheduling.plan import Plan, ScheduledSequence, StepOutput
 from trierarch.python_backend.speculation.acceptance import Acceptance
 from trierarch.python_backend.speculation.allotment import Allotment, BestRate
@@ -100,8 +100,7 @@ class Speculator:
 
         To be called once for each plan, before it runs.
         """
-        self._forget(plan.finished_sequence_ids)
-        self._round = _Round()
+        self.pass_over(plan)
         asks = [ask for item in plan.scheduled if item.samples and (ask := self._ask(item)) is not None]
         if not asks:
             return {}
@@ -125,8 +124,24 @@ class Speculator:
             if count
         }
 
-    def observe(self, plan: Plan, output: StepOutput, seconds: float) -> None:
-        """Learn from a plan that ran: what was drawn, and how long it all took, `propose` included."""
+    def guesses_for(self, request: Request) -> bool:
+        """Whether `propose` may ever guess for a request's sequences. If not, it need not be asked about their steps."""
+        params = request.speculation
+        most = self._limit if params.max_draft_tokens is None else min(params.max_draft_tokens, self._limit)
+        if most < 1:
+            return False
+        return bool(params.draft_token_ids) or any(_allows(params, drafter.kind) for drafter in self._drafters)
+
+    def pass_over(self, plan: Plan) -> None:
+        """In place of `propose`, for a plan with nobody to guess for."""
+        self._forget(plan.finished_sequence_ids)
+        self._round = _Round()
+
+    def observe(self, plan: Plan, output: StepOutput, seconds: float | None) -> None:
+        """Learn from a plan that ran: what was drawn, and how long it all took, `propose` included.
+
+        seconds: None for one that was passed over: what it took says nothing of steps that are proposed for.
+        """
         if not plan.scheduled:
             return
         for guess in self._round.all:
@@ -139,7 +154,7 @@ class Speculator:
             sequence_id = guess.ask.sequence.sequence_id
             self._acceptance.observe(sequence_id, guess.kind, guess.draft.evidence, num_known, num_right)
         self._count(plan, output)
-        if plan.num_context_tokens == 0:
+        if plan.num_context_tokens == 0 and seconds is not None:
             self._cost.observe(len(plan.scheduled), plan.num_tokens, seconds - self._round.seconds)
             num_drawn = sum(len(drawn.token_ids) for drawn in output.outputs.values())
             self._pace.observe(sum(item.samples for item in plan.scheduled), num_drawn, seconds)

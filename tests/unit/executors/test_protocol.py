@@ -16,6 +16,7 @@ from types import ModuleType
 import pytest
 
 from support.eventually import eventually
+from support.late_runner import LateRunner
 from support.tensorrt_llm_engines import manifest_of, record_of, write_engine
 from support.tensorrt_llm_stand_in import importable, install
 from support.token_stream import TokenStream
@@ -82,6 +83,27 @@ class StepSubject(Subject):
         return self.executor.stats().used_blocks == 0
 
 
+class LaunchingSubject(Subject):
+    """Steps are launched before those before them are collected; one that fails does so when it is collected."""
+
+    def __init__(self) -> None:
+        self.runner = LateRunner(32, BLOCK_SIZE, VOCAB)
+        self.gate = self.runner.gate
+        config = SchedulerConfig(**LIMITS, max_num_tokens=16, max_queue_size=QUEUE_SIZE)
+        kv = KVCacheManager(self.runner.num_blocks, BLOCK_SIZE, True)
+        self.executor = StepExecutor(Scheduler(config, kv, ()), self.runner, VOCAB, launcher=self.runner)
+
+    def poison(self) -> None:
+        def check(plan: Plan) -> None:
+            if any(POISON in item.sequence.request.prompt_token_ids for item in plan.scheduled):
+                raise RuntimeError("poisoned")
+
+        self.runner.at_collect = check
+
+    def is_idle(self) -> bool:
+        return self.executor.stats().used_blocks == 0
+
+
 class TensorRTLLMSubject(Subject):
     def __init__(self, controls: ModuleType, engine: Path, release: str, flow: Flow) -> None:
         self.controls = controls.controls
@@ -107,10 +129,13 @@ FLOWS = [
 ]
 
 
-@pytest.fixture(params=[None, *FLOWS], ids=["steps", *(f"{release}-{flow}" for release, flow in FLOWS)])
+@pytest.fixture(
+    params=[StepSubject, LaunchingSubject, *FLOWS],
+    ids=["steps", "launched steps", *(f"{release}-{flow}" for release, flow in FLOWS)],
+)
 def subject(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Subject]:
-    if request.param is None:
-        steps = StepSubject()
+    if isinstance(request.param, type):
+        steps = request.param()
         yield steps
         steps.gate.set()
         steps.executor.close()

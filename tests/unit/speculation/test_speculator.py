@@ -247,3 +247,40 @@ def test_whatever_happens_answers_do_not_depend_on_text_drafters(seed: int, leng
         random.choice(deeds)(random.randrange(2**32))
         ordeal.check()
     ordeal.finish()
+
+
+@pytest.mark.parametrize(
+    ("drafters", "params", "expected"),
+    [
+        ([], SpeculationParams(), False),
+        ([], SpeculationParams(draft_token_ids=(1,)), True),
+        ([ScriptedDrafter(right)], SpeculationParams(), True),
+        ([ScriptedDrafter(right)], SpeculationParams(max_draft_tokens=0), False),
+        ([ScriptedDrafter(right)], SpeculationParams(drafters=(DrafterKind.PROMPT_LOOKUP,)), False),
+    ],
+)
+def test_for_whom_nobody_will_guess_is_known_from_the_request(
+    drafters: list[ScriptedDrafter], params: SpeculationParams, expected: bool
+) -> None:
+    speculator = Speculator(SPECULATION, VOCAB_SIZE, drafters)
+    request = make_request("a", prompt=5, max_tokens=20, speculation=params)
+    assert speculator.guesses_for(request) is expected
+    world = make_world(speculator)
+    world.scheduler.add(request)
+    world.run()
+    assert (world.usage("a").num_draft_tokens > 0) <= expected
+
+
+def test_steps_that_are_passed_over_teach_nothing_but_counts() -> None:
+    speculator = Speculator(SPECULATION, VOCAB_SIZE, [ScriptedDrafter(right)])
+    world = make_world(speculator)
+    world.add("a", prompt=5, max_tokens=20)
+    for _ in range(3):
+        plan = world.scheduler.schedule()
+        speculator.pass_over(plan)
+        output = world.runner.run(plan)
+        speculator.observe(plan, output, None)
+        world.scheduler.update(plan, output)
+    stats = speculator.stats()
+    assert (stats.num_steps, stats.num_steps_speculated, stats.drafts_by_length[0]) == (3, 0, 3)
+    assert speculator._cost.seconds(1, 1) == 0.0
