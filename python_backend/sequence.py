@@ -116,6 +116,58 @@ class Context(Protocol):
         ...
 
 
+class Unheard:
+    """A sequence as it will stand with one token more, which a device has drawn and nobody has heard of. Implements Context.
+
+    Only what does not depend on that token can be asked.
+    """
+
+    __slots__ = ("sequence",)
+
+    def __init__(self, sequence: Sequence) -> None:
+        self.sequence = sequence
+
+    @property
+    def token_ids(self) -> list[int]:
+        """Raises RuntimeError."""
+        raise RuntimeError(f"the last token of sequence {self.sequence_id} is still on the device")
+
+    @property
+    def output_token_ids(self) -> list[int]:
+        """Raises RuntimeError."""
+        return self.token_ids
+
+    @property
+    def sequence_id(self) -> int:
+        """The sequence's."""
+        return self.sequence.sequence_id
+
+    @property
+    def request(self) -> Request:
+        """The sequence's."""
+        return self.sequence.request
+
+    @property
+    def index(self) -> int:
+        """The sequence's."""
+        return self.sequence.index
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """The sequence's."""
+        return self.sequence.num_prompt_tokens
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Tokens drawn, that one included."""
+        return self.sequence.num_output_tokens + 1
+
+    @property
+    def allowed(self) -> None:
+        """Whatever it likes: no guide is waited for."""
+        return None
+
+
 class Continuation:
     """A sequence as it would stand with `draft_token_ids` accepted. Implements Context; the sequence stays as it is."""
 

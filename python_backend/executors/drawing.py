@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
@@ -25,6 +25,28 @@ Adapters = Sequence[ActiveAdapter | None]
 
 _PROMPT_LOGITS_ROWS: Final = 64
 """Of a prompt whose log-probs or logits are asked for, so many tokens are worked out at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnRows:
+    """Rows of a step that tokens are drawn from: of each of `items` in turn, all that has a place in it for one."""
+
+    items: list[ScheduledSequence]
+    rows: list[int]
+    adapters: list[ActiveAdapter | None]
+    """Of each row."""
+
+    @classmethod
+    def of(cls, step: StepRows[Any]) -> DrawnRows:
+        """Those of every sequence whose known tokens end in the step."""
+        found = cls([], [], [])
+        for item, first_row in zip(step.items, step.first_rows, strict=True):
+            if item.samples:
+                found.items.append(item)
+                last_row, num_rows = first_row + item.num_tokens - 1, 1 + len(item.draft_token_ids)
+                found.rows.extend(range(last_row, last_row + num_rows))
+                found.adapters.extend([item.sequence.adapter] * num_rows)
+        return found
 
 
 class Drawing(Generic[A]):
@@ -57,20 +79,12 @@ class Drawing(Generic[A]):
 
     def _sample(self, step: StepRows[A]) -> dict[int, SequenceOutput]:
         """Draw for every sequence whose known tokens end in this step."""
-        items: list[ScheduledSequence] = []
-        rows: list[int] = []
-        adapters: list[ActiveAdapter | None] = []
-        for item, first_row in zip(step.items, step.first_rows, strict=True):
-            if item.samples:
-                items.append(item)
-                last_row, num_rows = first_row + item.num_tokens - 1, 1 + len(item.draft_token_ids)
-                rows += range(last_row, last_row + num_rows)
-                adapters += [item.sequence.adapter] * num_rows
-        if not items:
+        drawn = DrawnRows.of(step)
+        if not drawn.items:
             return {}
-        logits = self._logits(take_rows(step.hidden, rows), adapters)
-        outputs = draw(items, lambda chosen: take_rows(logits, chosen), self._sampler)
-        return outputs | self._with_logits(outputs, items, logits)
+        logits = self._logits(take_rows(step.hidden, drawn.rows), drawn.adapters)
+        outputs = draw(drawn.items, lambda chosen: take_rows(logits, chosen), self._sampler)
+        return outputs | self._with_logits(outputs, drawn.items, logits)
 
     def _with_logits(
         self, outputs: dict[int, SequenceOutput], items: Sequence[ScheduledSequence], logits: A

@@ -27,7 +27,7 @@ from trierarch.python_backend.executors.offload.config import NO_OFFLOAD, Offloa
 from trierarch.python_backend.executors.offload.mover import Mover
 from trierarch.python_backend.executors.offload.opening import Tiers, open_tiers
 from trierarch.python_backend.executors.prefix_file import PrefixFile
-from trierarch.python_backend.executors.runner import LeadRunner
+from trierarch.python_backend.executors.runner import LaunchingRunner, LeadRunner
 from trierarch.python_backend.executors.sampling.uniforms import Uniforms
 from trierarch.python_backend.guides.guides import Guides
 from trierarch.python_backend.kv.manager import KVCacheManager
@@ -138,7 +138,9 @@ def _open_torch(
         texts = _text_drafters(manifest.speculation)
         speculator = Speculator(manifest.speculation, vocab_size, texts, models, allotment)
         at_end = _keep(prefixes, kv, manifest, loaded)
-        executor = StepExecutor(scheduler, runner, vocab_size, speculator, registry, guides, at_end, mover)
+        # A head goes on from every step's tokens.
+        launcher = _launcher(runner) if loaded.head is None else None
+        executor = StepExecutor(scheduler, runner, vocab_size, speculator, registry, guides, at_end, mover, launcher)
         undo.pop_all()
     _watch(runner, manifest, executor)
     return executor
@@ -188,6 +190,11 @@ def _cache(manifest: EngineManifest, num_blocks: int, tiers: Tiers | None) -> tu
     kv_cache = manifest.kv_cache
     kv = KVCacheManager(num_blocks, kv_cache.block_size, kv_cache.enable_prefix_caching, offload)
     return kv, None if tiers is None else Mover(kv, tiers.carrier)
+
+
+def _launcher(runner: LeadRunner) -> LaunchingRunner | None:
+    """The runner, where steps are launched: a CPU computes for the host itself, and gains nothing."""
+    return runner if isinstance(runner, LaunchingRunner) and runner.device != "cpu" else None
 
 
 def _watch(runner: LeadRunner, manifest: EngineManifest, executor: StepExecutor) -> None:

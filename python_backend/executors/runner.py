@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from trierarch.builder.adapter import AdapterTensors
 from trierarch.python_backend.adapters.active_adapter import Arranged
@@ -56,6 +56,7 @@ class Launched(Protocol):
         ...
 
 
+@runtime_checkable
 class LaunchingRunner(Runner, Protocol):
     """A runner whose device computes while the host goes on."""
 

@@ -14,10 +14,12 @@ from trierarch.builder.manifest import EngineManifest
 from trierarch.python_backend.executors.drawing import Drawing
 from trierarch.python_backend.executors.following import StepRows
 from trierarch.python_backend.executors.torch.captured_step import ReplayedStep
+from trierarch.python_backend.executors.torch.drawn_tokens import DrawnTokens
 from trierarch.python_backend.executors.torch.eager_model import EagerModel
 from trierarch.python_backend.executors.torch.graphed_model import GraphedModel, Record
 from trierarch.python_backend.executors.torch.input_batch import num_queries_of
 from trierarch.python_backend.executors.torch.kv_arrays import KvArrays
+from trierarch.python_backend.executors.torch.launched_step import LaunchedStep
 from trierarch.python_backend.executors.torch.operators import Operators
 from trierarch.python_backend.executors.torch.sampler import TorchSampler
 from trierarch.python_backend.executors.torch.weights import load_weights
@@ -36,6 +38,7 @@ class StaticRunner:
     sampler: TorchSampler
     num_blocks: int = NUM_BLOCKS
     steps: list[StepRows[torch.Tensor]] = field(default_factory=list)
+    drawn: DrawnTokens | None = None
 
     @classmethod
     def open(
@@ -69,8 +72,15 @@ class StaticRunner:
             return StepOutput({})
         return Drawing(self.model.logits, self.sampler).run(plan, self._compute)
 
-    def _compute(self, plan: Plan) -> StepRows[torch.Tensor]:
-        step = self.model.compute(plan, self.kv) if self.graphs is None else self.graphs.compute(plan)
+    @torch.inference_mode()
+    def launch(self, plan: Plan) -> LaunchedStep:
+        self.sampler.forget(plan.finished_sequence_ids)
+        step = LaunchedStep(self._compute(plan, self.drawn), self.model.logits, self.sampler)
+        self.drawn = step.drawn
+        return step
+
+    def _compute(self, plan: Plan, drawn: DrawnTokens | None = None) -> StepRows[torch.Tensor]:
+        step = self.model.compute(plan, self.kv, drawn) if self.graphs is None else self.graphs.compute(plan, drawn)
         self.steps.append(step)
         return step
 

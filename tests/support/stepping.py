@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trierarch.builder.manifest import EngineManifest
-from trierarch.python_backend.executors.runner import Runner
+from trierarch.python_backend.executors.computed import Flight, land
+from trierarch.python_backend.executors.runner import LaunchingRunner, Runner
 from trierarch.python_backend.kv.manager import KVCacheManager
 from trierarch.python_backend.request import Request, SamplingParams, TokenDelta, TokenLogprob, Usage
+from trierarch.python_backend.scheduling.ahead import may_launch
 from trierarch.python_backend.scheduling.config import SchedulerConfig
-from trierarch.python_backend.scheduling.plan import Plan, ScheduledSequence
+from trierarch.python_backend.scheduling.plan import Plan, ScheduledSequence, StepOutput
 from trierarch.python_backend.scheduling.scheduler import Scheduler
 
 
@@ -58,13 +60,37 @@ class Stepper:
         """Schedule, run, update."""
         plan = self.scheduler.schedule()
         plan = self.scheduler.with_drafts(plan, (self.propose or self.known_drafts)(plan))
-        output = self.runner.run(plan)
+        self._take_in(plan, self.runner.run(plan))
+
+    def _take_in(self, plan: Plan, output: StepOutput, ahead: Plan | None = None) -> None:
         for sequence_id, its in output.outputs.items():
             if its.error is not None:
                 self.scheduler.fail(its.error, [sequence_id])
-        self.scheduler.update(plan, output)
+        self.scheduler.update(plan, output, ahead)
         for delta in self.scheduler.take_deltas():
             self.deltas[delta.request_id].append(delta)
+
+    def fly(self) -> int:
+        """Steps launched as the loop launches them, the first and all that can be planned ahead behind it: how many these are.
+
+        The runner must be a LaunchingRunner.
+        """
+        plan = self.scheduler.schedule()
+        if not may_launch(plan, _nobody):
+            self._take_in(plan, self.runner.run(plan))
+            return 0
+        assert isinstance(self.runner, LaunchingRunner)
+        flight: Flight | None = Flight(plan, self.runner.launch(plan))
+        num_ahead = 0
+        while flight is not None:
+            ahead = self.scheduler.schedule_ahead(flight.plan, _nobody)
+            following = None if ahead is None else Flight(ahead, self.runner.launch(ahead))
+            landed = land(self.runner, flight)
+            assert not landed.was_retried
+            self._take_in(landed.plan, landed.output, ahead)
+            flight = following
+            num_ahead += following is not None
+        return num_ahead
 
     def known_drafts(self, plan: Plan) -> dict[int, tuple[int, ...]]:
         """Drafts from `answers`."""
@@ -111,3 +137,7 @@ class Stepper:
         request_ids = [self.add(prompt, **sampling) for prompt in prompts]
         self.finish()
         return [self.token_ids(request_id) for request_id in request_ids]
+
+
+def _nobody(request: Request) -> bool:
+    return False

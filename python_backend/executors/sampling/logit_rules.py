@@ -63,10 +63,11 @@ class LogitRules:
     def banned(self, sequence: Context) -> set[int]:
         """Tokens that `sequence` may not draw next: bad words' last ones, and until min_tokens those that end it."""
         sampling = sequence.request.sampling
-        tokens = completions(sampling.bad_words, sequence.token_ids)
+        tokens = completions(sampling.bad_words, sequence.token_ids) if sampling.bad_words else set()
         if sequence.num_output_tokens < sampling.min_tokens:
             tokens.update(self._end_ids if sampling.end_ids is None else sampling.end_ids)
-            tokens |= completions(sampling.stop_words, sequence.output_token_ids)
+            if sampling.stop_words:
+                tokens |= completions(sampling.stop_words, sequence.output_token_ids)
         return tokens
 
     def forget(self, sequence_ids: Iterable[int]) -> None:

@@ -41,19 +41,19 @@ class Sampler(ABC, Generic[A]):
         infinity, or the request masks every token) yields an output with an `error` and no token; the others are
         untouched by it.
         """
-        if not sequences:
-            return []
+        return self._with_logprobs(logits, sequences, self._sample(logits, sequences)) if sequences else []
+
+    def _sample(self, logits: A, sequences: Rows[Context]) -> list[SequenceOutput]:
+        """`sample` without log-probs."""
         rows = [row for row, sequence in enumerate(sequences) if not self._is_argmax(sequence)]
         chosen = [sequences[row] for row in rows]
-        best, is_sound, drawn = self._choose(logits, rows, chosen, [self._uniforms.next(one) for one in chosen])
+        best, is_sound = self._peaks(logits)
         tokens: list[int | None] = list(best)
-        for row, token in zip(rows, drawn, strict=True):
-            tokens[row] = token
-        outputs = [
-            _failure(sound, sequence) if token is None or not sound else SequenceOutput(token_ids=(token,))
-            for token, sound, sequence in zip(tokens, is_sound, sequences, strict=True)
-        ]
-        return self._with_logprobs(logits, sequences, outputs)
+        if rows:
+            uniforms = [self._uniforms.next(one) for one in chosen]
+            for row, token in zip(rows, self._draw(take_rows(logits, rows), chosen, uniforms), strict=True):
+                tokens[row] = token
+        return outputs_of(tokens, is_sound, sequences)
 
     def prompt_logprobs(self, logits: A, token_ids: list[int], k: int) -> tuple[TokenLogprob, ...]:
         """Log-probs of prompt tokens with the k most likely ones each; logits (m, vocab), row j predicts token j."""
@@ -66,13 +66,6 @@ class Sampler(ABC, Generic[A]):
     def forget(self, sequence_ids: Iterable[int]) -> None:
         """Drop what is kept for sequences that ended or were preempted."""
         self._rules.forget(sequence_ids)
-
-    def _choose(
-        self, logits: A, rows: list[int], sequences: Rows[Context], uniforms: Rows[float]
-    ) -> tuple[list[int], list[bool], list[int | None]]:
-        """What `_peaks` says of all rows, and `_draw` of `rows`, which are for `sequences`."""
-        best, is_sound = self._peaks(logits)
-        return best, is_sound, self._draw(take_rows(logits, rows), sequences, uniforms) if rows else []
 
     @abstractmethod
     def _peaks(self, logits: A) -> tuple[list[int], list[bool]]:
@@ -139,6 +132,14 @@ def take_rows(logits: A, rows: list[int]) -> A:
     """Some rows of logits (n, vocab), the very ones where these are all. Rows are ascending and none comes twice."""
     taken: A = logits if len(rows) == len(logits) else logits[rows]
     return taken
+
+
+def outputs_of(tokens: Rows[int | None], is_sound: Rows[bool], sequences: Rows[Context]) -> list[SequenceOutput]:
+    """What was drawn, None where nothing could be; is_sound: as Sampler._peaks."""
+    return [
+        _failure(sound, sequence) if token is None or not sound else SequenceOutput(token_ids=(token,))
+        for token, sound, sequence in zip(tokens, is_sound, sequences, strict=True)
+    ]
 
 
 def _failure(is_sound: bool, sequence: Context) -> SequenceOutput:

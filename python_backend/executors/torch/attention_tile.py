@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from trierarch.python_backend.executors.torch.device import on_device
+
 MAX_QUERIES: Final = 128
 
 Ints = npt.NDArray[np.int64]
@@ -100,8 +102,8 @@ class SequenceGroup:
                 num_sequences=len(self.starts),
                 num_queries=self.num_queries,
                 queries=queries,
-                kv_tiles=torch.from_numpy(kv_tiles).to(device),
-                mask=mask[:, None, None].to(device),
+                kv_tiles=on_device(torch.from_numpy(kv_tiles), device),
+                mask=on_device(mask[:, None, None], device),
             )
 
     def _visible(self, queries: slice, window: int | None, shape: BlockShape) -> tuple[Ints, npt.NDArray[np.bool_]]:

@@ -34,6 +34,6 @@ def on_device(numbers: torch.Tensor | Sequence[float], device: torch.device) -> 
     Integers become int64, others float32, but for a tensor's own.
     """
     tensor = numbers if isinstance(numbers, torch.Tensor) else torch.tensor(numbers)
-    if device.type == "cpu" or not tensor.numel():
+    if device.type != "cuda" or not tensor.numel():
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)

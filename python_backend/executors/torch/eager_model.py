@@ -12,6 +12,7 @@ from trierarch.python_backend.adapters.active_adapter import ActiveAdapter
 from trierarch.python_backend.executors.following import StepRows
 from trierarch.python_backend.executors.torch.adapter import TorchAdapter
 from trierarch.python_backend.executors.torch.attention_tile import BlockShape
+from trierarch.python_backend.executors.torch.drawn_tokens import DrawnTokens, LateTokens
 from trierarch.python_backend.executors.torch.input_batch import InputBatch
 from trierarch.python_backend.executors.torch.kv_arrays import KvArrays
 from trierarch.python_backend.executors.torch.model import Decoder
@@ -43,11 +44,13 @@ class EagerModel:
         self._taps = taps
         self._decoder = Decoder(manifest.architecture, weights, self._dtype, self.operators.adapters, parts)
 
-    def compute(self, plan: Plan, kv: KvArrays) -> StepRows[torch.Tensor]:
-        """Run the layers over the plan's tokens, drafts included, storing their keys and values."""
+    def compute(self, plan: Plan, kv: KvArrays, drawn: DrawnTokens | None = None) -> StepRows[torch.Tensor]:
+        """Run the layers over the plan's tokens, drafts included, storing their keys and values. drawn: what is late of them."""
         batch = InputBatch.build(
             plan, self._windows, self._shape(kv), self._dtype, self._device, self.operators.attention
         )
+        if (late := LateTokens.of(batch.items, batch.first_rows, drawn)) is not None:
+            late.put(batch.token_ids)
         if len(batch.fresh_blocks):
             kv.clear(batch.fresh_blocks)
         *tapped, hidden = self.decode(batch, kv)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
 import torch
@@ -12,6 +13,7 @@ from trierarch.builder.manifest import EngineManifest
 from trierarch.python_backend.executors.following import StepRows
 from trierarch.python_backend.executors.torch.captured_step import CapturedStep, GraphPool
 from trierarch.python_backend.executors.torch.device import on_device
+from trierarch.python_backend.executors.torch.drawn_tokens import DrawnTokens, LateTokens
 from trierarch.python_backend.executors.torch.eager_model import EagerModel
 from trierarch.python_backend.executors.torch.input_batch import InputBatch
 from trierarch.python_backend.executors.torch.kv_arrays import KvArrays
@@ -69,19 +71,19 @@ class GraphedModel:
         """Steps, each of a size of its own."""
         return len(self._recorded)
 
-    def compute(self, plan: Plan) -> StepRows[torch.Tensor]:
+    def compute(self, plan: Plan, drawn: DrawnTokens | None = None) -> StepRows[torch.Tensor]:
         """See EagerModel.compute."""
         items = plan.scheduled
         size = None if self._is_broken else self.layout.size(items)
-        states = None if size is None else self._replayed(items, size)
+        states = None if size is None else self._replayed(items, size, drawn)
         if size is None or states is None:
-            return self._model.compute(plan, self._kv)
+            return self._model.compute(plan, self._kv, drawn)
         # The next replay overwrites them, and a head reads along for longer.
         *tapped, hidden = (state[: len(items) * size.num_queries].clone() for state in states)
         first_rows = tuple(range(0, len(hidden), size.num_queries))
         return StepRows(items, first_rows, hidden, torch.cat(tapped, 1) if tapped else None)
 
-    def _replayed(self, items: Items, size: StepSize) -> Sequence[torch.Tensor] | None:
+    def _replayed(self, items: Items, size: StepSize, drawn: DrawnTokens | None) -> Sequence[torch.Tensor] | None:
         """Hidden states with padding among them and behind; None where this step is to run eagerly."""
         batch = self.layout.padded(items, size, CPU)
         key = key_of(batch)
@@ -96,7 +98,7 @@ class GraphedModel:
             if recorded is None:
                 return None
             self._recorded[key] = recorded
-        return recorded.replay(batch)
+        return recorded.replay(replace(batch, late=LateTokens.of(batch.items, batch.first_rows, drawn)))
 
     def _new(self, items: Items, size: StepSize) -> Recorded | None:
         try:

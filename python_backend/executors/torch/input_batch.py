@@ -12,6 +12,8 @@ import torch
 from trierarch.python_backend.executors.torch.adapted_rows import AdaptedRows
 from trierarch.python_backend.executors.torch.attention_backend import AnyAttentionBackend, StepAttention
 from trierarch.python_backend.executors.torch.attention_tile import BlockShape, SequenceGroup
+from trierarch.python_backend.executors.torch.device import on_device
+from trierarch.python_backend.executors.torch.drawn_tokens import LateTokens
 from trierarch.python_backend.scheduling.plan import Plan, ScheduledSequence
 
 _SHORT_CONTEXT_BITS = 3
@@ -33,6 +35,8 @@ class InputBatch:
     """A layer's window -> its attention."""
     adapted: AdaptedRows | None = None
     """What adapters add, where it was worked out with the batch; else the decoder works it out of `items`."""
+    late: LateTokens | None = None
+    """What is to be put among the token ids once they are on the device."""
 
     @property
     def num_tokens(self) -> int:
@@ -84,10 +88,10 @@ class InputBatch:
         return cls(
             items=tuple(items),
             first_rows=tuple(first_rows),
-            token_ids=torch.tensor(token_ids, dtype=torch.int64, device=device),
-            positions=torch.from_numpy(positions).to(device),
-            kv_rows=torch.from_numpy(kv_rows.ravel()).to(device),
-            fresh_blocks=torch.from_numpy(blocks[offsets == 0]).to(device),
+            token_ids=on_device(torch.tensor(token_ids, dtype=torch.int64), device),
+            positions=on_device(torch.from_numpy(positions), device),
+            kv_rows=on_device(torch.from_numpy(kv_rows.ravel()), device),
+            fresh_blocks=on_device(torch.from_numpy(blocks[offsets == 0]), device),
             attention=attention.of_step(groups, frozenset(windows), shape, dtype, device),
         )
 
@@ -123,5 +127,6 @@ def num_queries_of(item: ScheduledSequence) -> int:
 
 
 def token_ids_of(item: ScheduledSequence) -> list[int]:
-    """These tokens."""
-    return [*item.sequence.token_ids[item.start : item.start + item.num_tokens], *item.draft_token_ids]
+    """These tokens; 0 in the place of one that is late."""
+    known = item.sequence.token_ids[item.start : item.end]
+    return [*known, *[0] * (item.num_tokens - len(known)), *item.draft_token_ids]

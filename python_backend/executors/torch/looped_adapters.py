@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from trierarch.python_backend.executors.torch.adapted_rows import OwnedRows
 from trierarch.python_backend.executors.torch.adapter import TorchAdapter, TorchPiece
+from trierarch.python_backend.executors.torch.device import on_device
 
 
 class LoopedAdapters:
@@ -19,7 +20,7 @@ class LoopedAdapters:
 
     def adapt(self, owned: Sequence[OwnedRows]) -> LoopedRows | None:
         """See AdapterBackend.adapt."""
-        groups = tuple((torch.tensor(one.numbers, device=one.owner.device), one.owner) for one in owned)
+        groups = tuple((on_device(torch.tensor(one.numbers), one.owner.device), one.owner) for one in owned)
         return LoopedRows(groups) if groups else None
 
 

@@ -12,14 +12,16 @@ from trierarch.builder.adapter import AdapterTensors
 from trierarch.builder.manifest import EngineManifest
 from trierarch.python_backend.adapters.active_adapter import Arranged
 from trierarch.python_backend.executors.drawing import Drawing
-from trierarch.python_backend.executors.following import Follower, Following
+from trierarch.python_backend.executors.following import Follower, Following, StepRows
 from trierarch.python_backend.executors.kv_budget import plan_num_blocks
 from trierarch.python_backend.executors.pooling import open_pooler
 from trierarch.python_backend.executors.sampling.uniforms import Uniforms
 from trierarch.python_backend.executors.torch.device import default_device, prepare_cpu
+from trierarch.python_backend.executors.torch.drawn_tokens import DrawnTokens
 from trierarch.python_backend.executors.torch.eager_model import EagerModel
 from trierarch.python_backend.executors.torch.graphed_model import GraphedModel, graphs_of
 from trierarch.python_backend.executors.torch.kv_arrays import KvArrays
+from trierarch.python_backend.executors.torch.launched_step import LaunchedStep
 from trierarch.python_backend.executors.torch.sampler import TorchSampler
 from trierarch.python_backend.executors.torch.step_memory import room_for_kv
 from trierarch.python_backend.executors.torch.warm_up import WarmUp
@@ -39,9 +41,15 @@ class _Loaded:
     graphs: GraphedModel | None
     """None runs every step eagerly."""
 
+    def compute(self, plan: Plan, drawn: DrawnTokens | None = None) -> StepRows[torch.Tensor]:
+        """See EagerModel.compute."""
+        if self.graphs is not None:
+            return self.graphs.compute(plan, drawn)
+        return self.model.compute(plan, self.kv, drawn)
+
 
 class TorchRunner:
-    """Owns the weights, the KV arrays and the sampler. Implements the Runner protocol."""
+    """Owns the weights, the KV arrays and the sampler. Implements the Runner protocol, and LaunchingRunner."""
 
     def __init__(
         self,
@@ -77,6 +85,8 @@ class TorchRunner:
             kv = KvArrays(self.num_blocks, architecture, manifest.kv_cache, device)
             graphs = graphs_of(model, kv, manifest, device)
         self.device = str(device)
+        self._drawn: DrawnTokens | None = None
+        """Of the step launched last."""
         self._loaded: _Loaded | None = _Loaded(model, kv, drawing, graphs)
         logger.info("%s on %s: %d threads, %s", manifest.name, device, torch.get_num_threads(), manifest.dtype)
         steps = "eagerly" if graphs is None else "decode steps as CUDA graphs"
@@ -99,9 +109,18 @@ class TorchRunner:
             return StepOutput({})
         loaded = self._loaded
         assert loaded is not None, "the runner is closed"
-        if loaded.graphs is not None:
-            return loaded.drawing.run(plan, loaded.graphs.compute)
-        return loaded.drawing.run(plan, lambda part: loaded.model.compute(part, loaded.kv))
+        return loaded.drawing.run(plan, loaded.compute)
+
+    @torch.inference_mode()
+    def launch(self, plan: Plan) -> LaunchedStep:
+        """See LaunchingRunner.launch. Nobody may follow."""
+        self._sampler.forget(plan.finished_sequence_ids)
+        loaded = self._loaded
+        assert loaded is not None, "the runner is closed"
+        assert loaded.drawing.following is None, "a head reads what was drawn"
+        step = LaunchedStep(loaded.compute(plan, self._drawn), loaded.model.logits, self._sampler)
+        self._drawn = step.drawn
+        return step
 
     def lead(self, follower: Follower[torch.Tensor]) -> None:
         """See LeadRunner.lead."""
@@ -116,4 +135,4 @@ class TorchRunner:
 
     def close(self) -> None:
         """See Runner.close."""
-        self._loaded = None
+        self._loaded = self._drawn = None

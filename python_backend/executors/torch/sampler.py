@@ -13,7 +13,7 @@ from typing import Final
 import torch
 
 from trierarch.python_backend.executors.sampling.peaks import peaks
-from trierarch.python_backend.executors.sampling.sampler import Sampler, temperature_of
+from trierarch.python_backend.executors.sampling.sampler import Sampler, outputs_of, temperature_of
 from trierarch.python_backend.executors.sampling.token_history import Floats
 from trierarch.python_backend.executors.sampling.uniforms import Uniforms
 from trierarch.python_backend.executors.torch.device import on_device
@@ -21,6 +21,7 @@ from trierarch.python_backend.executors.torch.logit_edits import edit_logits
 from trierarch.python_backend.executors.torch.logprobs import edited_logprobs, token_logprobs
 from trierarch.python_backend.executors.torch.truncation import quantize, truncate
 from trierarch.python_backend.request import TokenLogprob
+from trierarch.python_backend.scheduling.plan import SequenceOutput
 from trierarch.python_backend.sequence import Context
 
 # Row by row a CPU draws several times faster than from a large batch, whose every pass goes through memory.
@@ -72,18 +73,33 @@ class TorchSampler(Sampler[torch.Tensor]):
         truncate(weights, samplings, self._asks_once)
         return weights
 
-    def _choose(
-        self, logits: torch.Tensor, rows: list[int], sequences: Rows[Context], uniforms: Rows[float]
-    ) -> tuple[list[int], list[bool], list[int | None]]:
-        if not self._asks_once:
-            return super()._choose(logits, rows, sequences, uniforms)
-        found = [logits.argmax(1), _is_sound(logits).long()]
+    def verdicts(self, logits: torch.Tensor, sequences: Rows[Context]) -> torch.Tensor:
+        """What `sample` draws, on the device and unheard of there: (3, n) int64, for `told`.
+
+        The first row has token ids: of the vocabulary, also where nothing can be drawn.
+        """
+        tokens, is_sound = logits.argmax(1), _is_sound(logits).long()
+        is_possible = torch.ones_like(is_sound)
+        rows = [row for row, sequence in enumerate(sequences) if not self._is_argmax(sequence)]
         if rows:
-            chosen = logits if len(rows) == len(logits) else logits.index_select(0, self._rows(rows))
-            found += self._drawn(chosen, sequences, uniforms)
-        best, is_sound, *drawn = torch.split_with_sizes(torch.cat(found).cpu(), [len(part) for part in found])
-        tokens = _possible(*drawn) if drawn else []
-        return best.tolist(), is_sound.bool().tolist(), tokens
+            at = self._rows(rows)
+            chosen = [sequences[row] for row in rows]
+            of_chosen = logits if len(rows) == len(logits) else logits.index_select(0, at)
+            drawn, possible = self._drawn(of_chosen, chosen, [self._uniforms.next(one) for one in chosen])
+            tokens.index_copy_(0, at, drawn)
+            is_possible.index_copy_(0, at, possible)
+        return torch.stack((tokens, is_sound, is_possible))
+
+    def told(self, verdicts: torch.Tensor, sequences: Rows[Context]) -> list[SequenceOutput]:
+        """The output of each of `sequences`, without log-probs. verdicts: of `verdicts`, on the host."""
+        tokens, is_sound, is_possible = verdicts.tolist()
+        drawn = [token if possible else None for token, possible in zip(tokens, is_possible, strict=True)]
+        return outputs_of(drawn, [bool(sound) for sound in is_sound], sequences)
+
+    def _sample(self, logits: torch.Tensor, sequences: Rows[Context]) -> list[SequenceOutput]:
+        if not self._asks_once:
+            return super()._sample(logits, sequences)
+        return self.told(self.verdicts(logits, sequences).cpu(), sequences)
 
     def _peaks(self, logits: torch.Tensor) -> tuple[list[int], list[bool]]:
         return peaks(logits.numpy())  # in a tenth of torch's time (docs/log.md)

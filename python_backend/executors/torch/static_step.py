@@ -146,6 +146,8 @@ class StaticStep:
         for mine, theirs in zip(_tensors(self._batch), _tensors(batch), strict=True):
             assert mine.shape == theirs.shape, "batches of one key have the same shapes"
             mine.copy_(theirs, non_blocking=True)
+        if batch.late is not None:
+            batch.late.put(self._batch.token_ids)
 
     def run(self) -> list[torch.Tensor]:
         """Hidden states as Decode gives them, padding among them and behind."""

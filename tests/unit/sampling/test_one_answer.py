@@ -88,5 +88,5 @@ def test_it_reads_the_device_once_for_tokens_and_once_for_log_probs(
     assert copies.count("cpu") == reads
     assert copies[0] == "cpu"
     assert "numpy" not in copies
-    # What is made into lists was copied before: tokens of all rows and of those drawn, then log-probs.
-    assert copies.count("tolist") == {1: 4, 2: 7}[reads]
+    # What is made into lists was copied before: tokens and what is to be said of them, then log-probs.
+    assert copies.count("tolist") == {1: 1, 2: 4}[reads]

@@ -12,6 +12,7 @@ import triton
 
 from trierarch.python_backend.executors.torch.attention_backend import AttentionShape
 from trierarch.python_backend.executors.torch.attention_tile import BlockShape, Ints, SequenceGroup
+from trierarch.python_backend.executors.torch.device import on_device
 from trierarch.python_backend.executors.torch.kernels.paged_attention import (
     LARGE_TILE,
     SMALL_TILE,
@@ -126,4 +127,4 @@ def _tiles(groups: Sequence[SequenceGroup], num_queries: int) -> Ints:
 
 
 def _on(device: torch.device, numbers: Ints) -> torch.Tensor:
-    return torch.from_numpy(numbers.astype(np.int32)).to(device)
+    return on_device(torch.from_numpy(numbers.astype(np.int32)), device)
