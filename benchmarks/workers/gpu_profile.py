@@ -19,7 +19,7 @@ from trierarch.benchmarks.workers.gpu_executor import GpuExecutorWorker
 from trierarch.benchmarks.workers.gpu_settings import FIRST_STEP, NUM_STEPS, TRACE_VARIABLE
 from trierarch.benchmarks.workers.protocol import TokenIds, serve
 from trierarch.python_backend.executors.torch.runner import TorchRunner
-from trierarch.python_backend.scheduling.plan import Plan, StepOutput
+from trierarch.python_backend.scheduling.plan import Plan
 
 
 class StepProfiler:
@@ -77,14 +77,19 @@ class GpuProfileWorker(GpuExecutorWorker):
     def __init__(self, engine: Path) -> None:
         """Load `engine`."""
         self._profiler = StepProfiler("cuda" if torch.cuda.is_available() else "cpu")
-        run = TorchRunner.run
-
-        def profiled(runner: TorchRunner, plan: Plan) -> StepOutput:
-            self._profiler.begin(plan)
-            return run(runner, plan)
-
-        mock.patch.object(TorchRunner, "run", profiled).start()
+        for name in ("run", "launch"):
+            self._profile_each(name)
         super().__init__(engine)
+
+    def _profile_each(self, name: str) -> None:
+        """Of a runner's methods that compute a plan."""
+        compute = getattr(TorchRunner, name)
+
+        def profiled(runner: TorchRunner, plan: Plan) -> Any:
+            self._profiler.begin(plan)
+            return compute(runner, plan)
+
+        mock.patch.object(TorchRunner, name, profiled).start()
 
     def generate(self, prompts: list[TokenIds], num_output_tokens: int) -> list[TokenIds]:
         """Twice."""

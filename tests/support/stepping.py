@@ -70,10 +70,10 @@ class Stepper:
         for delta in self.scheduler.take_deltas():
             self.deltas[delta.request_id].append(delta)
 
-    def fly(self) -> int:
+    def fly(self, meanwhile: Callable[[], object] = lambda: None) -> int:
         """Steps launched as the loop launches them, the first and all that can be planned ahead behind it: how many these are.
 
-        The runner must be a LaunchingRunner.
+        The runner must be a LaunchingRunner. meanwhile: happens while each is in flight.
         """
         plan = self.scheduler.schedule()
         if not may_launch(plan, _nobody):
@@ -83,6 +83,7 @@ class Stepper:
         flight: Flight | None = Flight(plan, self.runner.launch(plan))
         num_ahead = 0
         while flight is not None:
+            meanwhile()
             ahead = self.scheduler.schedule_ahead(flight.plan, _nobody)
             following = None if ahead is None else Flight(ahead, self.runner.launch(ahead))
             landed = land(self.runner, flight)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from support.adapted_answers import GREEDY, PROMPTS, SEEDED, answers
+from support.launching import launch_on_the_cpu
 from support.packed_adapters import random_packed, taking_adapters, write_random_packed
 from support.random_engine import random_weights, tiny_architecture, tiny_manifest, with_kernels, write_engine
 from trierarch.builder.compile import find_compiler
@@ -76,6 +77,29 @@ def test_many_adapters_in_one_batch_draw_what_each_draws_alone(tmp_path: Path, i
         assert (stats.max_adapters, stats.num_registered, stats.num_loads) == (2, 3, 3)
     finally:
         executor.close()
+
+
+def test_adapters_in_launched_steps_draw_what_they_draw_in_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More adapters than slots, so that one takes another's place while the last step that ran with it is in flight."""
+    engine, shelf = tmp_path / "engine", tmp_path / "shelf"
+    manifest = make_engine(engine)
+    shelf.mkdir()
+    for seed, name in enumerate(("a", "b", "c")):
+        write_random_packed(shelf, name, manifest, seed=seed, strength=4.0)
+    samplings = GREEDY, replace(SEEDED, max_tokens=8)
+    found = []
+    launched: list[bool] = []
+    for is_launching in (False, True):
+        launched = launch_on_the_cpu(monkeypatch) if is_launching else []
+        executor = open_executor(engine, adapter_directories=(shelf,))
+        try:
+            found.append([answers(executor, NAMES, sampling, prompts=PROMPTS[:2]) for sampling in samplings])
+        finally:
+            executor.close()
+    assert found[0] == found[1]
+    assert sum(launched) > 20
 
 
 def test_directories_are_no_use_to_an_engine_that_takes_no_adapters(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from support.headed_engine import VOCABULARY, write_headed_engine
+from support.launching import launch_on_the_cpu
 from support.random_engine import random_weights, tiny_architecture, tiny_manifest, with_kernels, write_engine
 from support.tiered import BLOCK_SIZE, PROMPTS, Served, answer, block_bytes, let_everything_pay
 from trierarch.builder.compile import find_compiler
@@ -114,19 +115,23 @@ def test_so_does_a_disk_and_for_the_next_process_too(way: str, kv_dtype: KvType,
     assert again.disk.num_hits > 3
 
 
-@pytest.mark.parametrize("way", ["cpu", "torch"])
-def test_a_storm_of_preemptions_changes_no_answer(way: str, serve: Serve, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["cpu", "launched"])
+def test_a_storm_of_preemptions_changes_no_answer(
+    way: str, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Six sequences that grow to four blocks each on eight: they push each other out all the time."""
     engine, roomy = make_engine(tmp_path / "engine", way), make_engine(tmp_path / "roomy", way, num_blocks=64)
     fields: dict[str, Any] = {"max_tokens": 24, "n": 2, "temperature": 1.0, "seed": 5}
     apart = serve(roomy)
     expected = [answer(apart.submit(prompt, **fields), 2) for prompt in PROMPTS]
+    launched = launch_on_the_cpu(monkeypatch) if way == "launched" else [True]
     offloading = serve(engine, host_bytes=6 * block_bytes(engine), disk_directory=tmp_path / "kept")
     for _ in range(2):
         streams = [offloading.submit(prompt, **fields) for prompt in PROMPTS]
         assert [answer(stream, 2) for stream in streams] == expected
     assert offloading.offload.num_recalls > 0
     assert offloading.offload.host.num_hits > 0
+    assert any(launched)
 
 
 @pytest.mark.parametrize("way", ["cpu", "torch"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,8 @@ CPU = torch.device("cpu")
 META = torch.device("meta")
 POISON = 49
 """Token whose embedding is NaN."""
+CANCELLED, CANCELLED_AT = "6", 15
+"""A request, and the turn at which it is told to end."""
 SAMPLINGS: tuple[dict[str, Any], ...] = (
     {},
     {"temperature": 0.9, "seed": 1},
@@ -56,20 +60,42 @@ def make_engine(folder: Path, is_poisonous: bool = False) -> tuple[Path, EngineM
     return folder, manifest
 
 
-def run_all(stepper: Stepper, is_launching: bool) -> tuple[dict[tuple[str, int], list[int]], int]:
-    """What everybody draws of requests that arrive over time, and how many steps were planned ahead."""
+def run_all(stepper: Stepper, is_launching: bool) -> int:
+    """Requests arrive over time, half of them with prompts that were there before; one is cancelled. How many steps were
+    planned ahead."""
+    arrivals = deque(enumerate([*prompts(7), *prompts(7)]))
+    turns = itertools.count()
+
+    def meanwhile() -> None:
+        turn = next(turns)
+        if arrivals and turn % 2 == 0:
+            number, prompt = arrivals.popleft()
+            stepper.add(prompt, max_tokens=3 + number, **SAMPLINGS[number % len(SAMPLINGS)])
+        if turn == CANCELLED_AT:
+            stepper.scheduler.abort(CANCELLED)
+
     num_ahead = 0
-    for turn, prompt in enumerate(prompts(12)):
-        stepper.add(prompt, max_tokens=3 + turn, **SAMPLINGS[turn % len(SAMPLINGS)])
-        if turn % 3 == 2:
-            if is_launching:
-                num_ahead += stepper.fly()
-            else:
-                for _ in range(4):
-                    stepper.step()
-    while stepper.scheduler.has_work:
-        num_ahead += stepper.fly() if is_launching else bool(stepper.step())
-    return stepper.streams(), num_ahead
+    while arrivals or stepper.scheduler.has_work:
+        meanwhile()
+        if is_launching:
+            num_ahead += stepper.fly(meanwhile)
+        else:
+            stepper.step()
+    return num_ahead
+
+
+def check_same(expected: Stepper, found: Stepper) -> None:
+    """Both have answered alike, and all that was to be seen was."""
+    own, its = expected.streams(), found.streams()
+    assert own.keys() == its.keys()
+    for place, tokens in own.items():
+        shorter = min(len(tokens), len(its[place])) if place[0] == CANCELLED else None
+        assert tokens[:shorter] == its[place][:shorter]
+    ends = {delta.finish_reason for deltas in found.deltas.values() for delta in deltas}
+    assert ends == {None, FinishReason.STOP, FinishReason.LENGTH, FinishReason.CANCELLED}
+    assert any(usage.num_cached_tokens for usage in found.usages())
+    found.scheduler.check_integrity()
+    assert found.kv.num_free_blocks == found.kv.num_blocks
 
 
 @pytest.mark.parametrize(("num_blocks", "max_num_tokens"), [(16, 7), (64, 512)])
@@ -77,32 +103,25 @@ def test_launched_steps_draw_what_steps_one_after_another_draw(
     engine: tuple[Path, EngineManifest], num_blocks: int, max_num_tokens: int
 ) -> None:
     """Also in chunks, and with so few blocks that somebody is preempted."""
-    streams = []
-    for is_launching in (False, True):
-        runner = TorchRunner(*engine, CPU)
-        stepper = Stepper.open(engine[1], runner, num_blocks, max_num_tokens=max_num_tokens)
-        found, num_ahead = run_all(stepper, is_launching)
-        streams.append(found)
-        reasons = {delta.finish_reason for deltas in stepper.deltas.values() for delta in deltas}
-        assert reasons == {None, FinishReason.STOP, FinishReason.LENGTH}
-        stepper.scheduler.check_integrity()
-        assert stepper.kv.num_free_blocks == num_blocks
-    assert streams[0] == streams[1]
-    assert num_ahead > 10
+    one_by_one, launched = (
+        Stepper.open(engine[1], TorchRunner(*engine, CPU), num_blocks, max_num_tokens=max_num_tokens) for _ in range(2)
+    )
+    run_all(one_by_one, is_launching=False)
+    assert run_all(launched, is_launching=True) > 10
+    check_same(one_by_one, launched)
 
 
 def test_static_steps_go_on_from_tokens_that_the_host_has_not_seen(tmp_path: Path) -> None:
     manifest = tiny_manifest(tiny_architecture())
     operators = Operators(GatheredAttention(16), LoopedAdapters(), GatheredAttention(16))
-    streams = []
-    for is_launching in (False, True):
-        runner = StaticRunner.open(tmp_path, manifest, operators, CPU, ReplayedStep)
-        found, num_ahead = run_all(Stepper.open(manifest, runner), is_launching)
-        streams.append(found)
-        assert runner.graphs is not None
-        assert runner.graphs.num_recorded >= 2
-    assert streams[0] == streams[1]
-    assert num_ahead > 10
+    eager = StaticRunner.open(tmp_path, manifest, operators, CPU, None)
+    static = StaticRunner.open(tmp_path, manifest, operators, CPU, ReplayedStep)
+    one_by_one, launched = Stepper.open(manifest, eager), Stepper.open(manifest, static)
+    run_all(one_by_one, is_launching=False)
+    assert run_all(launched, is_launching=True) > 10
+    check_same(one_by_one, launched)
+    assert static.graphs is not None
+    assert static.graphs.num_recorded >= 2
 
 
 def test_who_cannot_be_drawn_for_is_told_late_and_harms_nobody(tmp_path: Path) -> None:
