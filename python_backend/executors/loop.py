@@ -241,6 +241,8 @@ class StepExecutor:
     def _launch(self, plan: Plan, launcher: LaunchingRunner) -> Flight | None:
         """Launch a plan; None if that fails: it is planned anew then."""
         self._speculator.pass_over(plan)
+        if self._guides is not None:
+            self._guides.masking.masks(plan)  # It hears who has ended; nobody here draws by a guide.
         self._copy()
         try:
             return Flight(plan, launcher.launch(plan))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -45,11 +45,33 @@ def runner() -> LateRunner:
     return LateRunner(32, BLOCK_SIZE, VOCAB)
 
 
+class ListeningGuides:
+    """As much of Guides as the loop knows: it notes of whom it hears that they have ended."""
+
+    def __init__(self) -> None:
+        self.ended: list[int] = []
+        self.masking = self
+
+    def listen(self, on_news: Callable[[], None]) -> None:
+        pass
+
+    def masks(self, plan: Plan) -> None:
+        self.ended += plan.finished_sequence_ids
+
+    def close(self) -> None:
+        pass
+
+
 @pytest.fixture
-def executor(runner: LateRunner) -> Iterator[StepExecutor]:
+def guides() -> ListeningGuides:
+    return ListeningGuides()
+
+
+@pytest.fixture
+def executor(runner: LateRunner, guides: Any) -> Iterator[StepExecutor]:
     config = SchedulerConfig(max_batch_size=4, max_seq_len=64, max_num_tokens=16, max_queue_size=8)
     scheduler = Scheduler(config, KVCacheManager(runner.num_blocks, BLOCK_SIZE, True), ())
-    executor = StepExecutor(scheduler, runner, VOCAB, launcher=runner)
+    executor = StepExecutor(scheduler, runner, VOCAB, guides=guides, launcher=runner)
     yield executor
     runner.gate.set()
     executor.close()
@@ -91,6 +113,21 @@ def test_arrivals_join_steps_in_flight(executor: StepExecutor, runner: LateRunne
     assert second.finish()[0] == expected([4, 5], 6)
     assert [len(plan.scheduled) for plan in runner.plans[:3]] == [1, 1, 2]
     assert "run" not in runner.events[: runner.events.index("collect 19")]
+
+
+def test_who_has_ended_is_told_by_launched_steps_too(
+    executor: StepExecutor, runner: LateRunner, guides: ListeningGuides
+) -> None:
+    first, second = TokenStream(), TokenStream()
+    runner.gate.clear()
+    executor.submit(make_request("first", [1, 2, 3], max_tokens=2), first)
+    executor.submit(make_request("second", [4, 5], max_tokens=20), second)
+    runner.gate.set()
+    first.finish()
+    second.finish()
+    told = [sequence_id for plan in runner.plans for sequence_id in plan.finished_sequence_ids]
+    assert told == [0]
+    eventually(lambda: guides.ended == [0, 1], "the last one's end")
 
 
 def test_who_is_cancelled_in_flight_ends_and_the_others_go_on(executor: StepExecutor, runner: LateRunner) -> None:
