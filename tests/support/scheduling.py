@@ -62,7 +62,6 @@ class World:
         self.runner = CheckingRunner(block_size, vocab_size, guesses, max_adapters=max_adapters)
         self.mover = None if self.kv.offload is None else ToyMover(self.kv, self.runner)
         self.speculator = speculator
-        self.guesses_for: Callable[[Request], bool] = lambda request: False
         self.cache = AdapterCache(host_bytes, self.runner.arrange, arrange_draft, lambda: self.now)
         self.adapters = AdapterPool(self.cache, max_adapters) if max_adapters else None
         self.scheduler = Scheduler(self.config, self.kv, end_ids, lambda: round(self.now * 1e9), self.adapters)
@@ -103,7 +102,9 @@ class World:
 
     def plan(self) -> Plan:
         """The next step, with the speculator's drafts, or what the runner guesses where there is none."""
-        plan = self.scheduler.schedule()
+        return self._with_drafts(self.scheduler.schedule())
+
+    def _with_drafts(self, plan: Plan) -> Plan:
         drafts = self.runner.drafts(plan) if self.speculator is None else self.speculator.propose(plan)
         plan = self.scheduler.with_drafts(plan, drafts)
         self._copy()
@@ -125,14 +126,15 @@ class World:
         meanwhile: happens between any two things. How many steps were planned ahead.
         """
         plan = self.scheduler.schedule()
-        self._copy()
-        if not may_launch(plan, self.guesses_for):
+        if not may_launch(plan, self._guesses_for):
+            plan = self._with_drafts(plan)
             self._land(plan, self.run_plan(plan))
             return 0
+        self._copy()
         output = self._launch(plan)
         for num_ahead in range(max_steps):
             meanwhile()
-            ahead = self.scheduler.schedule_ahead(plan, self.guesses_for)
+            ahead = self.scheduler.schedule_ahead(plan, self._guesses_for)
             self._copy()
             following = None if ahead is None else self._launch(ahead)
             meanwhile()
@@ -144,9 +146,14 @@ class World:
         self._land(plan, output)
         return max_steps
 
+    def _guesses_for(self, request: Request) -> bool:
+        return self.speculator is not None and self.speculator.guesses_for(request)
+
     def _launch(self, plan: Plan) -> StepOutput:
         assert len(plan.scheduled) <= self.config.max_batch_size
         assert plan.num_tokens <= self.config.token_budget
+        if self.speculator is not None:
+            self.speculator.pass_over(plan)
         output = self.runner.launch(plan)
         if self.loads_amid_steps:
             self.load()

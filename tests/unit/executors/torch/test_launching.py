@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections import deque
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from support.graphs import StaticRunner
 from support.random_engine import random_weights, tiny_architecture, tiny_manifest, write_engine
@@ -158,6 +161,29 @@ def weights_on_meta(engine: Path, manifest: EngineManifest, device: torch.device
     return {name: weight.to(device) for name, weight in random_weights(manifest.architecture).items()}
 
 
+class Crossings(TorchDispatchMode):
+    """Notes operators that bring content from the host to the device, but for `on_device`, which does not wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        tensors = [one for one in tree_leaves((args, kwargs, result)) if isinstance(one, torch.Tensor)]
+        has_content = any(one.device == CPU and one.dim() > 0 for one in tensors)
+        if has_content and any(one.device == META for one in tensors) and not _is_called_by("on_device"):
+            self.found.append(str(func))
+        return result
+
+
+def _is_called_by(name: str) -> bool:
+    frame = sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_name != name:
+        frame = frame.f_back
+    return frame.f_code.co_name == name
+
+
 @pytest.fixture
 def copies(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     Untouched.copies = []
@@ -169,13 +195,18 @@ def copies(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 def test_a_launched_step_asks_the_device_for_nothing(
     engine: tuple[Path, EngineManifest], copies: list[tuple[int, ...]]
 ) -> None:
-    """Tensors of the device `meta` have no content: whoever asks for a number, or for how many there are of one, gets an error."""
+    """Tensors of the device `meta` have no content: whoever asks for a number, or for how many there are of one, gets an error.
+
+    Nor does it bring it anything that it would have to wait for.
+    """
     stepper = Stepper.open(engine[1], TorchRunner(*engine, META), max_num_tokens=16)
     with pytest.raises((NotImplementedError, RuntimeError)):
         torch.ones(1, device=META).item()
     for turn, prompt in enumerate(prompts(12)):
         stepper.add(prompt, max_tokens=6, **(SAMPLINGS[turn % len(SAMPLINGS)] | {"end_ids": (), "n": 1}))
-    num_ahead = stepper.fly()
+    with Crossings() as crossings:
+        num_ahead = stepper.fly()
+    assert crossings.found == []
     assert not stepper.scheduler.has_work or stepper.scheduler.schedule().scheduled == ()
     assert len(copies) == num_ahead + 1 > 6
     assert max(shape[1] for shape in copies) > 4
