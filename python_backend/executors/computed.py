@@ -59,16 +59,13 @@ def land(runner: Runner, flight: Flight) -> Computed:
     plan = flight.plan.of_the_running()
     try:
         outputs = flight.launched.collect().outputs
-        return Computed(plan, StepOutput({one: outputs[one] for one in _ids(plan) if one in outputs}))
+        ids = [item.sequence.sequence_id for item in plan.scheduled]
+        return Computed(plan, StepOutput({one: outputs[one] for one in ids if one in outputs}))
     except RunnerLost:
         raise
     except Exception:
         logger.exception(_FAILED, len(plan.scheduled))
         return _one_by_one(runner, plan)
-
-
-def _ids(plan: Plan) -> list[int]:
-    return [item.sequence.sequence_id for item in plan.scheduled]
 
 
 def _one_by_one(runner: Runner, plan: Plan) -> Computed:

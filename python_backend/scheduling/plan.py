@@ -46,8 +46,8 @@ class ScheduledSequence:
 
     @property
     def is_late(self) -> bool:
-        """Whether the last token computed is still being drawn, by the step before: only the device may know it."""
-        return self.end > self.sequence.num_tokens
+        """Whether the last known token computed is still being drawn, by the step before: only the device may know it."""
+        return self.num_tokens > 0 and self.end > self.sequence.num_tokens
 
     @property
     def num_prompt_tokens(self) -> int:
