@@ -65,7 +65,7 @@ class Contestant:
     name: str
     subject: WorkerSubject
     kind: str
-    """`bf16` or `fp8`: of the weights, and what figures of both kinds are told apart by."""
+    """`bf16`, `fp8` or `int4`: of the weights, and what figures of these kinds are told apart by."""
     parts: tuple[str, ...]
     """Of PARTS, in this order."""
     step_bytes: int | None = None
@@ -167,11 +167,12 @@ def adapters(setting: Setting, contestant: Contestant, _: Ready) -> Iterator[tup
 
 
 def gap(setting: Setting, contestant: Contestant, _: Ready) -> Iterator[tuple[str, Measurement]]:
-    """Of decode steps, what the device waits for the host; needs a worker that profiles."""
+    """Of decode steps, what the device waits for the host, and kernels and copies in one; needs a worker that profiles."""
     for count in setting.sizes.gap_streams:
         prompts = setting.workload.prompts(f"gap/{count}", [setting.sizes.decode_prompt] * count)
         timing = _ask(contestant, prompts, FIRST_STEP + NUM_STEPS + 2)
         yield f"host_gap_b{count}", Measurement.of([100 * timing.counters["idle_share"]])
+        yield f"launches_b{count}", Measurement.of([timing.counters["launches"]])
 
 
 PARTS: Final[Mapping[str, Part]] = {

@@ -13,7 +13,7 @@ from trierarch.benchmarks.report import Better, Figure, Goal, Of, Row, compare
 from trierarch.benchmarks.subjects.subject import AttemptFailed, SubjectFailed
 from trierarch.benchmarks.workers.protocol import Ready
 
-OURS: Final = ("executor-bf16", "executor-fp8", "profile-fp8")
+OURS: Final = ("executor-bf16", "executor-fp8", "executor-int4", "profile-fp8")
 
 
 def _figure(name: str, unit: str, bound: float | None = None, better: Better = Better.HIGHER) -> Figure:
@@ -27,6 +27,8 @@ _KNOWN: Final = {
         _figure("bandwidth_share_bf16", "%", 85),
         _figure("decode_b1_fp8", "tok/s"),
         _figure("bandwidth_share_fp8", "%", 85),
+        _figure("decode_b1_int4", "tok/s"),
+        _figure("bandwidth_share_int4", "%"),
         _figure("throughput_1000_1000", "tok/s", 17_744),
         _figure("throughput_128_2048", "tok/s", 26_221),
         _figure("prefill_bf16", "tok/s"),
@@ -34,6 +36,8 @@ _KNOWN: Final = {
         _figure("adapters_share", "%", 90),
         _figure("host_gap_b1", "%", 2, Better.LOWER),
         _figure("host_gap_b32", "%", 2, Better.LOWER),
+        _figure("launches_b1", "launches", better=Better.LOWER),
+        _figure("launches_b32", "launches", better=Better.LOWER),
         _figure("cold_start", "s", better=Better.LOWER),
         _figure("load_share", "%", 60),
     )
@@ -45,8 +49,9 @@ def figure_of(name: str) -> Figure:
     """The figure of that name; of a trial's own lengths one without a goal."""
     if name in _KNOWN:
         return _KNOWN[name]
-    is_gap = name.startswith("host_gap")
-    return _figure(name, "%" if is_gap else "tok/s", better=Better.LOWER if is_gap else Better.HIGHER)
+    units = {"host_gap": "%", "launches": "launches"}
+    unit = units.get(name.rpartition("_")[0])
+    return _figure(name, "tok/s") if unit is None else _figure(name, unit, better=Better.LOWER)
 
 
 class GpuSession:

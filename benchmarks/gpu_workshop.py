@@ -99,6 +99,9 @@ class Workshop:
                 self._options.say(f"writing {count} adapters of rank {rank}")
                 names = write_random_adapters(folder.with_name(ADAPTERS), manifest, count, rank, self._options.seed)
             yield self._contestant("executor-bf16", executor, folder, manifest, "bf16", parts, names)
+        if parts := self._asked("decode"):
+            folder, manifest = self._write("int4", WeightType.INT4)
+            yield self._contestant("executor-int4", executor, folder, manifest, "int4", parts)
 
     def rivals(self) -> Iterator[Contestant]:
         """Those that are installed, and that there is something to ask of; whoever is not is noted."""

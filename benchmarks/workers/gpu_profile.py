@@ -1,4 +1,4 @@
-"""Our embedded executor with some decode steps under torch's profiler: how long the device waits for the host.
+"""Our embedded executor with decode steps under torch's profiler: what the device runs, and how long it waits for the host.
 
 The runner's own thread is profiled, from outside: nothing in the executor knows of it. Twice: once with the device's
 activities alone, which hardly slows the host down and gives the figure, and once with the host's too, for a trace to read.
@@ -72,7 +72,7 @@ class StepProfiler:
 
 
 class GpuProfileWorker(GpuExecutorWorker):
-    """Counts the device's idle share over each call's decode steps."""
+    """Counts the device's idle share over each call's decode steps, and what it ran in one."""
 
     def __init__(self, engine: Path) -> None:
         """Load `engine`."""
@@ -100,7 +100,8 @@ class GpuProfileWorker(GpuExecutorWorker):
 
     def counters(self) -> dict[str, float]:
         """See Counting.counters: nothing of a call that was too short to be profiled."""
-        return {"idle_share": idle_share(self._profiler.intervals)} if self._profiler.intervals else {}
+        intervals = self._profiler.intervals
+        return {"idle_share": idle_share(intervals), "launches": len(intervals) / NUM_STEPS} if intervals else {}
 
 
 if __name__ == "__main__":

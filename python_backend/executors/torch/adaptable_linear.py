@@ -5,17 +5,19 @@ from __future__ import annotations
 import torch
 
 from trierarch.python_backend.executors.torch.adapted_rows import AdaptedRows
-from trierarch.python_backend.executors.torch.linear import make_linear
+from trierarch.python_backend.executors.torch.linear import MakeLinear, make_linear
 from trierarch.python_backend.executors.torch.matrix import Matrix
 
 
 class AdaptableLinear:
     """Knows the name by which adapters speak of it."""
 
-    def __init__(self, name: str, weight: Matrix, bias: torch.Tensor | None = None) -> None:
-        """name: as `STACKED` has it, behind the layer's. weight: (out_features, in_features)."""
+    def __init__(
+        self, name: str, weight: Matrix, bias: torch.Tensor | None = None, make: MakeLinear = make_linear
+    ) -> None:
+        """name: as `STACKED` has it, behind the layer's. weight: (out_features, in_features). make: of what is adapted."""
         self._name = name
-        self._linear = make_linear(weight, bias)
+        self._linear = make(weight, bias)
         self._bias = bias
 
     def __call__(self, x: torch.Tensor, adapted: AdaptedRows | None = None) -> torch.Tensor:

@@ -42,7 +42,9 @@ class EagerModel:
         self._dtype = TORCH_DTYPES[manifest.dtype]
         self._device = device
         self._taps = taps
-        self._decoder = Decoder(manifest.architecture, weights, self._dtype, self.operators.adapters, parts)
+        self._decoder = Decoder(
+            manifest.architecture, weights, self._dtype, self.operators.adapters, parts, self.operators.layers
+        )
 
     def compute(self, plan: Plan, kv: KvArrays, drawn: DrawnTokens | None = None) -> StepRows[torch.Tensor]:
         """Run the layers over the plan's tokens, drafts included, storing their keys and values. drawn: what is late of them."""

@@ -19,6 +19,7 @@ from trierarch.python_backend.executors.torch.input_batch import InputBatch
 from trierarch.python_backend.executors.torch.kv_arrays import KvArrays
 from trierarch.python_backend.executors.torch.model import DecoderLayer
 from trierarch.python_backend.executors.torch.operators import Operators
+from trierarch.python_backend.executors.torch.residual import Residual
 from trierarch.python_backend.executors.torch.scope import Scope
 from trierarch.python_backend.executors.torch.weights import TORCH_DTYPES, load_weights
 from trierarch.python_backend.scheduling.plan import Plan, ScheduledSequence
@@ -38,19 +39,20 @@ class TorchHead:
         assert manifest.head is not None
         architecture = manifest.architecture
         weights = load_weights(engine, manifest, device)
-        outer, own = Scope(weights, ""), Scope(weights, "head.")
+        operators = Operators.best(manifest, device)
+        outer, own = (Scope(weights, prefix, operators.layers) for prefix in ("", "head."))
         self._head = manifest.head
         self._is_mtp = manifest.head.kind is DrafterKind.MTP
         self._device = device
         self._dtype = TORCH_DTYPES[manifest.dtype]
         self._window = architecture.layers[0].window
-        self._attention = Operators.best(manifest, device).attention
+        self._attention = operators.attention
         self._embed = Embedding(weights["embed.weight"], architecture.embedding_scale, self._dtype)
         self._fc = own.linear("fc")
         self._hidden_norm = own.norm("hidden_norm", architecture)
         self._token_norm = own.norm("token_norm", architecture) if self._is_mtp else None
         self._ropes = outer.ropes(architecture)
-        self._layer = DecoderLayer(architecture, architecture.layers[0], Scope(weights, "layers.0."))
+        self._layer = DecoderLayer(architecture, architecture.layers[0], Scope(weights, "layers.0.", operators.layers))
         self._norm = outer.norm("norm", architecture)
         self._lm_head = outer.linear("lm_head")
         self._target_ids = own.tensor("target_ids")
@@ -103,11 +105,11 @@ class TorchHead:
             normed = self._hidden_norm(hidden)
             residual = normed if self._head.norm_before_residual else hidden
             both = torch.cat((self._layer.attn_norm(tokens), normed), 1)
-            return self._layer.mix(residual, both, batch, kv, rotations)
+            return self._layer.mix(residual, both, batch, kv, rotations).total()
         # As in MiMo's own serving code: the first row is trained without its token.
         tokens = tokens.masked_fill((batch.positions == 0)[:, None], 0.0)
         x = self._fc(torch.cat((self._hidden_norm(hidden), self._token_norm(tokens)), 1))
-        return self._norm(self._layer(x, batch, kv, rotations))
+        return self._norm.of_sum(self._layer(Residual(x), batch, kv, rotations))[1]
 
     def _order(self, items: Rows[ScheduledSequence], batch: InputBatch) -> torch.Tensor:
         """Rows of the items, one after the other, in the order that the batch has them. (num_tokens) int64"""

@@ -14,6 +14,8 @@ from trierarch.python_backend.executors.torch.scaled_linear import ScaledLinear,
 
 Linear = Callable[[torch.Tensor], torch.Tensor]
 """x: (rows, in_features) → (rows, out_features), in x's type."""
+MakeLinear = Callable[[Matrix, torch.Tensor | None], Linear]
+"""Of a weight, (out_features, in_features), and a bias."""
 
 
 def make_linear(weight: Matrix, bias: torch.Tensor | None = None) -> Linear:

@@ -11,13 +11,15 @@ from trierarch.python_backend.adapters.active_adapter import ActiveAdapter
 from trierarch.python_backend.executors.torch.adaptable_linear import AdaptableLinear
 from trierarch.python_backend.executors.torch.adapted_rows import AdaptedRows, AdapterBackend, rows_of, rows_of_step
 from trierarch.python_backend.executors.torch.attention_backend import AttentionShape
+from trierarch.python_backend.executors.torch.eager_layers import EagerLayers
 from trierarch.python_backend.executors.torch.embedding import Embedding
 from trierarch.python_backend.executors.torch.input_batch import InputBatch
 from trierarch.python_backend.executors.torch.kv_arrays import KvArrays, LayerKv
-from trierarch.python_backend.executors.torch.mlp import GatedMlp, gate_of
+from trierarch.python_backend.executors.torch.layer_backend import Heads, LayerBackend, Norm
+from trierarch.python_backend.executors.torch.mlp import GatedMlp
 from trierarch.python_backend.executors.torch.moe import MoeMlp, make_experts
-from trierarch.python_backend.executors.torch.norm import RmsNorm
 from trierarch.python_backend.executors.torch.parts import Parts, Whole
+from trierarch.python_backend.executors.torch.residual import Residual
 from trierarch.python_backend.executors.torch.rope import Rotation
 from trierarch.python_backend.executors.torch.scope import Scope
 from trierarch.python_backend.executors.torch.weights import Weights
@@ -36,21 +38,22 @@ class Decoder:
         dtype: torch.dtype,
         adapters: AdapterBackend,
         parts: Parts | None = None,
+        backend: LayerBackend | None = None,
     ) -> None:
         """weights: as `load_weights` returns them. dtype: of activations. adapters: who computes them.
 
-        parts: the others, where it is one of several.
+        parts: the others, where it is one of several. backend: who computes the layers; None is the reference.
         """
-        parts = parts or Whole()
+        parts, backend = parts or Whole(), backend or EagerLayers()
         self._architecture = architecture
         self._adapters = adapters
-        outer = Scope(weights, "")
+        outer = Scope(weights, "", backend)
         self._embed: Embed = parts.receive
         if "embed.weight" in weights:
             self._embed = Embedding(weights["embed.weight"], architecture.embedding_scale, dtype)
         self._ropes = outer.ropes(architecture)
         self._layers = tuple(
-            DecoderLayer(architecture, layer, Scope(weights, f"layers.{index}."), parts)
+            DecoderLayer(architecture, layer, Scope(weights, f"layers.{index}.", backend), parts)
             for index, layer in enumerate(architecture.layers)
         )
         self._norm = outer.norm("norm", architecture)
@@ -63,13 +66,15 @@ class Decoder:
     def hidden_after(self, batch: InputBatch, kv: KvArrays, counts: Sequence[int]) -> list[torch.Tensor]:
         """The same, and what `hidden` would return after so many layers each. All layers run."""
         adapted = batch.adapted or self._adapters.adapt(rows_of_step(batch.items, batch.first_rows))
-        x = self._embed(batch.token_ids, adapted)
-        rotations = [rope(batch.positions, x.dtype) for rope in self._ropes]
+        embedded = self._embed(batch.token_ids, adapted)
+        rotations = [rope(batch.positions, embedded.dtype) for rope in self._ropes]
+        x = Residual(embedded)
         states = {}
         for count, (layer, layer_kv) in enumerate(zip(self._layers, kv.layers, strict=True), start=1):
             x = layer(x, batch, layer_kv, rotations, adapted)
             if count in counts:
-                states[count] = x
+                states[count] = x.total()
+                x = Residual(states[count])
         return [states[count] for count in counts]
 
     def logits(self, hidden: torch.Tensor, adapters: Sequence[ActiveAdapter | None] = ()) -> torch.Tensor:
@@ -88,10 +93,10 @@ class DecoderLayer:
     def __init__(self, architecture: Architecture, layer: Layer, scope: Scope, parts: Parts | None = None) -> None:
         self._layer = layer
         self._parts = parts or Whole()
-        self._num_heads, self._num_kv_heads = architecture.num_heads, architecture.num_kv_heads
         self.attn_norm = scope.norm("attn_norm", architecture)
         self._qkv = scope.linear("qkv")
-        self._qk_norm = _qk_norm(architecture, scope) if architecture.qk_norm else None
+        self._num_qkv_heads = architecture.num_heads + 2 * architecture.num_kv_heads
+        self._heads = _heads(architecture, scope)
         self._attention = AttentionShape(
             architecture.num_kv_heads, architecture.attention_scale, architecture.attention_softcap
         )
@@ -103,14 +108,15 @@ class DecoderLayer:
 
     def __call__(
         self,
-        x: torch.Tensor,
+        x: Residual,
         batch: InputBatch,
         kv: LayerKv,
         rotations: list[Rotation],
         adapted: AdaptedRows | None = None,
-    ) -> torch.Tensor:
+    ) -> Residual:
         """x: (num_tokens, hidden), and so the result. rotations: one for each of the architecture's ropes."""
-        return self.mix(x, self.attn_norm(x), batch, kv, rotations, adapted)
+        total, normed = self.attn_norm.of_sum(x)
+        return self.mix(total, normed, batch, kv, rotations, adapted)
 
     def mix(
         self,
@@ -120,12 +126,12 @@ class DecoderLayer:
         kv: LayerKv,
         rotations: list[Rotation],
         adapted: AdaptedRows | None = None,
-    ) -> torch.Tensor:
+    ) -> Residual:
         """The same where attention reads `normed`, (num_tokens, inputs of qkv), in place of norm(x)."""
         attended = self._parts.sum(self._attend(normed, batch, kv, rotations, adapted))
-        x = x + (attended if self._post_attn_norm is None else self._post_attn_norm(attended))
-        mixed = self._parts.sum(self._mlp(self._mlp_norm(x), adapted))
-        return x + (mixed if self._post_mlp_norm is None else self._post_mlp_norm(mixed))
+        x, normed = self._mlp_norm.of_sum(Residual(x, _normed(attended, self._post_attn_norm)))
+        mixed = self._parts.sum(self._mlp(normed, adapted))
+        return Residual(x, _normed(mixed, self._post_mlp_norm))
 
     def _attend(
         self,
@@ -135,34 +141,36 @@ class DecoderLayer:
         rotations: list[Rotation],
         adapted: AdaptedRows | None,
     ) -> torch.Tensor:
-        heads = self._qkv(x, adapted).view(len(x), self._num_heads + 2 * self._num_kv_heads, -1)
-        # Queries and keys are normalised and rotated alike, so they go together.
-        queries_keys, values = heads.split_with_sizes((self._num_heads + self._num_kv_heads, self._num_kv_heads), 1)
-        if self._qk_norm is not None:
-            queries_keys = self._qk_norm(queries_keys)
-        if self._layer.rope is not None:
-            queries_keys = rotations[self._layer.rope](queries_keys)
-        queries, keys = queries_keys.split_with_sizes((self._num_heads, self._num_kv_heads), 1)
-        kv.write(batch.kv_rows, keys, values)
+        heads = self._qkv(x, adapted).view(len(x), self._num_qkv_heads, -1)
+        rotation = None if self._layer.rope is None else rotations[self._layer.rope]
+        queries = self._heads(heads, rotation, kv, batch.kv_rows)
         return self._o(batch.attention[self._layer.window](queries, kv, self._attention), adapted)
 
 
-def _qk_norm(architecture: Architecture, scope: Scope) -> RmsNorm:
-    queries, keys = scope.tensor("q_norm.weight"), scope.tensor("k_norm.weight")
-    weight = torch.cat((queries.expand(architecture.num_heads, -1), keys.expand(architecture.num_kv_heads, -1)))
-    return RmsNorm(weight, architecture.norm_eps)
+def _normed(x: torch.Tensor, norm: Norm | None) -> torch.Tensor:
+    return x if norm is None else norm(x)
+
+
+def _heads(architecture: Architecture, scope: Scope) -> Heads:
+    num_heads, num_kv_heads = architecture.num_heads, architecture.num_kv_heads
+    weight = None
+    if architecture.qk_norm:
+        queries, keys = scope.tensor("q_norm.weight"), scope.tensor("k_norm.weight")
+        weight = torch.cat((queries.expand(num_heads, -1), keys.expand(num_kv_heads, -1)))
+    return scope.backend.heads(num_heads, num_kv_heads, weight, architecture.norm_eps)
 
 
 def _mlp(architecture: Architecture, scope: Scope) -> GatedMlp:
-    return GatedMlp(scope.linear("gate_up"), scope.linear("down"), architecture.activation)
+    return GatedMlp(scope.linear("gate_up"), scope.linear("down"), scope.backend.gate(architecture.activation))
 
 
 def _moe(architecture: Architecture, scope: Scope) -> MoeMlp:
     assert architecture.moe is not None
     gate_up, down = (scope.matrix(f"experts.{name}.weight") for name in ("gate_up", "down"))
+    gate, make = scope.backend.gate(architecture.activation), scope.backend.linear
     looped = [
-        GatedMlp(AdaptableLinear("expert", one), AdaptableLinear("expert", other), architecture.activation)
+        GatedMlp(AdaptableLinear("expert", one, make=make), AdaptableLinear("expert", other, make=make), gate)
         for one, other in zip(*(matrix.unbind() for matrix in (gate_up, down)), strict=True)
     ]
-    experts = make_experts(gate_up, down, gate_of(architecture.activation), looped)
+    experts = make_experts(gate_up, down, gate, looped)
     return MoeMlp(scope.linear("router"), experts, architecture.moe)

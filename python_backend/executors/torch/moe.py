@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 
 from trierarch.builder.manifest import Moe
 from trierarch.python_backend.executors.torch.adapted_rows import AdaptedRows
+from trierarch.python_backend.executors.torch.layer_backend import Gate
 from trierarch.python_backend.executors.torch.linear import Linear
 from trierarch.python_backend.executors.torch.matrix import Matrix
 from trierarch.python_backend.executors.torch.operators import has_kernels
-
-Gate = Callable[[torch.Tensor], torch.Tensor]
-"""gate and up, (rows, 2 * inner) → what down multiplies, (rows, inner)."""
 
 
 class Experts(Protocol):

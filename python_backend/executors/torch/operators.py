@@ -1,10 +1,10 @@
-"""Operators: what computes attention and adapters on a device; the one place that decides."""
+"""Operators: what computes attention, adapters and layers on a device; the one place that decides."""
 
 from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import torch
@@ -13,7 +13,9 @@ from trierarch.builder.manifest import EngineManifest, KvType
 from trierarch.python_backend.executors.torch.adapted_rows import AdapterBackend, StaticAdapterBackend
 from trierarch.python_backend.executors.torch.attention import EagerAttention
 from trierarch.python_backend.executors.torch.attention_backend import AnyAttentionBackend, StaticAttentionBackend
+from trierarch.python_backend.executors.torch.eager_layers import EagerLayers
 from trierarch.python_backend.executors.torch.flashinfer_library import open_flashinfer
+from trierarch.python_backend.executors.torch.layer_backend import LayerBackend
 from trierarch.python_backend.executors.torch.looped_adapters import LoopedAdapters
 
 logger = logging.getLogger(__name__)
@@ -34,9 +36,10 @@ class Operators:
     """The same for steps that can be recorded; None where there are none."""
     static_adapters: StaticAdapterBackend | None = None
     """`adapters`, where their steps can be recorded."""
+    layers: LayerBackend = field(default_factory=EagerLayers)
 
     def __str__(self) -> str:
-        return f"attention by {self.attention.label}, adapters by {self.adapters.label}"
+        return f"attention by {self.attention.label}, adapters by {self.adapters.label}, layers by {self.layers.label}"
 
     @classmethod
     def eager(cls) -> Operators:
@@ -63,17 +66,20 @@ class Operators:
             if device.type == "cuda":
                 logger.warning("%s runs without kernels of ours, slowly: %s", manifest.name, obstacle)
             return cls.eager()
+        from trierarch.python_backend.executors.torch.kernels.fused_layers import FusedLayers
         from trierarch.python_backend.executors.torch.kernels.grouped_adapters import GroupedAdapters
         from trierarch.python_backend.executors.torch.kernels.ragged_attention import RaggedAttention
 
         architecture = manifest.architecture
-        sizes = architecture.num_heads // architecture.num_kv_heads, _num_processors(device)
+        num_processors = _num_processors(device)
+        sizes = architecture.num_heads // architecture.num_kv_heads, num_processors
         attention = RaggedAttention(*sizes)
         static_attention = RaggedAttention(*sizes, max_seq_len=manifest.limits.max_seq_len)
+        layers = FusedLayers(device, num_processors)
         if manifest.lora is None:
-            return cls(attention, LoopedAdapters(), static_attention)
+            return cls(attention, LoopedAdapters(), static_attention, layers=layers)
         adapters = GroupedAdapters(architecture, manifest.lora, device)
-        return cls(attention, adapters, static_attention, adapters)
+        return cls(attention, adapters, static_attention, adapters, layers)
 
 
 def has_kernels(device: torch.device) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import cache
 from typing import Final, Protocol
 
@@ -41,21 +42,30 @@ class Product(Protocol):
         ...
 
 
+Quantize = Callable[[torch.Tensor, torch.dtype], tuple[torch.Tensor, torch.Tensor]]
+"""What `quantize_rows` does."""
+
+
 class ScaledLinear:
     """Each row of x is rounded to E4M3 as well, with a scale of its own; the product comes in bfloat16."""
 
     def __init__(
-        self, weight: Fp8Matrix, bias: torch.Tensor | None = None, product: Product = torch._scaled_mm
+        self,
+        weight: Fp8Matrix,
+        bias: torch.Tensor | None = None,
+        product: Product = torch._scaled_mm,
+        quantize: Quantize = quantize_rows,
     ) -> None:
         """weight: (out_features, in_features)."""
         self._codes = weight.codes.t()
         self._scales = weight.scales[None]
         self._bias = None if bias is None else bias.bfloat16()
         self._product = product
+        self._quantize = quantize
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x @ weight.T + bias."""
-        codes, scales = quantize_rows(x, torch.float8_e4m3fn)
+        codes, scales = self._quantize(x, torch.float8_e4m3fn)
         return self._product(
             codes,
             self._codes,
@@ -93,8 +103,8 @@ def _has_product(device: torch.device) -> bool:
         else:
             return True
     logger.warning(
-        "%s multiplies no fp8 (%s): each step dequantises the weights, many times slower; rebuild without "
-        "--quantization, or serve on sm_89 or later",
+        "%s multiplies no fp8 (%s): its weights are decoded instead, which is many times slower without kernels of "
+        "ours; rebuild without --quantization, or serve on sm_89 or later",
         device,
         reason,
     )

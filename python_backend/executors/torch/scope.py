@@ -6,18 +6,19 @@ import torch
 
 from trierarch.builder.manifest import Architecture
 from trierarch.python_backend.executors.torch.adaptable_linear import AdaptableLinear
+from trierarch.python_backend.executors.torch.layer_backend import LayerBackend, Norm
 from trierarch.python_backend.executors.torch.matrix import Matrix
-from trierarch.python_backend.executors.torch.norm import RmsNorm
 from trierarch.python_backend.executors.torch.rope import RotaryEmbedding
 from trierarch.python_backend.executors.torch.weights import Weights
 
 
 class Scope:
-    """The weights whose names begin alike."""
+    """The weights whose names begin alike, and who computes with them."""
 
-    def __init__(self, weights: Weights, prefix: str) -> None:
+    def __init__(self, weights: Weights, prefix: str, backend: LayerBackend) -> None:
         self._weights = weights
         self._prefix = prefix
+        self.backend = backend
 
     def matrix(self, name: str) -> Matrix:
         """A weight as it is stored."""
@@ -31,16 +32,13 @@ class Scope:
 
     def linear(self, name: str, known_as: str | None = None) -> AdaptableLinear:
         """A matrix, with its bias where there is one. known_as: what adapters call it, where not `name`."""
-        bias = f"{name}.bias"
-        return AdaptableLinear(
-            self._prefix + (known_as or name),
-            self.matrix(f"{name}.weight"),
-            self.tensor(bias) if self._prefix + bias in self._weights else None,
-        )
+        bias = self.tensor(f"{name}.bias") if f"{self._prefix}{name}.bias" in self._weights else None
+        full_name = self._prefix + (known_as or name)
+        return AdaptableLinear(full_name, self.matrix(f"{name}.weight"), bias, self.backend.linear)
 
-    def norm(self, name: str, architecture: Architecture) -> RmsNorm:
+    def norm(self, name: str, architecture: Architecture) -> Norm:
         """An RMS norm with the architecture's epsilon."""
-        return RmsNorm(self.tensor(f"{name}.weight"), architecture.norm_eps)
+        return self.backend.norm(self.tensor(f"{name}.weight"), architecture.norm_eps)
 
     def ropes(self, architecture: Architecture) -> tuple[RotaryEmbedding, ...]:
         """All of the architecture's."""

@@ -64,7 +64,7 @@ def test_it_has_the_real_model_s_size() -> None:
     assert sum(prod(shape) for shape in shapes.values()) == 8_030_261_248
 
 
-@pytest.mark.parametrize("quantization", [None, WeightType.FP8])
+@pytest.mark.parametrize("quantization", [None, WeightType.FP8, WeightType.INT4])
 def test_engines_of_random_weights_are_whole_and_the_same_again(
     quantization: WeightType | None, tmp_path: Path
 ) -> None:
@@ -114,7 +114,9 @@ class Stub(WorkerSubject):
             raise SubjectFailed(f"{self.name} ended")
         self.most_prompts = max(self.most_prompts, len(prompts))
         seconds = 1.0 + 0.1 * num_output_tokens
-        return Timing(seconds, tuple([0] * num_output_tokens for _ in prompts), {"idle_share": 0.015})
+        return Timing(
+            seconds, tuple([0] * num_output_tokens for _ in prompts), {"idle_share": 0.015, "launches": 300.0}
+        )
 
     def seconds_since_start(self) -> float:
         return 7.0
@@ -149,6 +151,7 @@ def test_figures_are_shares_of_what_the_device_gives() -> None:
     assert rows["throughput_16_8"].ours == pytest.approx(3 * 8 / 1.8)  # 72 tokens hold three requests of 24
     assert rows["host_gap_b1"].ours == pytest.approx(1.5)
     assert rows["host_gap_b1"].met is True
+    assert rows["launches_b1"].ours == 300
     assert ours.is_closed
     assert session.notes == []
 
@@ -199,7 +202,10 @@ def test_the_harness_runs_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     *_, report = gpu.run(options)
     assert report.is_complete
     assert report.notes == ()
-    assert [row.figure for row in report.rows] == ["host_gap_b1", "host_gap_b2"]
-    assert all(row.ours is not None and 0 <= row.ours <= 100 for row in report.rows)
+    rows = {row.figure: row.ours for row in report.rows}
+    assert rows.keys() == {"host_gap_b1", "host_gap_b2", "launches_b1", "launches_b2"}
+    assert all(
+        ours is not None and (0 <= ours <= 100 or figure.startswith("launches")) for figure, ours in rows.items()
+    )
     assert (tmp_path / "trace.json.gz").stat().st_size > 0
     assert json.loads(report.to_json())["machine"]["gpu"] == "none"

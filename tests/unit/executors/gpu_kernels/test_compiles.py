@@ -8,17 +8,20 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from support.coded_matrices import KINDS, coded_matrix
+from support.fused_layers import HeadsCase
 from support.kernel_compiler import Launches
 from support.packed_adapters import random_packed, taking_adapters
 from support.ragged_attention import RaggedCase
 from support.random_engine import tiny_architecture, tiny_manifest
-from trierarch.builder.manifest import DType, Layer
+from trierarch.builder.manifest import Activation, DType, KvType, Layer
 from trierarch.python_backend.executors.torch.adapted_rows import OwnedRows
 from trierarch.python_backend.executors.torch.adapter import TorchAdapter
 from trierarch.python_backend.executors.torch.attention_backend import AttentionShape
 from trierarch.python_backend.executors.torch.attention_tile import BlockShape
 from trierarch.python_backend.executors.torch.input_batch import InputBatch
 from trierarch.python_backend.executors.torch.kv_arrays import LayerKv
+from trierarch.python_backend.executors.torch.residual import Residual
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton's language is not installed")
 
@@ -89,6 +92,25 @@ def test_adapters_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_blackwell(capability: int, monkeypatch: pytest.MonkeyPatch) -> None:
     check(attention_launches(ATTENTIONS["prompts"], monkeypatch), capability)
     check(adapter_launches(DType.BFLOAT16, 1, monkeypatch), capability)
+    check(product_launches("int4", torch.bfloat16, capability, monkeypatch), capability)
+    check(row_launches(KvType.FP8, torch.bfloat16, monkeypatch), capability)
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("kv_type", [KvType.BFLOAT16, KvType.INT8, KvType.FP8])
+def test_rows(kv_type: KvType, capability: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    is_fp8 = kv_type is KvType.FP8  # which is younger than 8.0
+    check(row_launches(kv_type, torch.bfloat16, monkeypatch), max(capability, 89) if is_fp8 else capability)
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("kind", KINDS)
+def test_products(kind: str, capability: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    check(product_launches(kind, torch.bfloat16, capability, monkeypatch), capability)
+
+
+def test_products_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    check(product_launches("int4", torch.float32, 80, monkeypatch), 80)
 
 
 def attention_launches(heads: Heads, monkeypatch: pytest.MonkeyPatch) -> Launches:
@@ -128,6 +150,49 @@ def adapter_launches(dtype: DType, num_rows: int, monkeypatch: pytest.MonkeyPatc
     rows.add("layers.0.qkv", x, x.new_empty((num_rows, 64)), x.new_empty(64))
     rows.add("lm_head", x, x.new_empty((num_rows, 50)), None)
     assert {launch.kernel.__name__ for launch in launches} == {"embed", "shrink", "expand", "replace"}
+    return launches
+
+
+def product_launches(kind: str, dtype: torch.dtype, capability: int, monkeypatch: pytest.MonkeyPatch) -> Launches:
+    """Of a matrix that is shared out, times one row, a small tile, a large one, and a prompt's rows."""
+    from trierarch.python_backend.executors.torch.kernels import coded_products
+    from trierarch.python_backend.executors.torch.kernels.coded_linear import CodedLinear, FewRowsLinear
+    from trierarch.python_backend.executors.torch.kernels.coded_matrix import CodedMatrix
+
+    launches = Launches().record(
+        coded_products, ("multiply_rows", "multiply_tiles", "add_shares", "dequantize"), monkeypatch
+    )
+    matrix = CodedMatrix.of(coded_matrix(kind, 64, 2048), num_processors=132, has_e4m3=capability >= 89)
+    linear = CodedLinear(matrix, torch.empty(64, dtype=dtype))
+    for num_rows in (1, 16, 64, 65):
+        linear(torch.empty((num_rows, 2048), dtype=dtype))
+    if kind == "fp8" and capability >= 89:
+        FewRowsLinear(matrix, None, linear)(torch.empty((1, 2048), dtype=dtype))
+    names = [launch.kernel.__name__ for launch in launches]
+    assert names[:7] == ["multiply_rows", "add_shares", *["multiply_tiles", "add_shares"] * 2, "dequantize"]
+    return launches
+
+
+def row_launches(kv_type: KvType, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> Launches:
+    """Of what lies between products in a layer of Llama 3.1's sizes, and in one that normalises queries and keys."""
+    from trierarch.python_backend.executors.torch.kernels import fused_rows
+    from trierarch.python_backend.executors.torch.kernels.fused_layers import FusedLayers
+    from trierarch.python_backend.executors.torch.kernels.fused_parts import quantize_rows
+
+    names = ("normalize", "gate", "quantize", "place_heads")
+    launches = Launches().record(fused_rows, names, monkeypatch)
+    backend = FusedLayers(CPU, num_processors=132)
+    x = torch.empty((2, 4096), dtype=dtype)
+    backend.norm(torch.empty(4096), 1e-5).of_sum(Residual(x, x))
+    for activation in Activation:
+        backend.gate(activation)(torch.empty((2, 2 * 14336), dtype=dtype))
+    if kv_type is KvType.FP8:
+        quantize_rows(torch.empty((2, 14336), dtype=dtype), torch.float8_e4m3fn)
+    for has_norm in (False, True):
+        HeadsCase(32, 8, 128, 128, has_norm, kv_type, dtype).run(backend, CPU)
+    assert {launch.kernel.__name__ for launch in launches} == set(names) - (
+        set() if kv_type is KvType.FP8 else {"quantize"}
+    )
     return launches
 
 

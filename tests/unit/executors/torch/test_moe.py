@@ -6,6 +6,7 @@ from torch.nn import functional
 
 from trierarch.builder.manifest import Activation, Moe
 from trierarch.python_backend.executors.torch.adaptable_linear import AdaptableLinear
+from trierarch.python_backend.executors.torch.gate import EagerGate
 from trierarch.python_backend.executors.torch.linear import PlainLinear
 from trierarch.python_backend.executors.torch.mlp import GatedMlp
 from trierarch.python_backend.executors.torch.moe import LoopedExperts, MoeMlp
@@ -18,7 +19,7 @@ def test_is_the_weighted_sum_of_the_best_experts_token_by_token(normalize_top_k:
     router = torch.randn(num_experts, hidden)
     gate_up, down = torch.randn(num_experts, 2 * inner, hidden), torch.randn(num_experts, hidden, inner)
     experts = [
-        GatedMlp(AdaptableLinear("one", one), AdaptableLinear("other", other), Activation.SILU)
+        GatedMlp(AdaptableLinear("one", one), AdaptableLinear("other", other), EagerGate(Activation.SILU))
         for one, other in zip(gate_up, down, strict=True)
     ]
     moe = Moe(

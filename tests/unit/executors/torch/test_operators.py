@@ -33,7 +33,7 @@ def fp8_kv(manifest: EngineManifest) -> EngineManifest:
 def test_a_cpu_takes_torchs_operators() -> None:
     manifest = taking_adapters(tiny_manifest(tiny_architecture()))
     chosen = Operators.best(manifest, torch.device("cpu"))
-    assert str(chosen) == "attention by torch's operators, adapters by torch's operators"
+    assert str(chosen) == "attention by torch's operators, adapters by torch's operators, layers by torch's operators"
 
 
 @needs_triton
@@ -41,7 +41,8 @@ def test_a_gpu_takes_our_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     with_gpu(monkeypatch, 8, 9)
     manifest = tiny_manifest(tiny_architecture())
     for one in (manifest, fp8_kv(manifest)):
-        assert str(Operators.best(one, CUDA)) == "attention by our kernels, adapters by torch's operators"
+        chosen = str(Operators.best(one, CUDA))
+        assert chosen == "attention by our kernels, adapters by torch's operators, layers by our kernels"
 
 
 @needs_triton

@@ -75,7 +75,7 @@ def test_adapters_beside_the_base_model(tmp_path: Path) -> None:
 
     operators = Operators.best(manifest, torch.device("cpu"))
     assert isinstance(operators.adapters, GroupedAdapters)
-    assert str(operators) == "attention by our kernels, adapters by our kernels"
+    assert str(operators) == "attention by our kernels, adapters by our kernels, layers by our kernels"
     drawn = eagerly(draw)
     assert len({tuple(one) for one in drawn}) == len(drawn)
     assert draw() == drawn

@@ -14,10 +14,10 @@ from support.decode_steps import Shape, check_step, random_plan
 from support.graphs import StaticRunner
 from support.random_engine import tiny_architecture, tiny_manifest
 from trierarch.builder.manifest import Activation, Layer, Moe
+from trierarch.python_backend.executors.torch.gate import EagerGate
 from trierarch.python_backend.executors.torch.kernels.grouped_experts import GroupedExperts, PairGroups
 from trierarch.python_backend.executors.torch.kernels.ragged_attention import RaggedAttention
 from trierarch.python_backend.executors.torch.looped_adapters import LoopedAdapters
-from trierarch.python_backend.executors.torch.mlp import gate_of
 from trierarch.python_backend.executors.torch.moe import LoopedExperts, make_experts
 from trierarch.python_backend.executors.torch.operators import Operators
 
@@ -45,7 +45,7 @@ def test_equals_expert_after_expert(
     scores[:, 0] += favour
     weights, chosen = scores.softmax(-1).topk(num_chosen, -1)
     x = torch.randn(num_rows, hidden, generator=generator).to(dtype)
-    gate = gate_of(Activation.SILU)
+    gate = EagerGate(Activation.SILU)
     looped = [
         lambda x, one=one, other=other: functional.linear(gate(functional.linear(x, one)), other)
         for one, other in zip(gate_up, down, strict=True)

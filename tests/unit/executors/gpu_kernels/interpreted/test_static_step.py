@@ -16,6 +16,7 @@ from support.random_engine import tiny_architecture, tiny_manifest
 from support.stepping import Stepper
 from trierarch.builder.manifest import EngineManifest, KvType, Layer
 from trierarch.python_backend.executors.torch.captured_step import ReplayedStep
+from trierarch.python_backend.executors.torch.kernels.fused_layers import FusedLayers
 from trierarch.python_backend.executors.torch.kernels.grouped_adapters import GroupedAdapters
 from trierarch.python_backend.executors.torch.kernels.ragged_attention import RaggedAttention
 from trierarch.python_backend.executors.torch.looped_adapters import LoopedAdapters
@@ -89,7 +90,7 @@ def test_no_mix_of_adapters_is_recorded_behind_the_warm_up(tmp_path: Path) -> No
 def test_replayed_steps_draw_what_eager_ones_draw(tmp_path: Path, kv_type: KvType) -> None:
     manifest = tiny_manifest(tiny_architecture(), kv_dtype=kv_type)
     attention = RaggedAttention(group=2, num_processors=16, min_keys_per_split=4)
-    operators = Operators(attention, LoopedAdapters(), attention)
+    operators = Operators(attention, LoopedAdapters(), attention, layers=FusedLayers(CPU, num_processors=1))
     drawn = []
     for its, record in ((Operators.eager(), None), (operators, None), (operators, ReplayedStep)):
         runner = StaticRunner.open(tmp_path, manifest, its, torch.device("cpu"), record)
