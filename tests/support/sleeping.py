@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import os
-import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -23,7 +20,9 @@ from trierarch.orchestrator.sleep.lifecycle import Phase
 from trierarch.orchestrator.sleep.rest import Rest
 
 ANY_PORTS = Ports(http=0, grpc=0, metrics=0)
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 60.0
+NEVER_IDLE_SECONDS = 3600.0
+"""Unless a test has it sleep, it is awake: a test that raced with a timer would fail where the host stalls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +57,13 @@ class Sleeping:
         """Wait until it sleeps."""
         await self.until(lambda: self.phase is Phase.ASLEEP, "asleep")
 
+    async def put_to_sleep(self) -> None:
+        """Have it sleep now, as one that makes room for another does."""
+        (sleeper,) = self.front.keeper.sleepers.values()
+        async with sleeper.lease():
+            sleeper.lifecycle.make_room()
+        await self.asleep()
+
     async def stream(self, text: str, num_events: int = 3, seconds: float = 0.0) -> list[str]:
         """The texts of a streamed answer."""
         body = {"text_input": text, "max_tokens": num_events, "seconds": seconds}
@@ -69,13 +75,6 @@ class Sleeping:
         """What the server that is awake has seen."""
         logged: list[list[str]] = (await self.client.get("/v2/log")).json()
         return logged
-
-    def murder(self) -> None:
-        """Kill the server that runs, if one does."""
-        pid = self.server.pid
-        if pid is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
 
 
 def texts(events: str) -> list[str]:
@@ -96,8 +95,8 @@ def expected(text: str, num_events: int = 3) -> list[str]:
 
 @asynccontextmanager
 async def sleeping(
-    idle_timeout: float = 0.05,
-    wake_timeout: float = 20.0,
+    idle_timeout: float = NEVER_IDLE_SECONDS,
+    wake_timeout: float = PATIENCE_SECONDS,
     max_held_requests: int = 100,
     start_seconds: float = 0.0,
     names: tuple[str, ...] = ("only",),
@@ -106,7 +105,7 @@ async def sleeping(
     greet: Greet | None = None,
 ) -> AsyncIterator[Sleeping]:
     """Stand-ins behind a front on free ports."""
-    servers = {name: StandIn(start_seconds, is_grpc) for name in names}
+    servers = {name: StandIn(is_grpc, start_seconds) for name in names}
     rest = Rest(idle_timeout=idle_timeout, wake_timeout=wake_timeout, max_held_requests=max_held_requests)
     said: list[str] = []
     residents = {name: (server, 1) for name, server in servers.items()}

@@ -1,13 +1,13 @@
 """A server that answers as Triton's gRPC door does, in outline; messages are JSON. Run by `stand_in.StandIn`.
 
     /t/Echo      what came, with metadata of its own around it
-    /t/Stream    for each message {"count", "seconds"}: so many numbers, that long before each
+    /t/Stream    for each message {"count", "seconds"}: so many numbers, that long before each; with "waits", after SIGUSR1
     /t/Fail      a status and a reason
     /t/Silence   nothing, until it is cancelled
     /t/Log       what has happened: a list of methods, `cancelled` among them
     anything else: its own name, and the request
 
-It prints its port, and answers until SIGTERM.
+It tells its port, and answers until SIGTERM.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
 import grpc.aio
 
 LOG: list[str] = []
+MAY_GO_ON = asyncio.Event()
 
 
 async def echo(messages: AsyncIterator[bytes], context: Any) -> None:
@@ -35,6 +36,8 @@ async def echo(messages: AsyncIterator[bytes], context: Any) -> None:
 async def stream(messages: AsyncIterator[bytes], context: Any) -> None:
     async for message in messages:
         asked = json.loads(message)
+        if asked.get("waits"):
+            await MAY_GO_ON.wait()
         for number in range(asked["count"]):
             await asyncio.sleep(asked["seconds"])
             await context.write(json.dumps(number).encode())
@@ -71,17 +74,18 @@ class Answers(grpc.GenericRpcHandler):  # type: ignore[misc]
         return grpc.stream_stream_rpc_method_handler(METHODS.get(method, name))
 
 
-async def main() -> None:
+async def _serve(tell: Callable[[int], object]) -> None:
     server = grpc.aio.server(options=(("grpc.max_receive_message_length", -1),))
     server.add_generic_rpc_handlers((Answers(),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     is_over = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, is_over.set)
-    print(port, flush=True)  # noqa: T201 - read by whoever started us
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, MAY_GO_ON.set)
+    tell(port)
     await is_over.wait()
     await server.stop(1.0)
 
 
-if __name__ == "__main__":
-    asyncio.run(main())
+def serve(tell: Callable[[int], object]) -> None:
+    asyncio.run(_serve(tell))

@@ -1,13 +1,14 @@
-"""A server that starts in milliseconds and answers as Triton's HTTP door does, in outline. Run by `stand_in.StandIn`.
+"""A server that answers as Triton's HTTP door does, in outline. Run by `stand_in.StandIn`.
 
-    POST /v2/models/NAME/generate_stream   {"text_input", "max_tokens", "seconds"}: so many events, that long between two
+    POST /v2/models/NAME/generate_stream   {"text_input", "max_tokens", "seconds"}: so many events, that long before each;
+                                           with "waits", the last one only after SIGUSR1
     POST /v2/echo                          the request as it came: method, target, headers, body in latin-1
     GET /v2/silence                        nothing, for ever
     POST /v2/error                         {"status"}: that status
     GET /v2/log                            what has happened: [[what, target], ...], `hung up` among it
     anything else                          200 and the target
 
-It prints its port, answers until SIGTERM, and then ends when its last answer is out.
+It tells its port, answers until SIGTERM, and then ends when its last answer is out.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ import signal
 import socket
 import sys
 import threading
-import time
+from collections.abc import Callable
 
 LOG: list[tuple[str, str]] = []
+MAY_GO_ON = threading.Event()
 
 
 def read_request(connection: socket.socket) -> tuple[str, str, list[tuple[str, str]], bytes]:
@@ -51,6 +53,8 @@ def respond(connection: socket.socket, status: int, body: bytes, content_type: s
 def stream(connection: socket.socket, target: str, asked: dict[str, float | str]) -> None:
     connection.sendall(b"HTTP/1.1 200 X\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
     for index in range(int(asked["max_tokens"])):
+        if asked.get("waits") and index == int(asked["max_tokens"]) - 1:
+            MAY_GO_ON.wait()
         if select.select([connection], [], [], float(asked.get("seconds", 0)))[0]:  # nothing else is ever sent to us
             LOG.append(("hung up", target))
             return
@@ -59,7 +63,7 @@ def stream(connection: socket.socket, target: str, asked: dict[str, float | str]
     connection.sendall(b"0\r\n\r\n")
 
 
-def serve(connection: socket.socket) -> None:
+def answer(connection: socket.socket) -> None:
     with connection, contextlib.suppress(OSError):
         method, target, headers, body = read_request(connection)
         LOG.append((method, target))
@@ -79,17 +83,13 @@ def serve(connection: socket.socket) -> None:
             respond(connection, 200, target.encode(), "text/plain")
 
 
-def main() -> None:
+def serve(tell: Callable[[int], object]) -> None:
     listener = socket.create_server(("127.0.0.1", 0), backlog=128)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
-    time.sleep(float(sys.argv[1]))
-    print(listener.getsockname()[1], flush=True)  # noqa: T201 - read by whoever started us
+    signal.signal(signal.SIGUSR1, lambda number, frame: MAY_GO_ON.set())
+    tell(listener.getsockname()[1])
     try:
         while True:
-            threading.Thread(target=serve, args=(listener.accept()[0],)).start()
+            threading.Thread(target=answer, args=(listener.accept()[0],)).start()
     finally:
         listener.close()
-
-
-if __name__ == "__main__":
-    main()

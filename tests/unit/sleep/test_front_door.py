@@ -23,9 +23,9 @@ async def _ask(door: Upstream) -> bytes:
 
 def test_a_gateway_in_another_thread_wakes_the_server_by_asking() -> None:
     async def story() -> None:
-        async with sleeping(idle_timeout=0.2) as it:
+        async with sleeping() as it:
             door = _door(it)
-            await it.asleep()
+            await it.put_to_sleep()
             assert door.is_ready
             assert door.awake is None
 
@@ -42,7 +42,7 @@ def test_a_gateway_in_another_thread_wakes_the_server_by_asking() -> None:
 
 def test_to_look_at_what_is_awake_is_no_use_of_it() -> None:
     async def story() -> None:
-        async with sleeping(idle_timeout=60) as it:
+        async with sleeping() as it:
             lifecycle = it.front.house.find(None).sleeper.lifecycle
             used, looked_at = lifecycle.last_used, _door(it).awake
             assert looked_at is not None

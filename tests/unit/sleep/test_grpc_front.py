@@ -48,7 +48,7 @@ async def wait_for(to: grpc.aio.Channel, what: str) -> None:
 
 def test_a_unary_call_passes_both_ways_with_its_metadata() -> None:
     async def story() -> None:
-        async with grpc_sleeping(idle_timeout=60) as (_, to):
+        async with grpc_sleeping() as (_, to):
             request = bytes(range(256)) * 20_000
             assert len(request) > 4 << 20, "more than gRPC takes unasked"
             call = to.unary_unary("/t/Echo")(request, metadata=(("x-mine", "yes"),), timeout=30)
@@ -63,7 +63,7 @@ def test_a_unary_call_passes_both_ways_with_its_metadata() -> None:
 
 def test_a_status_passes_with_its_reason_and_metadata() -> None:
     async def story() -> None:
-        async with grpc_sleeping(idle_timeout=60) as (_, to):
+        async with grpc_sleeping() as (_, to):
             with pytest.raises(grpc.aio.AioRpcError) as failed:
                 await ask(to, "/t/Fail")
             assert failed.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -75,7 +75,7 @@ def test_a_status_passes_with_its_reason_and_metadata() -> None:
 
 def test_a_stream_goes_both_ways_at_once() -> None:
     async def story() -> None:
-        async with grpc_sleeping(idle_timeout=60) as (it, to):
+        async with grpc_sleeping() as (it, to):
             call = to.stream_stream("/t/Stream")()
             for count in (3, 1, 2):
                 await call.write(json.dumps({"count": count, "seconds": 0.0}).encode())
@@ -91,9 +91,12 @@ def test_a_stream_goes_both_ways_at_once() -> None:
 def test_calls_that_come_while_it_wakes_are_answered() -> None:
     async def story() -> None:
         async with grpc_sleeping() as (it, to):
-            await it.asleep()
-            answers = await asyncio.gather(*(ask(to, "/t/Echo", str(index).encode()) for index in range(10)))
-            assert answers == [str(index).encode() for index in range(10)]
+            await it.put_to_sleep()
+            it.server.may_start.clear()
+            asking = [asyncio.create_task(ask(to, "/t/Echo", str(index).encode())) for index in range(10)]
+            await it.until(lambda: it.front.keeper.figures["only"].lifecycle.num_held == 10, "all held")
+            it.server.may_start.set()
+            assert await asyncio.gather(*asking) == [str(index).encode() for index in range(10)]
             assert it.server.starts == 2
 
     asyncio.run(story())
@@ -101,12 +104,13 @@ def test_calls_that_come_while_it_wakes_are_answered() -> None:
 
 def test_a_cancel_reaches_the_server_and_whoever_only_waits_is_let_go() -> None:
     async def story() -> None:
-        async with grpc_sleeping(idle_timeout=0.5) as (it, to):
+        async with grpc_sleeping() as (it, to):
             call = to.unary_unary("/t/Silence")(b"")
             await wait_for(to, "/t/Silence")
             call.cancel()
             await wait_for(to, "cancelled")
-            await it.asleep()
+            await it.put_to_sleep()
+            it.server.may_start.clear()
             lifecycle = it.front.keeper.figures["only"].lifecycle
             waiting = to.unary_unary("/t/Silence")(b"")
             await it.until(lambda: lifecycle.num_held == 1, "held")
@@ -119,14 +123,16 @@ def test_a_cancel_reaches_the_server_and_whoever_only_waits_is_let_go() -> None:
 
 def test_a_call_whose_server_dies_unanswered_is_asked_again_with_all_its_messages() -> None:
     async def story() -> None:
-        async with grpc_sleeping(idle_timeout=60) as (it, to):
+        async with grpc_sleeping() as (it, to):
             call = to.stream_stream("/t/Stream")()
             for count in (1, 2):
-                await call.write(json.dumps({"count": count, "seconds": 0.5}).encode())
+                await call.write(json.dumps({"count": count, "seconds": 0.0, "waits": True}).encode())
             await wait_for(to, "/t/Stream")
-            it.murder()
+            it.server.murder()
             await call.write(json.dumps({"count": 1, "seconds": 0.0}).encode())
             await call.done_writing()
+            await it.until(lambda: it.server.starts == 2, "brought back")
+            it.server.go_on()
             assert [int(message) async for message in call] == [0, 0, 1, 0]
             assert it.server.starts == 2
             assert it.front.keeper.figures["only"].num_retries == 1
@@ -136,10 +142,10 @@ def test_a_call_whose_server_dies_unanswered_is_asked_again_with_all_its_message
 
 def test_who_was_midway_gets_a_status() -> None:
     async def story() -> None:
-        async with grpc_sleeping(idle_timeout=60) as (it, to):
-            call = to.unary_stream("/t/Stream")(json.dumps({"count": 1000, "seconds": 0.01}).encode())
+        async with grpc_sleeping() as (it, to):
+            call = to.unary_stream("/t/Stream")(json.dumps({"count": 100_000, "seconds": 0.01}).encode())
             await anext(aiter(call))
-            it.murder()
+            it.server.murder()
             with pytest.raises(grpc.aio.AioRpcError) as failed:
                 await read_all(call)
             assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
@@ -151,13 +157,15 @@ def test_who_was_midway_gets_a_status() -> None:
 def test_a_refusal_says_when_to_come_back() -> None:
     async def story() -> None:
         async with grpc_sleeping(max_held_requests=1) as (it, to):
-            await it.asleep()
+            await it.put_to_sleep()
+            it.server.may_start.clear()
             held = asyncio.create_task(ask(to, "/t/Echo", b"1"))
             await it.until(lambda: it.front.keeper.figures["only"].lifecycle.num_held == 1, "held")
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await ask(to, "/t/Echo", b"2")
             assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
             assert int(dict(refused.value.trailing_metadata())["retry-after"]) >= 1
+            it.server.may_start.set()
             assert await held == b"1"
 
     asyncio.run(story())
@@ -166,7 +174,7 @@ def test_a_refusal_says_when_to_come_back() -> None:
 def test_health_is_told_as_triton_tells_it_and_wakes_nobody() -> None:
     async def story() -> None:
         async with grpc_sleeping() as (it, to):
-            await it.asleep()
+            await it.put_to_sleep()
             live = messages.ServerLiveResponse.FromString(await ask(to, TRITON + "ServerLive"))
             ready = messages.ServerReadyResponse.FromString(await ask(to, TRITON + "ServerReady"))
             assert live.live
@@ -187,12 +195,12 @@ def test_what_never_changes_is_asked_once() -> None:
             for request in (b"one", b"another"):
                 answer = await ask(to, TRITON + "ModelMetadata", request)
                 assert answer == (TRITON + "ModelMetadata").encode() + request
-                await it.asleep()
+                await it.put_to_sleep()
                 starts = it.server.starts
                 assert await ask(to, TRITON + "ModelMetadata", request) == answer
                 assert it.server.starts == starts
             await ask(to, TRITON + "ModelInfer", b"one")
-            await it.asleep()
+            await it.put_to_sleep()
             await ask(to, TRITON + "ModelInfer", b"one")
             assert it.server.starts > starts + 1
 
@@ -202,14 +210,14 @@ def test_what_never_changes_is_asked_once() -> None:
 def test_a_stream_that_says_nothing_wakes_nobody() -> None:
     async def story() -> None:
         async with grpc_sleeping() as (it, to):
-            await it.asleep()
+            await it.put_to_sleep()
             call = to.stream_stream("/t/Stream")()
             assert await ask(to, TRITON + "ServerLive") == b"\x08\x01"
             assert it.phase is Phase.ASLEEP
             await call.write(json.dumps({"count": 1, "seconds": 0.0}).encode())
             assert await call.read() == b"0"
             call.cancel()
-            await it.asleep()
+            await it.put_to_sleep()
 
     asyncio.run(story())
 
@@ -218,7 +226,7 @@ def test_what_is_too_much_to_keep_is_refused_and_leaves_nothing(monkeypatch: pyt
     monkeypatch.setattr(kept_bytes, "MAX_KEPT_BYTES", 100)
 
     async def story() -> None:
-        async with grpc_sleeping(idle_timeout=60) as (it, to):
+        async with grpc_sleeping() as (it, to):
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await ask(to, "/t/Echo", b"x" * 101)
             assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
