@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from trierarch.python_backend.request import FinishReason, TokenDelta
 
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 60.0
 
 
 @dataclass

@@ -10,6 +10,7 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from support.eventually import eventually
 from support.memory_adapters import MemorySource, ToyWeights, arrange, arrange_draft, make_adapter
 from trierarch.builder.adapter import AdapterTensors
 from trierarch.builder.errors import AdapterError
@@ -262,7 +263,7 @@ class Gate:
 
     def __call__(self, tensors: AdapterTensors) -> ToyWeights:
         self.has_come.set()
-        assert self.is_open.wait(10)
+        assert self.is_open.wait(60)
         return arrange(tensors)
 
 
@@ -272,13 +273,13 @@ def test_the_loaders_thread_loads_what_is_wanted_and_says_so() -> None:
     loader = AdapterLoader(cache, changes.release)
     a, bad = make_adapter("a"), make_adapter("bad", fault="damaged")
     cache.want(a)
-    assert gate.has_come.wait(10)
+    assert gate.has_come.wait(60)
     cache.want(bad)
     assert cache.get(a.digest) is None
     assert not cache.is_stuck(a.digest)
     gate.is_open.set()
     for _ in range(2):
-        assert changes.acquire(timeout=10)
+        assert changes.acquire(timeout=60)
     assert cache.get(a.digest) is not None
     assert cache.error(bad.digest) is not None
     loader.close()
@@ -292,11 +293,12 @@ def test_closing_waits_for_the_load_under_way_and_starts_no_other() -> None:
     loader = AdapterLoader(cache, lambda: None)
     for name in "ab":
         cache.want(make_adapter(name))
-    assert gate.has_come.wait(10)
+    assert gate.has_come.wait(60)
     closer = threading.Thread(target=loader.close)
     closer.start()
+    eventually(lambda: cache._is_closed, "word of the end")
     gate.is_open.set()
-    closer.join(10)
+    closer.join(60)
     assert not closer.is_alive()
     assert cache.num_loads == 1
 
@@ -307,12 +309,12 @@ def test_a_load_that_waits_for_room_goes_on_once_there_is_some() -> None:
     loader = AdapterLoader(cache, changes.release)
     a, b = make_adapter("a"), make_adapter("b")
     cache.want(a)
-    assert changes.acquire(timeout=10)
+    assert changes.acquire(timeout=60)
     assert cache.pin(a.digest) is not None
     cache.prefer([b])
     assert not changes.acquire(timeout=0.05)
     cache.unpin(a.digest)
-    assert changes.acquire(timeout=10)
+    assert changes.acquire(timeout=60)
     assert cache.get(b.digest) is not None
     loader.close()
 

@@ -36,7 +36,7 @@ class GatedRunner(FakeRunner):
         self.loss: str | None = None
 
     def run(self, plan: Plan) -> StepOutput:
-        self.gate.wait(10)
+        assert self.gate.wait(60)
         if self.loss is not None:
             raise RunnerLost(self.loss)
         output = super().run(plan)

@@ -52,12 +52,12 @@ class GatedRunner(FakeRunner):
         self.num_idle_steps = 0
 
     def run(self, plan: Plan) -> StepOutput:
-        self.steps.wait(10)
+        assert self.steps.wait(60)
         self.num_idle_steps += not plan.scheduled and not plan.finished_sequence_ids
         return super().run(plan)
 
     def arrange(self, tensors: AdapterTensors) -> FakeWeights:
-        self.loads.wait(10)
+        assert self.loads.wait(60)
         if tensors.manifest.digest in self.poison:
             raise MemoryError
         return super().arrange(tensors)
@@ -74,7 +74,7 @@ class Stream:
         """All token ids and the last delta."""
         tokens: list[int] = []
         while True:
-            delta = self.deltas.get(timeout=20)
+            delta = self.deltas.get(timeout=60)
             tokens += delta.token_ids
             if delta.finish_reason is not None:
                 return tokens, delta
@@ -287,7 +287,7 @@ def test_hundreds_of_adapters_and_requests_from_many_threads(tmp_path: Path) -> 
     assert stats is not None
     assert stats.num_loads >= 40
     assert stats.num_evictions >= 34
-    assert stage.executor.drain(10.0)
+    assert stage.executor.drain(60.0)
     stage.executor.close()
 
 
@@ -296,7 +296,7 @@ def test_draining_waits_for_those_that_wait_for_a_load_and_closing_does_not(stag
     stage.runner.loads.clear()
     stream = stage.ask("a")
     drained: list[bool] = []
-    drainer = threading.Thread(target=lambda: drained.append(stage.executor.drain(10.0)))
+    drainer = threading.Thread(target=lambda: drained.append(stage.executor.drain(60.0)))
     drainer.start()
     stage.runner.loads.set()
     assert stream.is_right()
@@ -314,5 +314,5 @@ def test_closing_ends_those_that_wait_for_a_load(tmp_path: Path) -> None:
     _, last = stream.finish()
     assert isinstance(last.error, Cancelled)
     stage.runner.loads.set()
-    closer.join(10)
+    closer.join(60)
     assert not closer.is_alive()

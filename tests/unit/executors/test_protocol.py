@@ -26,6 +26,7 @@ from trierarch.python_backend.executors.executor import Executor
 from trierarch.python_backend.executors.fake import FakeRunner, next_token
 from trierarch.python_backend.executors.loop import StepExecutor
 from trierarch.python_backend.executors.tensorrt_llm import opening
+from trierarch.python_backend.executors.tensorrt_llm.executor import TensorRTLLMExecutor
 from trierarch.python_backend.kv.manager import KVCacheManager
 from trierarch.python_backend.request import FinishReason, Request, SamplingParams, SpeculationParams
 from trierarch.python_backend.scheduling.config import SchedulerConfig
@@ -53,6 +54,14 @@ class Subject(ABC):
     def is_idle(self) -> bool:
         """Whether nothing is held below the executor."""
 
+    @abstractmethod
+    def settle(self) -> None:
+        """Wait until all that was asked so far has been heard, and will be done however fast steps are."""
+
+    @abstractmethod
+    def has_heard_of_its_end(self) -> bool:
+        """Whether `close` has got so far that no stream goes on, however fast steps are."""
+
 
 class _GatedRunner(FakeRunner):
     def __init__(self) -> None:
@@ -62,7 +71,7 @@ class _GatedRunner(FakeRunner):
         self.is_poisonous = False
 
     def run(self, plan: Plan) -> StepOutput:
-        self.gate.wait(10)
+        assert self.gate.wait(60)
         if self.is_poisonous and any(POISON in item.sequence.request.prompt_token_ids for item in plan.scheduled):
             raise RuntimeError("poisoned")
         return super().run(plan)
@@ -74,13 +83,19 @@ class StepSubject(Subject):
         self.gate = self.runner.gate
         config = SchedulerConfig(**LIMITS, max_num_tokens=16, max_queue_size=QUEUE_SIZE)
         kv = KVCacheManager(self.runner.num_blocks, BLOCK_SIZE, True)
-        self.executor = StepExecutor(Scheduler(config, kv, ()), self.runner, VOCAB)
+        self.executor: StepExecutor = StepExecutor(Scheduler(config, kv, ()), self.runner, VOCAB)
 
     def poison(self) -> None:
         self.runner.is_poisonous = True
 
     def is_idle(self) -> bool:
         return self.executor.stats().used_blocks == 0
+
+    def settle(self) -> None:
+        """It is heard at once, and done before the next step."""
+
+    def has_heard_of_its_end(self) -> bool:
+        return self.executor._is_closing
 
 
 class LaunchingSubject(Subject):
@@ -109,7 +124,7 @@ class TensorRTLLMSubject(Subject):
         self.controls = controls.controls
         self.gate = self.controls.gate
         manifest = manifest_of(record_of(release, flow), **LIMITS, max_queue_size=QUEUE_SIZE)
-        self.executor = opening.open_tensorrt_llm(write_engine(engine, manifest), manifest, None)
+        self.executor: TensorRTLLMExecutor = opening.open_tensorrt_llm(write_engine(engine, manifest), manifest, None)
 
     def poison(self) -> None:
         self.controls.poison = POISON
@@ -117,6 +132,17 @@ class TensorRTLLMSubject(Subject):
     def is_idle(self) -> bool:
         (llm,) = self.controls.llms
         return llm._engine.num_live == 0 and self.executor.stats().num_active_requests == 0
+
+    def settle(self) -> None:
+        for _ in range(
+            5
+        ):  # a request begins in one turn of the loop, meets its deadline in the next, and ends in a third
+            has_turned = threading.Event()
+            self.executor._loop.post(has_turned.set)
+            assert has_turned.wait(60)
+
+    def has_heard_of_its_end(self) -> bool:
+        return self.executor.stats().num_active_requests == 0
 
 
 _installed = opening.installed
@@ -212,6 +238,7 @@ def test_abort_ends_one_request_and_frees_what_it_held(subject: Subject) -> None
     subject.executor.submit(make_request("stays", [3, 4]), stays)
     subject.executor.abort("gone")
     subject.executor.abort("never heard of it")
+    subject.settle()
     subject.gate.set()
     _, last = gone.finish()
     assert last.finish_reason is FinishReason.CANCELLED
@@ -225,6 +252,7 @@ def test_one_of_n_sequences_can_be_aborted_alone(subject: Subject) -> None:
     stream = TokenStream()
     subject.executor.submit(make_request("a", [5, 6, 7], n=2), stream)
     subject.executor.abort("a", index=1)
+    subject.settle()
     subject.gate.set()
     assert stream.reasons(2) == {0: FinishReason.LENGTH, 1: FinishReason.CANCELLED}
 
@@ -249,6 +277,7 @@ def test_a_deadline_ends_a_request_that_still_runs(subject: Subject) -> None:
     request = make_request("late", [1, 2], max_tokens=40)
     subject.executor.submit(replace(request, deadline=time.monotonic()), late)
     subject.executor.submit(make_request("timely", [3, 4]), timely)
+    subject.settle()
     subject.gate.set()
     assert late.finish()[1].finish_reason is FinishReason.TIMEOUT
     assert timely.finish()[0] == expected([3, 4], 8)
@@ -294,7 +323,7 @@ def test_drain_lets_running_requests_finish_and_refuses_new_ones(subject: Subjec
     stream = TokenStream()
     subject.executor.submit(make_request("a", [1]), stream)
     drained: list[bool] = []
-    drainer = threading.Thread(target=lambda: drained.append(subject.executor.drain(timeout=10)))
+    drainer = threading.Thread(target=lambda: drained.append(subject.executor.drain(timeout=60)))
     drainer.start()
 
     def refuses() -> bool:
@@ -308,7 +337,7 @@ def test_drain_lets_running_requests_finish_and_refuses_new_ones(subject: Subjec
 
     eventually(refuses, "a refusal")
     subject.gate.set()
-    drainer.join(20)
+    drainer.join(60)
     assert drained == [True]
     assert stream.finish()[0] == expected([1], 8)
 
@@ -318,6 +347,7 @@ def test_drain_cancels_what_does_not_finish_in_time(subject: Subject) -> None:
     stream = TokenStream()
     subject.executor.submit(make_request("slow", [1], max_tokens=40), stream)
     assert not subject.executor.drain(timeout=0.05)
+    subject.settle()
     subject.gate.set()
     assert stream.finish()[1].finish_reason is FinishReason.CANCELLED
 
@@ -328,8 +358,9 @@ def test_close_ends_every_stream_and_may_be_called_again(subject: Subject) -> No
     subject.executor.submit(make_request("a", [1], max_tokens=40), stream)
     closer = threading.Thread(target=subject.executor.close)
     closer.start()
+    eventually(subject.has_heard_of_its_end, "word of the end")
     subject.gate.set()
-    closer.join(20)
+    closer.join(60)
     assert not closer.is_alive()
     assert stream.finish()[1].finish_reason is FinishReason.CANCELLED
     with pytest.raises(ShuttingDown):

@@ -31,7 +31,7 @@ def gateway() -> Iterator[Front]:
 
 
 def ask(gateway: Front, **fields: Any) -> httpx.Response:
-    return httpx.post(f"{gateway.url}/v1/embeddings", json={"model": "demo"} | fields, trust_env=False, timeout=30)
+    return httpx.post(f"{gateway.url}/v1/embeddings", json={"model": "demo"} | fields, trust_env=False, timeout=60)
 
 
 def test_texts_and_tokens_come_back_in_their_order(gateway: Front) -> None:

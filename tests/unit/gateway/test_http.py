@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -21,7 +22,7 @@ def gateway() -> Iterator[Front]:
 
 def answers(gateway: Front, data: bytes) -> list[tuple[int, bytes]]:
     """(status, rest) of each answer on a connection that sends `data` and waits for the other end to close it."""
-    with socket.create_connection(("127.0.0.1", gateway.port), timeout=30) as connection:
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=60) as connection:
         connection.sendall(data)
         received = b""
         try:
@@ -90,20 +91,25 @@ def test_a_refused_body_is_not_read_as_a_request() -> None:
 
 def test_who_sends_nothing_is_let_go() -> None:
     with front(read_timeout=0.2) as gateway:
-        with socket.create_connection(("127.0.0.1", gateway.port), timeout=30) as silent:
+        with socket.create_connection(("127.0.0.1", gateway.port), timeout=60) as silent:
             assert silent.recv(100).startswith(b"HTTP/1.1 408")
-        with socket.create_connection(("127.0.0.1", gateway.port), timeout=30) as slow:
+        # What it sends is there when it is let in, or its time would have begun before.
+        loop, may_go_on = gateway.server._loop, threading.Event()
+        assert loop is not None
+        loop.call_soon_threadsafe(may_go_on.wait)
+        with socket.create_connection(("127.0.0.1", gateway.port), timeout=60) as slow:
             slow.sendall(POST + b"Content-Length: 10\r\n\r\nabc")
+            may_go_on.set()
             assert slow.recv(100).startswith(b"HTTP/1.1 408")
 
 
 def test_connections_have_a_bound() -> None:
     with front(max_connections=2) as gateway:
-        open_ones = [socket.create_connection(("127.0.0.1", gateway.port), timeout=30) for _ in range(2)]
+        open_ones = [socket.create_connection(("127.0.0.1", gateway.port), timeout=60) for _ in range(2)]
         for connection in open_ones:
             connection.sendall(GET + b"\r\n")
             assert connection.recv(100).startswith(b"HTTP/1.1 200")
-        with socket.create_connection(("127.0.0.1", gateway.port), timeout=30) as third:
+        with socket.create_connection(("127.0.0.1", gateway.port), timeout=60) as third:
             assert third.recv(100).startswith(b"HTTP/1.1 503")
         for connection in open_ones:
             connection.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import pytest
 from support.eventually import eventually
 from support.fake_triton import Asked, FakeTriton, FixedUpstream, Said, fake_triton, gateway_of, last
 from trierarch.builder.errors import ConfigError
-from trierarch.orchestrator.gateway.engine import FRESH_SECONDS
+from trierarch.orchestrator.gateway import engine
 from trierarch.orchestrator.gateway.source import Source, always_on
 from trierarch.orchestrator.gateway.upstream import Endpoints, Unavailable
 
@@ -32,10 +31,10 @@ class Two:
     before_b: FixedUpstream
 
     def post(self, path: str, **body: Any) -> httpx.Response:
-        return httpx.post(self.url + path, json=body, trust_env=False, timeout=30)
+        return httpx.post(self.url + path, json=body, trust_env=False, timeout=60)
 
     def get(self, path: str) -> httpx.Response:
-        return httpx.get(self.url + path, trust_env=False, timeout=30)
+        return httpx.get(self.url + path, trust_env=False, timeout=60)
 
     def complete(self, model: str) -> httpx.Response:
         return self.post("/v1/completions", model=model, prompt="Hi")
@@ -164,7 +163,7 @@ def test_models_of_one_triton_have_names_of_their_own() -> None:
 def test_a_name_that_came_while_an_engine_slept_wakes_it_if_it_can_be_of_no_other(
     two: Two, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trierarch.orchestrator.gateway.engine.FRESH_SECONDS", 0.0)
+    monkeypatch.setattr(engine, "FRESH_SECONDS", 0.0)
     two.get("/v1/models")
     for upstream, triton in ((two.before_a, two.a), (two.before_b, two.b)):
         upstream.wake = asyncio.Event()
@@ -178,11 +177,11 @@ def test_a_name_that_came_while_an_engine_slept_wakes_it_if_it_can_be_of_no_othe
     assert two.a.asked[-1].one("lora_name") == "new"
 
 
-def test_who_has_an_adapter_is_known_without_asking_the_others(two: Two) -> None:
+def test_who_has_an_adapter_is_known_without_asking_the_others(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "FRESH_SECONDS", 0.0)
     two.get("/v1/models")
     asked = two.a.num_described
     two.a.description["adapters"] = []
-    time.sleep(FRESH_SECONDS)
     assert two.complete("german").status_code == 200
     assert two.a.num_described == asked, "it would be kept awake by it"
     assert two.complete("late").status_code == 404

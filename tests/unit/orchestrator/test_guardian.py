@@ -2,16 +2,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 
+from support.eventually import eventually
 from trierarch.orchestrator import guardian
 
 # A program with a child of its own; it prints the child's number when both are there.
-FAMILY = "import subprocess, sys, time; print(subprocess.Popen(['sleep', '60']).pid, flush=True); time.sleep(60)"
+FAMILY = "import subprocess, sys, time; print(subprocess.Popen(['sleep', '600']).pid, flush=True); time.sleep(600)"
 
 
 def guarded(*program: str) -> subprocess.Popen[str]:
@@ -24,21 +24,17 @@ def family() -> subprocess.Popen[str]:
     return guarded(sys.executable, "-c", FAMILY)
 
 
-def ends(pid: int) -> bool:
-    """Whether the process ends, or is only waited for, before long."""
-    for _ in range(200):
-        try:
-            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-                return True
-        except psutil.NoSuchProcess:
-            return True
-        time.sleep(0.05)
-    return False
+def is_over(pid: int) -> bool:
+    """Whether the process has ended, or is only waited for."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def test_the_program_s_exit_status_is_ours() -> None:
     with guarded("/bin/sh", "-c", "exit 7") as process:
-        assert process.wait(10) == 7
+        assert process.wait(60) == 7
 
 
 def test_sigterm_reaches_the_program() -> None:
@@ -47,7 +43,7 @@ def test_sigterm_reaches_the_program() -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "up\n"
         process.terminate()
-        assert process.wait(10) == 3
+        assert process.wait(60) == 3
 
 
 def test_a_broken_pipe_ends_the_whole_family(family: subprocess.Popen[str]) -> None:
@@ -56,8 +52,8 @@ def test_a_broken_pipe_ends_the_whole_family(family: subprocess.Popen[str]) -> N
         assert family.stdin is not None
         grandchild = int(family.stdout.readline())
         family.stdin.close()
-        assert ends(grandchild)
-        assert family.wait(10) == 128 + 9
+        eventually(lambda: is_over(grandchild), "an end to the grandchild")
+        assert family.wait(60) == 128 + 9
 
 
 def test_children_do_not_outlive_a_program_that_is_killed(family: subprocess.Popen[str]) -> None:
@@ -66,8 +62,8 @@ def test_children_do_not_outlive_a_program_that_is_killed(family: subprocess.Pop
         grandchild = int(family.stdout.readline())
         (program,) = psutil.Process(family.pid).children()
         program.kill()
-        assert ends(grandchild)
-        assert family.wait(10) == 128 + 9
+        eventually(lambda: is_over(grandchild), "an end to the grandchild")
+        assert family.wait(60) == 128 + 9
 
 
 def test_a_parent_that_is_killed_takes_the_family_along(tmp_path: Path) -> None:
@@ -80,4 +76,4 @@ def test_a_parent_that_is_killed_takes_the_family_along(tmp_path: Path) -> None:
         assert process.stdout is not None
         grandchild = int(process.stdout.readline())
         process.kill()
-        assert ends(grandchild)
+        eventually(lambda: is_over(grandchild), "an end to the grandchild")

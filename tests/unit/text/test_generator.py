@@ -49,7 +49,7 @@ class World:
         request = TextRequest(request_id="settle", prompt=(1,), sampling=SamplingParams(max_tokens=1))
         self.generator.submit(request, lambda _: done.set())
         self.executor.finish("settle")
-        assert done.wait(30)
+        assert done.wait(60)
 
     def text(self, request_id: str = "r", index: int = 0) -> str:
         """All the text of an index."""

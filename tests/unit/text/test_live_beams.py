@@ -61,7 +61,7 @@ class BeamRunner(FakeRunner):
 
     def run(self, plan: Plan) -> StepOutput:
         if self.is_gated:
-            assert self.gate.acquire(timeout=30)
+            assert self.gate.acquire(timeout=60)
         self.num_computed += sum(item.num_tokens for item in plan.scheduled)
         outputs = dict(super().run(plan).outputs)
         for item in plan.scheduled:
@@ -96,7 +96,7 @@ class World:
         self.generator.submit(request, self.deltas.put)
 
     def answers(self, number: int = 3) -> list[TextDelta]:
-        return [self.deltas.get(timeout=30) for _ in range(number)]
+        return [self.deltas.get(timeout=60) for _ in range(number)]
 
     def error(self, number: int = 3) -> ServingError:
         """What all the answers end with."""
@@ -112,7 +112,7 @@ class World:
         self.runner.gate.release(1000)
         eventually(lambda: self.executor.stats().num_active_requests == 0, "an idle executor")
         assert self.executor.stats().used_blocks == 0
-        assert self.generator.drain(30)
+        assert self.generator.drain(60)
         self.scheduler.check_integrity()
         self.executor.close()
         self.generator.close()
@@ -219,8 +219,8 @@ def test_aborted_in_any_step_it_ends_cancelled_and_holds_nothing(world: World, n
 
 def test_wherever_an_abort_meets_it_all_of_it_ends_alike(world: World) -> None:
     for number in range(30):
-        world.ask(str(number), max_tokens=50, end_ids=())
         before = world.runner.num_steps
+        world.ask(str(number), max_tokens=50, end_ids=())
         eventually(lambda before=before, more=number: world.runner.num_steps >= before + more % 5, "some steps")
         world.generator.abort(str(number))
         errors = {type(delta.error) for delta in world.answers()}
@@ -283,6 +283,7 @@ def test_closing_amid_a_search_ends_it() -> None:
     world.ask()
     closing = threading.Thread(target=world.executor.close)
     closing.start()
+    eventually(lambda: world.executor._is_closing, "word of the end")
     world.runner.gate.release(100)
     closing.join(60)
     world.generator.close()

@@ -30,7 +30,7 @@ def test_the_gauges_are_filled(stand_in: MakeStandIn, release: str) -> None:
     library.controls.pause_at = 20
     library.controls.gate.clear()
     streams = [library.ask(executor, [i, 2, 3], SamplingParams(max_tokens=40)) for i in range(3)]
-    eventually(lambda: len(library.controls.submissions) == 3, "all three at the library")
+    eventually(lambda: library.controls.llms[0]._engine.num_live == 3, "all three at the library")
     library.controls.gate.set()
     eventually(lambda: executor.stats().num_steps == 20, "the first steps")
     metrics.publish(executor.stats())
