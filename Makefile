@@ -5,13 +5,23 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOG := $(VENV)/install.log
+COMMA := ,
 
 # Two come without their dependencies. Of nvidia-pytriton only the server's binary is run, and its old numpy has no Python
 # 3.13; KServe's SDK is read and never imported, for the shape of what it describes.
 
-# pip, with one line of progress; its warnings are shown only when it fails.
-INSTALL = PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --constraint constraints.txt
+# pip, with one line of progress; its warnings are shown only when it fails. A registry that stumbles is asked again: each
+# download several times, and a whole installation, which goes on where it was, three times.
+INSTALL = PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_RETRIES=8 PIP_DEFAULT_TIMEOUT=60 \
+	$(BIN)/python -m pip install --constraint constraints.txt
 PROGRESS = awk '/^ *(Collecting|Downloading|Using cached)/ { printf "\r\033[K    %d: %s", ++n, $$2; fflush() } END { printf "\r\033[K" }'
+
+define install
+	@for pause in 5 30 none; do \
+		$(INSTALL) $(1) && exit 0; \
+		[ $$pause = none ] || { echo "==> once more in $$pause s"; sleep $$pause; }; \
+	done; cat $(LOG); exit 1
+endef
 
 .DEFAULT_GOAL := help
 
@@ -23,7 +33,7 @@ demo: setup ## build an engine of a real model, serve it with a real Triton, ask
 
 test: setup lint ## lint, format, types; unit, golden and integration tests
 	@echo "==> tests (a quarter of an hour on two cores: many start a real Triton)"
-	@$(BIN)/pytest
+	@$(BIN)/pytest --durations=25
 
 lint: setup ## check style, format and types
 	@echo "==> ruff check"
@@ -56,9 +66,9 @@ $(STAMP): pyproject.toml constraints.txt
 	@PYTHONPATH=.src $(PYTHON) -m trierarch.orchestrator.prerequisites
 	@echo "==> installing into $(VENV) (the first time takes a few minutes)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(INSTALL) --quiet --upgrade 'pip>=25.1' 2> $(LOG) || { cat $(LOG); exit 1; }
-	@$(INSTALL) --editable '.[modelopt,kubernetes]' --group dev --group reference --group bench 2> $(LOG) | $(PROGRESS) || { cat $(LOG); exit 1; }
-	@$(INSTALL) --quiet --no-deps nvidia-pytriton kserve 2> $(LOG) || { cat $(LOG); exit 1; }
+	$(call install,--quiet --upgrade 'pip>=25.1' 2> $(LOG))
+	$(call install,--editable '.[modelopt$(COMMA)kubernetes]' --group dev --group reference --group bench 2> $(LOG) | $(PROGRESS))
+	$(call install,--quiet --no-deps nvidia-pytriton kserve 2> $(LOG))
 	@touch $@
 
 .PHONY: help demo test lint bench gpu setup clean

@@ -98,7 +98,7 @@ def test_wrong_gguf_metadata_is_refused_by_name(family: str, tmp_path: Path, mon
         reads(path)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(0, 9000), st.integers(0, 255)), min_size=1, max_size=4))
 def test_flipped_bytes_in_a_gguf_header_are_refused(whole_gguf: bytes, tmp_path: Path, flips: Any) -> None:
     damaged = bytearray(whole_gguf)

@@ -25,7 +25,7 @@ from trierarch.builder.safetensors_file import (
 from trierarch.builder.safetensors_header import SafetensorsError, TensorTable, parse_header, parse_whole
 from trierarch.builder.tensors import Array, headers_of, num_bytes_of
 
-SHARED = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SHARED = settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 
 
 def arrays() -> dict[str, Array]:

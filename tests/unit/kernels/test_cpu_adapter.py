@@ -135,7 +135,7 @@ def test_what_lies_askew_in_its_file_is_laid_out_too(library: ctypes.CDLL, tmp_p
     assert content(library, dtype, CpuAdapters(library, ARCHITECTURE.num_layers).arrange(loaded)) == expected
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(order=st.lists(ADAPTERS, min_size=2, max_size=12))
 def test_nothing_of_an_adapter_is_left_in_the_next(library: ctypes.CDLL, order: list[tuple[str, int]]) -> None:
     dtype = DType.BFLOAT16
