@@ -15,7 +15,8 @@ from trierarch.orchestrator.fetch import FetchFailed, fetch
 
 STILL_SECONDS: Final = 5.0
 """A heartbeat that stands for so long is none. Loading a large adapter, or a busy machine, may hold one up for a while."""
-PATIENCE_SECONDS: Final = 2.0
+PATIENCE_SECONDS: Final = STILL_SECONDS
+"""For an answer: what a busy machine may hold up."""
 _HEARTBEAT: Final = re.compile(
     r'^nv_trt_llm_general_metrics\{([^}]*general_type="timestamp"[^}]*)\} (\S+)', re.MULTILINE
 )

@@ -117,8 +117,9 @@ def test_golden_file_is_what_transformers_says(
 
 
 def test_alone(manifest: EngineManifest, runner: Runner, prompts: list[list[int]], outputs: list[list[int]]) -> None:
+    """Every other one: what is left of them is what all tests with company are about."""
     stepper = Stepper.open(manifest, runner, enable_prefix_caching=False)
-    for prompt, output in zip(prompts, outputs, strict=True):
+    for prompt, output in zip(prompts[::2], outputs[::2], strict=True):
         assert stepper.generate([prompt], max_tokens=NUM_TOKENS) == [output]
 
 

@@ -34,7 +34,6 @@ from trierarch.builder.tensorrt_llm.weight_only import rounded as rounded_weight
 BOUNDS = {"fp8": (0.05, 0.25), "int8_sq": (0.01, 0.15), "int4_awq": (0.1, 0.6), "nvfp4": (0.1, 0.7)}
 CASES = [
     ("llama", "fp8", 1, 1),
-    ("llama", "fp8", 2, 1),
     ("llama", "fp8", 2, 2),
     ("llama", "int8_sq", 1, 1),
     ("llama", "int8_sq", 2, 1),

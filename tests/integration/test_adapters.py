@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -207,6 +208,24 @@ def running_stream(world: World) -> Iterator[None]:
     assert ["".join(pieces)] == alone
 
 
+@contextmanager
+def kept_busy(world: World) -> Iterator[None]:
+    """An adapter runs again and again, for as long as it is looked at."""
+    is_over = threading.Event()
+
+    def ask_on() -> None:
+        while not is_over.is_set():
+            tokens(world, lora_name="french", max_tokens=200)
+
+    with ThreadPoolExecutor(1) as threads:
+        asking = threads.submit(ask_on)
+        try:
+            yield
+        finally:
+            is_over.set()
+        asking.result()
+
+
 def bad_files(world: World) -> dict[str, str]:
     """Name -> what its refusal says, of files on the shelf that are no adapters."""
     good = (world.shelf / "french.safetensors").read_bytes()
@@ -385,17 +404,17 @@ def test_models_of_adapters_come_and_go_while_others_run(world: World, capsys: p
         assert command("unload", "italian", *repository, *url) == 0
         assert not (world.repository / "italian").exists()
         ready = f"{world.server.endpoints.http}/v2/models/italian/ready"
-        eventually(lambda: httpx.get(ready, trust_env=False).status_code == 400, "the model gone")
+        eventually(lambda: httpx.get(ready, trust_env=False, timeout=60).status_code == 400, "the model gone")
         assert tokens(world, lora_name="italian") == greedy(world, 5)
 
 
 def test_metrics(world: World) -> None:
     metrics = world.server.endpoints.metrics
     labels = {"model": "tensorrt_llm", "version": "1"}
-    with running_stream(world):
+    with kept_busy(world):
         eventually(lambda: "french" in running_adapters(metrics), "the name of what runs")
         assert {sample["max_lora"] for sample in lora_info(metrics)} == {"2"}
-        assert Metrics.read(metrics).value("trierarch_adapters", status="active", **labels) >= 1
+        eventually(lambda: Metrics.read(metrics).value("trierarch_adapters", status="active", **labels) >= 1, "active")
     eventually(lambda: [sample["running_lora_adapters"] for sample in lora_info(metrics)] == [""], "nothing running")
     page = Metrics.read(metrics)
     assert page.value("trierarch_adapters", status="registered", **labels) >= 1
@@ -411,7 +430,7 @@ def running_adapters(url: str) -> set[str]:
 
 def lora_info(url: str) -> list[dict[str, str]]:
     """Labels of the lines of vLLM's gauge; each is from the last minute."""
-    page = httpx.get(url, trust_env=False).text
+    page = httpx.get(url, trust_env=False, timeout=60).text
     lines = [line for line in page.splitlines() if line.startswith("vllm:lora_requests_info{")]
     samples = []
     for line in lines:

@@ -66,7 +66,7 @@ def test_kserves_own_clients_are_served(unary_triton: TritonServer, tmp_path: Pa
 
 @pytest.mark.parametrize("path", ["/v2/health/ready", "/v2/health/live"])
 def test_probes_are_answered(triton: TritonServer, path: str) -> None:
-    assert httpx.get(f"{triton.endpoints.http}{path}", trust_env=False).status_code == 200
+    assert httpx.get(f"{triton.endpoints.http}{path}", trust_env=False, timeout=60).status_code == 200
 
 
 def test_every_metric_that_is_queried_is_on_the_page(triton: TritonServer) -> None:

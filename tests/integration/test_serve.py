@@ -11,11 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import httpx
-import psutil
 
 from support.eventually import eventually
 from support.metrics import wait_for_active, wait_until_idle
-from support.serve_process import FREE_PORTS, TRIERARCH, serve
+from support.serve_process import FREE_PORTS, TRIERARCH, lives, serve
 from trierarch.builder.build import build
 from trierarch.builder.config import BuildConfig
 from trierarch.builder.errors import TrierarchError
@@ -126,17 +125,18 @@ def test_serve_tells_its_endpoints_with_lines_to_paste(demo_engine: Path) -> Non
 
 
 def test_sigterm_lets_open_streams_finish(demo_engine: Path) -> None:
-    with serve(demo_engine) as server:
-        reader = Reader(server.client, replace(LONG, max_tokens=100))
+    with serve(demo_engine, "--drain-timeout", "100") as server:
+        reader = Reader(server.client, replace(LONG, max_tokens=60))
         eventually(lambda: len(reader.chunks) > 2, "a stream under way")
-        server.process.send_signal(signal.SIGTERM)
+        with server.frozen():
+            server.process.send_signal(signal.SIGTERM)
+            eventually(lambda: "open streams have 100 s to finish" in server.said, "word of the drain")
         assert server.wait() == 0
         reader.join()
 
     assert reader.error is None
     (answer,) = join(reader.chunks)
-    assert (answer.num_output_tokens, answer.finish_reason) == (100, "length")
-    assert "open streams have 30 s to finish" in server.said
+    assert (answer.num_output_tokens, answer.finish_reason) == (60, "length")
 
 
 def test_a_second_interrupt_ends_open_streams_at_once(demo_engine: Path) -> None:
@@ -162,7 +162,7 @@ def test_a_stub_and_then_a_server_killed_under_load_are_replaced(demo_engine: Pa
             reader.join()
         eventually(lambda: server.said.count("serving again") == 1, "serving again")
         (answer,) = server.client.complete(SHORT)
-        (tritonserver,) = [process for process in server.family() if process.name() == "tritonserver"]
+        (tritonserver,) = server.named("tritonserver")
         tritonserver.kill()
         eventually(lambda: server.said.count("serving again") == 2, "serving again after the server's own death")
         assert server.client.complete(SHORT) == [answer]
@@ -180,17 +180,10 @@ def test_a_serve_that_is_killed_leaves_no_process_behind(demo_engine: Path) -> N
         reader = Reader(server.client, LONG)
         eventually(lambda: len(reader.chunks) > 2, "a stream under way")
         server.process.kill()
-        eventually(lambda: not any(_lives(member) for member in family), "an end to the server's processes")
+        eventually(lambda: not any(map(lives, family)), "an end to the server's processes")
         reader.join()
 
     assert isinstance(reader.error, StreamBroken)
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def test_an_occupied_port_is_told_before_anything_starts(triton: TritonServer, demo_engine: Path) -> None:

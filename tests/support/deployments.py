@@ -75,6 +75,7 @@ def crd_directories(version: KServeVersion = KServeVersion.V0_20) -> list[Path]:
 
 
 @cache
+@cache
 def checker_for(version: KServeVersion = KServeVersion.V0_20) -> Checker:
     """The strictest checker of this machine: CRDs where it has them, else what installed packages know."""
     schemas = tuple(schema for directory in crd_directories(version) for schema in read_crds(directory))

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import openai
 
+from support.eventually import eventually
 from trierarch.orchestrator.gateway.gateway_config import GatewayConfig
 from trierarch.orchestrator.gateway.gateway_server import GatewayServer
 from trierarch.orchestrator.gateway.source import always_on
@@ -34,3 +35,15 @@ def openai_client(url: str) -> Iterator[openai.OpenAI]:
     """OpenAI's client of a gateway; it repeats nothing by itself."""
     with httpx.Client(trust_env=False, timeout=120) as transport:
         yield openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, http_client=transport)
+
+
+def whole_page(url: str) -> str:
+    """The gateway's page of metrics, once Triton's is on it: that is left out while Triton is late with it."""
+    pages = [""]
+
+    def is_whole() -> bool:
+        pages.append(httpx.get(f"{url}/metrics", trust_env=False, timeout=60).text)
+        return "nv_trt_llm_request_metrics" in pages[-1]
+
+    eventually(is_whole, "Triton's own metrics beside the gateway's")
+    return pages[-1]

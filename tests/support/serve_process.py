@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +18,8 @@ from trierarch.orchestrator.client import TritonClient
 from trierarch.orchestrator.run_directory import sweep
 
 TRIERARCH: Final = str(Path(sys.executable).parent / "trierarch")
+PATIENCE_SECONDS: Final = 120.0
+"""For an end in good order, which lets open streams finish."""
 FREE_PORTS: Final = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--gateway-port", "0")
 
 
@@ -56,12 +58,31 @@ class ServeProcess:
 
     def stubs(self) -> list[psutil.Process]:
         """The live stubs."""
-        processes = [process for process in self.family() if process.name().startswith("triton_python_b")]
-        return [process for process in processes if process.status() != psutil.STATUS_ZOMBIE]
+        return self.named("triton_python_b")
+
+    def named(self, prefix: str) -> list[psutil.Process]:
+        """The live processes below it whose names begin so."""
+        found = []
+        for process in self.family():
+            with suppress(psutil.NoSuchProcess):  # it has just ended
+                found += [process] * (process.name().startswith(prefix) and lives(process))
+        return found
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Its models compute nothing meanwhile: what is open is still open at the end of the block."""
+        stubs = self.stubs()
+        for stub in stubs:
+            stub.suspend()
+        try:
+            yield
+        finally:
+            for stub in stubs:
+                stub.resume()
 
     def wait(self) -> int:
         """Its exit status, once it ends."""
-        status = self.process.wait(60)
+        status = self.process.wait(PATIENCE_SECONDS)
         self._listener.join()
         return status
 
@@ -85,5 +106,13 @@ def serve(path: Path, *options: str, command: Sequence[str] = (TRIERARCH,)) -> I
     finally:
         family = process.family() if process.process.poll() is None else []
         process.close()
-        eventually(lambda: not any(member.is_running() for member in family), "an end to the server's processes")
+        eventually(lambda: not any(map(lives, family)), "an end to the server's processes")
         sweep()
+
+
+def lives(process: psutil.Process) -> bool:
+    """Whether it runs, and is not only waited for."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
