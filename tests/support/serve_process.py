@@ -68,18 +68,6 @@ class ServeProcess:
                 found += [process] * (process.name().startswith(prefix) and lives(process))
         return found
 
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
-        """Its models compute nothing meanwhile: what is open is still open at the end of the block."""
-        stubs = self.stubs()
-        for stub in stubs:
-            stub.suspend()
-        try:
-            yield
-        finally:
-            for stub in stubs:
-                stub.resume()
-
     def wait(self) -> int:
         """Its exit status, once it ends."""
         status = self.process.wait(PATIENCE_SECONDS)
