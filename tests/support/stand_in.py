@@ -1,4 +1,4 @@
-"""A server that starts in milliseconds, for those who start, stop and lose servers."""
+"""StandIn: a real process that starts, dies and stops as a Triton does, in milliseconds."""
 
 from __future__ import annotations
 
