@@ -166,7 +166,7 @@ def test_health_is_told_and_wakes_nobody() -> None:
 def test_who_asks_for_what_no_triton_has_wakes_nobody() -> None:
     async def story() -> None:
         async with sleeping() as it:
-            await it.asleep()
+            await it.put_to_sleep()
             for path in ("/", "/favicon.ico", "/healthz", "/v2x/models/m"):
                 assert (await it.client.get(path)).status_code == 404
             assert (await it.client.post("/")).status_code == 404
