@@ -17,6 +17,7 @@ import torch
 
 from trierarch.python_backend.executors.offload.array_copier import no_room
 from trierarch.python_backend.executors.offload.block_copier import BLOCK_AXIS, block_bytes_of
+from trierarch.python_backend.executors.torch.device import on_device
 from trierarch.python_backend.kv.copies import Arrival, Leaving
 
 MAX_STAGED_BYTES: Final = 32 << 20
@@ -96,7 +97,7 @@ class TorchCopier:
         return torch.from_numpy(np.zeros(shape, np.uint8))
 
     def _leave(self, leaving: Sequence[Leaving]) -> None:
-        ids = torch.tensor([one.block_id for one in leaving], device=self._device)
+        ids = on_device(torch.tensor([one.block_id for one in leaving]), self._device)
         staged = [array.index_select(BLOCK_AXIS, ids).movedim(BLOCK_AXIS, 0).contiguous() for array in self._arrays]
         if self._stream is not None:
             self._stream.wait_stream(torch.cuda.current_stream(self._device))

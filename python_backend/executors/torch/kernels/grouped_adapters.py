@@ -12,6 +12,7 @@ import triton
 
 from trierarch.builder.manifest import Architecture, Lora
 from trierarch.python_backend.executors.torch.adapted_rows import OwnedRows
+from trierarch.python_backend.executors.torch.device import on_device
 from trierarch.python_backend.executors.torch.kernels import grouped_lora
 from trierarch.python_backend.executors.torch.kernels.slot_table import AdaptableMatrix, SlotTable
 
@@ -82,7 +83,7 @@ class GroupedAdapters:
 
     def _rows(self, owned: Sequence[OwnedRows], tile_rows: int, num_tiles: int, device: torch.device) -> GroupedRows:
         tiles = torch.from_numpy(tiles_of(owned, tile_rows, num_tiles))
-        return GroupedRows(self._table, tiles.to(device), self._max_rank, self._block_r)
+        return GroupedRows(self._table, on_device(tiles, device), self._max_rank, self._block_r)
 
 
 def num_tiles_of(owned: Sequence[OwnedRows], tile_rows: int) -> int:

@@ -14,6 +14,7 @@ from trierarch.builder.adapter import STACKED, piece_shape
 from trierarch.builder.manifest import Architecture
 from trierarch.python_backend.executors.torch.adapted_rows import OwnedRows
 from trierarch.python_backend.executors.torch.adapter import TorchAdapter
+from trierarch.python_backend.executors.torch.device import on_device
 
 Entry = tuple[int, int, int, int]
 """The addresses of a, b and gain, 0 where there is none, and the rank. A matrix trained whole has its address in a's place."""
@@ -73,7 +74,7 @@ class SlotTable:
                 self.entries = torch.cat((self.entries, self.entries.new_zeros((one.slot + 1, self.num_entries, 4))))
             held = self._held.get(one.slot)
             if held is None or held() is not one.owner:
-                self.entries[one.slot].copy_(torch.tensor(self._entries_of(one.owner)))
+                self.entries[one.slot].copy_(on_device(torch.tensor(self._entries_of(one.owner)), self.entries.device))
                 self._held[one.slot] = ref(one.owner)
 
     def _entries_of(self, adapter: TorchAdapter) -> list[Entry]:
