@@ -82,7 +82,9 @@ def _compiler() -> Finding:
 def _cuda() -> Finding:
     architectures = machine.cuda_architectures()
     if architectures:
-        return Finding("CUDA", f"{len(architectures)} devices: {', '.join(architectures)}", "good")
+        found = f"{len(architectures)} devices: {', '.join(architectures)}"
+        problem, _, remedy = (machine.gpu_obstacle() or "").partition("; ")
+        return Finding("CUDA", f"{found}; {problem}", "lacking", remedy) if problem else Finding("CUDA", found, "good")
     return Finding("CUDA", "no device: engines run on the CPU", "lacking", "an NVIDIA driver makes its GPUs usable")
 
 

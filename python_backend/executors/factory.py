@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trierarch.builder.errors import ConfigError, EngineError
-from trierarch.builder.machine import cuda_architectures
+from trierarch.builder.machine import takes_gpu
 from trierarch.builder.manifest import ADAPTERS_NAME, DrafterKind, EngineManifest, Speculation, Target
 from trierarch.builder.verify import verify
 from trierarch.python_backend.adapters.cache import AdapterCache, ArrangeDraft
@@ -81,29 +81,20 @@ def open_runner(
 
     Raises:
         EngineError: the weights or the kernels are missing, corrupt or not what the manifest says.
-        ResourceError: the machine has no room for the weights or the KV cache.
+        ResourceError: the machine has no room for the weights or the KV cache, or a GPU that torch cannot use.
     """
     with no_collections():
         if manifest.parallel is not None:
             from trierarch.python_backend.executors.parallel.runner import ParallelRunner  # imports torch
 
             return ParallelRunner(engine, manifest, uniforms, num_blocks, taps)
-        if manifest.kernels is not None and not _takes_cuda(manifest):
+        if manifest.kernels is not None and not takes_gpu(manifest.requires.device):
             from trierarch.python_backend.executors.cpu.runner import CpuRunner
 
             return CpuRunner(engine, manifest, uniforms, num_blocks, taps)
         from trierarch.python_backend.executors.torch.runner import TorchRunner  # imports torch: a second
 
         return TorchRunner(engine, manifest, uniforms=uniforms, num_blocks=num_blocks, taps=taps)
-
-
-def _takes_cuda(manifest: EngineManifest) -> bool:
-    """Whether torch would find a CUDA device that the engine may use; torch is asked only if the driver has one."""
-    if manifest.requires.device == "cpu" or not cuda_architectures():
-        return False
-    import torch
-
-    return torch.cuda.is_available()
 
 
 def _open_torch(

@@ -6,12 +6,18 @@ from collections.abc import Sequence
 
 import torch
 
+from trierarch.builder.machine import takes_gpu
 from trierarch.python_backend.executors import machine
 
 
 def default_device(required: str) -> torch.device:
-    """The first CUDA device, or the CPU where there is none or the engine `required` it."""
-    return torch.device("cuda" if required != "cpu" and torch.cuda.is_available() else "cpu")
+    """The first CUDA device, or the CPU where there is none or the engine `required` it.
+
+    Raises:
+        ResourceError: there is one that torch cannot use.
+    """
+    has_cuda = required != "cpu" and (torch.cuda.is_available() or takes_gpu(required))
+    return torch.device("cuda" if has_cuda else "cpu")
 
 
 def prepare_cpu() -> None:

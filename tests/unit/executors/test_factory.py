@@ -13,8 +13,10 @@ import torch
 from support.random_engine import random_weights, tiny_architecture, tiny_manifest, with_kernels, write_engine
 from trierarch.builder import machine
 from trierarch.builder.compile import find_compiler
+from trierarch.builder.errors import ResourceError
 from trierarch.builder.manifest import DType, EngineManifest, Requires, Rope
 from trierarch.python_backend.executors import factory
+from trierarch.python_backend.executors.torch.device import default_device
 
 TOKENS = """
 import json, queue, sys, time
@@ -69,7 +71,7 @@ def test_compiled_kernels_run_without_torch(engine: tuple[Path, EngineManifest])
         (False, (), False, "any", "TorchRunner"),
         (True, ("sm_90",), True, "any", "TorchRunner"),
         (True, ("sm_90",), True, "cpu", "CpuRunner"),
-        (True, ("sm_90",), False, "any", "CpuRunner"),  # torch was built without CUDA, or the device is hidden
+        (True, ("sm_90",), False, "any", "CpuRunner"),  # torch was built without CUDA
     ],
 )
 def test_cuda_wins_over_kernels_and_kernels_over_torch(
@@ -83,12 +85,49 @@ def test_cuda_wins_over_kernels_and_kernels_over_torch(
     for module in ("cpu.runner.CpuRunner", "torch.runner.TorchRunner"):
         name = module.rpartition(".")[2]
         monkeypatch.setattr(f"trierarch.python_backend.executors.{module}", lambda *given, name=name, **settings: name)
-    monkeypatch.setattr(factory, "cuda_architectures", lambda: driver)
+    monkeypatch.setattr(machine, "cuda_architectures", lambda: driver)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: torch_has_cuda)
+    monkeypatch.setattr(torch.version, "cuda", None)
     manifest = tiny_manifest(tiny_architecture()).model_copy(
         update={"kernels": "kernels.so" if has_kernels else None, "requires": Requires(device=required)}
     )
     assert str(factory.open_runner(Path(), manifest)) == runner
+
+
+@pytest.mark.parametrize("required", ["any", "sm_90"])
+def test_a_gpu_that_torch_cannot_use_is_no_reason_to_be_slow(monkeypatch: pytest.MonkeyPatch, required: str) -> None:
+    """Whoever has one wants it: what a driver is too old for is not computed on the CPU, a hundred times slower, without a word."""
+
+    def refuse() -> None:
+        raise RuntimeError(
+            "The NVIDIA driver on your system is too old (found version 11040). Please update it. Or else."
+        )
+
+    monkeypatch.setattr(machine, "cuda_architectures", lambda: ("sm_90",))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "init", refuse)
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    with pytest.raises(ResourceError) as raised:
+        machine.takes_gpu(required)
+    said = str(raised.value)
+    assert (
+        "for CUDA 12.8 cannot use it (The NVIDIA driver on your system is too old (found version 11040)); update"
+        in said
+    )
+    assert ("or hide the GPU, by CUDA_VISIBLE_DEVICES=-1" in said) == (required == "any")
+    with pytest.raises(ResourceError):
+        default_device(required)
+
+
+def test_a_hidden_gpu_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "cuda_architectures", lambda: ("sm_90",))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert not machine.takes_gpu("any")
+    assert default_device("any").type == "cpu"
+    with pytest.raises(ResourceError, match=r"sm_90.* CUDA_VISIBLE_DEVICES hides it; unset that$"):
+        machine.takes_gpu("sm_90")
 
 
 def test_without_a_driver_nobody_asks_for_devices(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
