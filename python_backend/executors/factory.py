@@ -38,6 +38,7 @@ from trierarch.python_backend.speculation.drafter import Drafter, ModelDrafter
 from trierarch.python_backend.speculation.live_text import LiveTexts
 from trierarch.python_backend.speculation.prompt_lookup import PromptLookupDrafter
 from trierarch.python_backend.speculation.speculator import Speculator
+from trierarch.python_backend.speculation.stretches import Stretches
 from trierarch.python_backend.speculation.suffix import SuffixDrafter
 
 logger = logging.getLogger(__name__)
@@ -127,10 +128,11 @@ def _open_torch(
         verdicts = None if guides is None else guides.compiler
         scheduler = Scheduler(config, kv, manifest.tokens.eos, adapters=pool, guides=verdicts)
         texts = _text_drafters(manifest.speculation)
-        speculator = Speculator(manifest.speculation, vocab_size, texts, models, allotment)
-        at_end = _keep(prefixes, kv, manifest, loaded)
         # A head goes on from every step's tokens.
         launcher = _launcher(runner) if loaded.head is None else None
+        stretches = None if launcher is None else Stretches()
+        speculator = Speculator(manifest.speculation, vocab_size, texts, models, allotment, stretches=stretches)
+        at_end = _keep(prefixes, kv, manifest, loaded)
         executor = StepExecutor(scheduler, runner, vocab_size, speculator, registry, guides, at_end, mover, launcher)
         undo.pop_all()
     _watch(runner, manifest, executor)

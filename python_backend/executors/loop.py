@@ -80,6 +80,8 @@ class StepExecutor:
         self._is_draining = False
         self._is_closing = False
         self._loss: str | None = None
+        self._taken_in = time.perf_counter()
+        """When the last step was, or there was nothing to do until then."""
         self._thread = threading.Thread(target=self._run, name="trierarch-executor", daemon=True)
         self._guides = guides
         if guides is not None:
@@ -279,8 +281,9 @@ class StepExecutor:
             except RuntimeError:
                 logger.exception("the runner broke its contract")
                 self._scheduler.fail(ExecutorFailed("the step's output was unusable; see the server's log"))
-        seconds = time.perf_counter() - started
-        self._speculator.observe(plan, output, None if was_passed_over else seconds)
+        now = time.perf_counter()
+        seconds, interval, self._taken_in = now - started, now - self._taken_in, now
+        self._speculator.observe(plan, output, seconds, interval, was_passed_over)
         if self._mover is not None:
             self._mover.observe_step(plan, seconds)
 
@@ -306,6 +309,7 @@ class StepExecutor:
                     self._scheduler.has_work or self._aborted or self._is_closing or self._loss or self._has_news
                 ):
                     self._changed.wait()
+                    self._taken_in = time.perf_counter()
                 if self._is_closing or self._loss is not None:
                     return None
                 self._take_note()
@@ -315,6 +319,7 @@ class StepExecutor:
                     return plan
                 if self._scheduler.has_work:  # All that live wait for adapters, guides or blocks.
                     self._changed.wait(self._scheduler.seconds_to_deadline())
+                    self._taken_in = time.perf_counter()
 
     def _take_note(self) -> None:
         """Of what happened since the last plan. Under the lock."""

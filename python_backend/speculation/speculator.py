@@ -20,6 +20,7 @@ from trierarch.python_backend.speculation.pace import Pace
 from trierarch.python_backend.speculation.probing import Probing
 from trierarch.python_backend.speculation.stats import SpeculationStats
 from trierarch.python_backend.speculation.step_cost import StepCost
+from trierarch.python_backend.speculation.stretches import Stretches
 from trierarch.python_backend.speculation.tally import Tally
 from trierarch.python_backend.speculation.turns import Turns
 
@@ -74,10 +75,11 @@ class Speculator:
         models: Rows[ModelDrafter] = (),
         allotment: Allotment | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        stretches: Stretches | None = None,
     ) -> None:
         """`speculation` None guesses nothing by itself; a request's own draft is verified all the same.
 
-        texts guess from tokens alone, models by computing. `clock` counts seconds.
+        texts guess from tokens alone, models by computing. `clock` counts seconds. stretches: where steps may be launched.
         """
         self._limit = DEFAULT_MAX_DRAFT_TOKENS if speculation is None else speculation.max_draft_tokens
         self._texts = [GuardedDrafter(drafter, vocab_size) for drafter in texts]
@@ -92,6 +94,7 @@ class Speculator:
         self._cost = StepCost()
         self._pace = Pace()
         self._turns = Turns()
+        self._stretches = stretches
         self._round = _Round()
         self._tally = Tally(self._limit)
 
@@ -125,22 +128,34 @@ class Speculator:
         }
 
     def guesses_for(self, request: Request) -> bool:
-        """Whether `propose` may ever guess for a request's sequences. If not, it need not be asked about their steps."""
+        """Whether `propose` might guess for a request's sequences now. If not, it need not be asked about their steps."""
         params = request.speculation
         most = self._limit if params.max_draft_tokens is None else min(params.max_draft_tokens, self._limit)
         if most < 1:
             return False
-        return bool(params.draft_token_ids) or any(_allows(params, drafter.kind) for drafter in self._drafters)
+        if params.draft_token_ids:
+            return True
+        if self._stretches is not None and self._stretches.is_launching:
+            return False
+        return any(_allows(params, drafter.kind) for drafter in self._drafters)
 
     def pass_over(self, plan: Plan) -> None:
         """In place of `propose`, for a plan with nobody to guess for."""
         self._forget(plan.finished_sequence_ids)
         self._round = _Round()
 
-    def observe(self, plan: Plan, output: StepOutput, seconds: float | None) -> None:
+    def observe(
+        self,
+        plan: Plan,
+        output: StepOutput,
+        seconds: float,
+        interval: float | None = None,
+        was_passed_over: bool = False,
+    ) -> None:
         """Learn from a plan that ran: what was drawn, and how long it all took, `propose` included.
 
-        seconds: None for one that was passed over: what it took says nothing of steps that are proposed for.
+        interval: since the plan before it had run, whatever the host did meanwhile; None is `seconds`. What one took that was
+        passed over says nothing of steps that are proposed for, and all of launching.
         """
         if not plan.scheduled:
             return
@@ -154,10 +169,15 @@ class Speculator:
             sequence_id = guess.ask.sequence.sequence_id
             self._acceptance.observe(sequence_id, guess.kind, guess.draft.evidence, num_known, num_right)
         self._count(plan, output)
-        if plan.num_context_tokens == 0 and seconds is not None:
+        if plan.num_context_tokens:
+            return
+        num_drawn = sum(len(drawn.token_ids) for drawn in output.outputs.values())
+        num_drawing = sum(item.samples for item in plan.scheduled)
+        if self._stretches is not None and self._drafters:
+            self._stretches.observe(was_passed_over, num_drawing, num_drawn, interval or seconds)
+        if not was_passed_over:
             self._cost.observe(len(plan.scheduled), plan.num_tokens, seconds - self._round.seconds)
-            num_drawn = sum(len(drawn.token_ids) for drawn in output.outputs.values())
-            self._pace.observe(sum(item.samples for item in plan.scheduled), num_drawn, seconds)
+            self._pace.observe(num_drawing, num_drawn, seconds)
 
     def stats(self) -> SpeculationStats:
         """What has been guessed and accepted since the start. May be called from any thread."""

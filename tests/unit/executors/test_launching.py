@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ import pytest
 from support.eventually import eventually
 from support.late_runner import LateRunner
 from support.token_stream import TokenStream
+from trierarch.builder.manifest import DrafterKind, Speculation
 from trierarch.python_backend.errors import Cancelled, ExecutorFailed
 from trierarch.python_backend.executors.fake import next_token
 from trierarch.python_backend.executors.loop import StepExecutor
@@ -21,6 +23,9 @@ from trierarch.python_backend.request import FinishReason, Request, SamplingPara
 from trierarch.python_backend.scheduling.config import SchedulerConfig
 from trierarch.python_backend.scheduling.plan import Plan
 from trierarch.python_backend.scheduling.scheduler import Scheduler
+from trierarch.python_backend.speculation.prompt_lookup import PromptLookupDrafter
+from trierarch.python_backend.speculation.speculator import Speculator
+from trierarch.python_backend.speculation.stretches import SHORTEST, TRIAL, Stretches
 
 VOCAB = 97
 BLOCK_SIZE = 4
@@ -100,6 +105,26 @@ def test_a_step_that_cannot_be_planned_ahead_waits_for_the_one_before_it(
     executor.submit(make_request("a", [1, 2, 3], max_tokens=3, logprobs=0), stream)
     assert stream.finish()[0] == expected([1, 2, 3], 3)
     assert not runner.plans
+
+
+def test_where_somebody_guesses_steps_are_launched_for_a_stretch_and_one_after_another_for_the_next(
+    runner: LateRunner,
+) -> None:
+    config = SchedulerConfig(max_batch_size=1, max_seq_len=120, max_num_tokens=16, max_queue_size=8)
+    scheduler = Scheduler(config, KVCacheManager(runner.num_blocks, BLOCK_SIZE, True), ())
+    speculation = Speculation(drafters=(DrafterKind.PROMPT_LOOKUP,), max_draft_tokens=4)
+    speculator = Speculator(speculation, VOCAB, [PromptLookupDrafter()], stretches=Stretches())
+    executor = StepExecutor(scheduler, runner, VOCAB, speculator, launcher=runner)
+    stream = TokenStream()
+    executor.submit(make_request("a", [1, 2, 3], max_tokens=100), stream)
+    assert stream.finish()[0] == expected([1, 2, 3], 100)
+    executor.close()
+    scheduler.check_integrity()
+    kinds = ["run" if event == "run" else "launch" for event in runner.events if not event.startswith("collect")]
+    stretches = [(kind, len(list(steps))) for kind, steps in itertools.groupby(kinds)]
+    assert stretches[0] == ("run", SHORTEST + 1), "the prompt's step is none of a stretch"
+    assert stretches[1][0] == "launch"
+    assert stretches[1][1] >= TRIAL, "which goes on if it was worth more"
 
 
 def test_arrivals_join_steps_in_flight(executor: StepExecutor, runner: LateRunner) -> None:

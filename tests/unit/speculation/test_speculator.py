@@ -20,6 +20,7 @@ from trierarch.python_backend.speculation.allotment import FixedLength
 from trierarch.python_backend.speculation.drafter import NO_DRAFT, Ask, Draft
 from trierarch.python_backend.speculation.prompt_lookup import PromptLookupDrafter
 from trierarch.python_backend.speculation.speculator import Speculator
+from trierarch.python_backend.speculation.stretches import Stretches
 from trierarch.python_backend.speculation.suffix import SuffixDrafter
 
 VOCAB_SIZE = 1000
@@ -271,6 +272,17 @@ def test_for_whom_nobody_will_guess_is_known_from_the_request(
     assert (world.usage("a").num_draft_tokens > 0) <= expected
 
 
+def test_nobody_guesses_while_steps_are_to_be_launched() -> None:
+    stretches = Stretches()
+    speculator = Speculator(SPECULATION, VOCAB_SIZE, [ScriptedDrafter(right)], stretches=stretches)
+    request = make_request("a", prompt=5, max_tokens=20)
+    assert speculator.guesses_for(request)
+    stretches.is_launching = True
+    assert not speculator.guesses_for(request)
+    own = make_request("b", prompt=5, max_tokens=20, speculation=SpeculationParams(draft_token_ids=(1,)))
+    assert speculator.guesses_for(own), "its own draft is verified all the same"
+
+
 def test_steps_that_are_passed_over_teach_nothing_but_counts() -> None:
     speculator = Speculator(SPECULATION, VOCAB_SIZE, [ScriptedDrafter(right)])
     world = make_world(speculator)
@@ -279,7 +291,7 @@ def test_steps_that_are_passed_over_teach_nothing_but_counts() -> None:
         plan = world.scheduler.schedule()
         speculator.pass_over(plan)
         output = world.runner.run(plan)
-        speculator.observe(plan, output, None)
+        speculator.observe(plan, output, 0.01, was_passed_over=True)
         world.scheduler.update(plan, output)
     stats = speculator.stats()
     assert (stats.num_steps, stats.num_steps_speculated, stats.drafts_by_length[0]) == (3, 0, 3)
