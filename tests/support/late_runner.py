@@ -45,14 +45,14 @@ class LateRunner(FakeRunner):
         return step
 
     def land(self, step: _Late) -> StepOutput:
-        self.gate.wait(10)
+        assert self.gate.wait(60)
         self.events.append(f"collect {step.number}")
         self._num_in_flight -= 1
         self.at_collect(step.plan)
         return self._with_errors(step.plan, step.output)
 
     def run(self, plan: Plan) -> StepOutput:
-        self.gate.wait(10)
+        assert self.gate.wait(60)
         self.events.append("run")
         self._num_in_flight = 0  # what was launched behind a step that failed is forgotten
         self.at_collect(plan)

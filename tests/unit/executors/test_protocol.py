@@ -77,16 +77,10 @@ class _GatedRunner(FakeRunner):
         return super().run(plan)
 
 
-class StepSubject(Subject):
-    def __init__(self) -> None:
-        self.runner = _GatedRunner()
-        self.gate = self.runner.gate
-        config = SchedulerConfig(**LIMITS, max_num_tokens=16, max_queue_size=QUEUE_SIZE)
-        kv = KVCacheManager(self.runner.num_blocks, BLOCK_SIZE, True)
-        self.executor: StepExecutor = StepExecutor(Scheduler(config, kv, ()), self.runner, VOCAB)
+class LoopSubject(Subject):
+    """A StepExecutor."""
 
-    def poison(self) -> None:
-        self.runner.is_poisonous = True
+    executor: StepExecutor
 
     def is_idle(self) -> bool:
         return self.executor.stats().used_blocks == 0
@@ -98,7 +92,19 @@ class StepSubject(Subject):
         return self.executor._is_closing
 
 
-class LaunchingSubject(Subject):
+class StepSubject(LoopSubject):
+    def __init__(self) -> None:
+        self.runner = _GatedRunner()
+        self.gate = self.runner.gate
+        config = SchedulerConfig(**LIMITS, max_num_tokens=16, max_queue_size=QUEUE_SIZE)
+        kv = KVCacheManager(self.runner.num_blocks, BLOCK_SIZE, True)
+        self.executor = StepExecutor(Scheduler(config, kv, ()), self.runner, VOCAB)
+
+    def poison(self) -> None:
+        self.runner.is_poisonous = True
+
+
+class LaunchingSubject(LoopSubject):
     """Steps are launched before those before them are collected; one that fails does so when it is collected."""
 
     def __init__(self) -> None:
@@ -114,9 +120,6 @@ class LaunchingSubject(Subject):
                 raise RuntimeError("poisoned")
 
         self.runner.at_collect = check
-
-    def is_idle(self) -> bool:
-        return self.executor.stats().used_blocks == 0
 
 
 class TensorRTLLMSubject(Subject):
@@ -134,9 +137,8 @@ class TensorRTLLMSubject(Subject):
         return llm._engine.num_live == 0 and self.executor.stats().num_active_requests == 0
 
     def settle(self) -> None:
-        for _ in range(
-            5
-        ):  # a request begins in one turn of the loop, meets its deadline in the next, and ends in a third
+        # A request begins in one turn of the loop, meets its deadline in the next, and ends in a third.
+        for _ in range(5):
             has_turned = threading.Event()
             self.executor._loop.post(has_turned.set)
             assert has_turned.wait(60)
