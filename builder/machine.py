@@ -85,13 +85,17 @@ def takes_gpu(required: str) -> bool:
     obstacle = gpu_obstacle()
     if obstacle is None:
         return True
-    import torch
-
     may_use_cpu = required == "any"
-    if may_use_cpu and (torch.version.cuda is None or _is_hidden()):
+    if may_use_cpu and not _ought_to_use_gpu():
         return False
     other = f"; or hide the GPU, by {_VISIBLE}=-1, to compute on the CPU" if may_use_cpu else ""
     raise ResourceError(f"the GPU here ({cuda_architectures()[0]}) is not to be used: {obstacle}{other}")
+
+
+def _ought_to_use_gpu() -> bool:
+    import torch
+
+    return torch.version.cuda is not None and not _is_hidden()
 
 
 def _is_hidden() -> bool:

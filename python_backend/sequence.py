@@ -116,16 +116,42 @@ class Context(Protocol):
         ...
 
 
-class Unheard:
-    """A sequence as it will stand with one token more, which a device has drawn and nobody has heard of. Implements Context.
-
-    Only what does not depend on that token can be asked.
-    """
+class _Ahead:
+    """What a sequence and the same with more tokens have in common."""
 
     __slots__ = ("sequence",)
 
     def __init__(self, sequence: Sequence) -> None:
         self.sequence = sequence
+
+    @property
+    def sequence_id(self) -> int:
+        """The sequence's."""
+        return self.sequence.sequence_id
+
+    @property
+    def request(self) -> Request:
+        """The sequence's."""
+        return self.sequence.request
+
+    @property
+    def index(self) -> int:
+        """The sequence's."""
+        return self.sequence.index
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """The sequence's."""
+        return self.sequence.num_prompt_tokens
+
+
+class Unheard(_Ahead):
+    """A sequence as it will stand with one token more, which a device has drawn and nobody has heard of. Implements Context.
+
+    Only what does not depend on that token can be asked.
+    """
+
+    __slots__ = ()
 
     @property
     def token_ids(self) -> list[int]:
@@ -138,26 +164,6 @@ class Unheard:
         return self.token_ids
 
     @property
-    def sequence_id(self) -> int:
-        """The sequence's."""
-        return self.sequence.sequence_id
-
-    @property
-    def request(self) -> Request:
-        """The sequence's."""
-        return self.sequence.request
-
-    @property
-    def index(self) -> int:
-        """The sequence's."""
-        return self.sequence.index
-
-    @property
-    def num_prompt_tokens(self) -> int:
-        """The sequence's."""
-        return self.sequence.num_prompt_tokens
-
-    @property
     def num_output_tokens(self) -> int:
         """Tokens drawn, that one included."""
         return self.sequence.num_output_tokens + 1
@@ -168,13 +174,13 @@ class Unheard:
         return None
 
 
-class Continuation:
+class Continuation(_Ahead):
     """A sequence as it would stand with `draft_token_ids` accepted. Implements Context; the sequence stays as it is."""
 
-    __slots__ = ("allowed", "draft_token_ids", "sequence")
+    __slots__ = ("allowed", "draft_token_ids")
 
     def __init__(self, sequence: Sequence, draft_token_ids: tuple[int, ...], allowed: bytes | None = None) -> None:
-        self.sequence = sequence
+        super().__init__(sequence)
         self.draft_token_ids = draft_token_ids
         self.allowed = allowed
 
@@ -183,26 +189,6 @@ class Continuation:
         """Prompt, output and drafts; where there are drafts, a list made anew."""
         known = self.sequence.token_ids
         return [*known, *self.draft_token_ids] if self.draft_token_ids else known
-
-    @property
-    def sequence_id(self) -> int:
-        """The sequence's."""
-        return self.sequence.sequence_id
-
-    @property
-    def request(self) -> Request:
-        """The sequence's."""
-        return self.sequence.request
-
-    @property
-    def index(self) -> int:
-        """The sequence's."""
-        return self.sequence.index
-
-    @property
-    def num_prompt_tokens(self) -> int:
-        """The sequence's."""
-        return self.sequence.num_prompt_tokens
 
     @property
     def num_output_tokens(self) -> int:

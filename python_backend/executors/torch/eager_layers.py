@@ -9,6 +9,7 @@ from trierarch.python_backend.executors.torch.gate import EagerGate
 from trierarch.python_backend.executors.torch.heads import EagerHeads
 from trierarch.python_backend.executors.torch.linear import Linear, make_linear
 from trierarch.python_backend.executors.torch.matrix import Matrix
+from trierarch.python_backend.executors.torch.moe import LoopedExperts, looped_experts
 from trierarch.python_backend.executors.torch.norm import RmsNorm
 
 
@@ -32,3 +33,7 @@ class EagerLayers:
     def heads(self, num_heads: int, num_kv_heads: int, qk_norm: torch.Tensor | None, eps: float) -> EagerHeads:
         """See LayerBackend.heads."""
         return EagerHeads(num_heads, num_kv_heads, None if qk_norm is None else RmsNorm(qk_norm, eps))
+
+    def experts(self, gate_up: Matrix, down: Matrix, activation: Activation) -> LoopedExperts:
+        """See LayerBackend.experts."""
+        return looped_experts(self, gate_up, down, activation)

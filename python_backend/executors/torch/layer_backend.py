@@ -48,6 +48,17 @@ class Heads(Protocol):
         ...
 
 
+class Experts(Protocol):
+    """All networks of a layer that is a mixture of experts."""
+
+    def __call__(self, x: torch.Tensor, chosen: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """Each row's weighted sum of what its experts make of it, (rows, hidden).
+
+        x: (rows, hidden); chosen: (rows, experts_per_token) int64, no expert twice in a row; weights: likewise, float32.
+        """
+        ...
+
+
 class LayerBackend(Protocol):
     """Makes the parts of a model's layers, once, when the model is loaded."""
 
@@ -70,4 +81,8 @@ class LayerBackend(Protocol):
 
     def heads(self, num_heads: int, num_kv_heads: int, qk_norm: torch.Tensor | None, eps: float) -> Heads:
         """qk_norm: (num_heads + num_kv_heads, head_dim) float32, weights by which queries and keys are normalised."""
+        ...
+
+    def experts(self, gate_up: Matrix, down: Matrix, activation: Activation) -> Experts:
+        """gate_up: (experts, 2 * inner, hidden); down: (experts, hidden, inner)."""
         ...

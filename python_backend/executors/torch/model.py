@@ -8,7 +8,6 @@ import torch
 
 from trierarch.builder.manifest import Architecture, Layer
 from trierarch.python_backend.adapters.active_adapter import ActiveAdapter
-from trierarch.python_backend.executors.torch.adaptable_linear import AdaptableLinear
 from trierarch.python_backend.executors.torch.adapted_rows import AdaptedRows, AdapterBackend, rows_of, rows_of_step
 from trierarch.python_backend.executors.torch.attention_backend import AttentionShape
 from trierarch.python_backend.executors.torch.eager_layers import EagerLayers
@@ -17,7 +16,7 @@ from trierarch.python_backend.executors.torch.input_batch import InputBatch
 from trierarch.python_backend.executors.torch.kv_arrays import KvArrays, LayerKv
 from trierarch.python_backend.executors.torch.layer_backend import Heads, LayerBackend, Norm
 from trierarch.python_backend.executors.torch.mlp import GatedMlp
-from trierarch.python_backend.executors.torch.moe import MoeMlp, make_experts
+from trierarch.python_backend.executors.torch.moe import MoeMlp
 from trierarch.python_backend.executors.torch.parts import Parts, Whole
 from trierarch.python_backend.executors.torch.residual import Residual
 from trierarch.python_backend.executors.torch.rope import Rotation
@@ -167,10 +166,5 @@ def _mlp(architecture: Architecture, scope: Scope) -> GatedMlp:
 def _moe(architecture: Architecture, scope: Scope) -> MoeMlp:
     assert architecture.moe is not None
     gate_up, down = (scope.matrix(f"experts.{name}.weight") for name in ("gate_up", "down"))
-    gate, make = scope.backend.gate(architecture.activation), scope.backend.linear
-    looped = [
-        GatedMlp(AdaptableLinear("expert", one, make=make), AdaptableLinear("expert", other, make=make), gate)
-        for one, other in zip(*(matrix.unbind() for matrix in (gate_up, down)), strict=True)
-    ]
-    experts = make_experts(gate_up, down, gate, looped)
+    experts = scope.backend.experts(gate_up, down, architecture.activation)
     return MoeMlp(scope.linear("router"), experts, architecture.moe)

@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 
-from trierarch.builder.manifest import Moe
+from trierarch.builder.manifest import Activation, Moe
+from trierarch.python_backend.executors.torch.adaptable_linear import AdaptableLinear
 from trierarch.python_backend.executors.torch.adapted_rows import AdaptedRows
-from trierarch.python_backend.executors.torch.layer_backend import Gate
+from trierarch.python_backend.executors.torch.layer_backend import Experts, LayerBackend
 from trierarch.python_backend.executors.torch.linear import Linear
 from trierarch.python_backend.executors.torch.matrix import Matrix
-from trierarch.python_backend.executors.torch.operators import has_kernels
-
-
-class Experts(Protocol):
-    """All networks of a layer."""
-
-    def __call__(self, x: torch.Tensor, chosen: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """Each row's weighted sum of what its experts make of it, (rows, hidden).
-
-        x: (rows, hidden); chosen: (rows, experts_per_token) int64, no expert twice in a row; weights: likewise, float32.
-        """
-        ...
+from trierarch.python_backend.executors.torch.mlp import GatedMlp
 
 
 class MoeMlp:
@@ -60,13 +49,16 @@ class LoopedExperts:
         return result
 
 
-def make_experts(gate_up: Matrix, down: Matrix, gate: Gate, looped: Sequence[Linear]) -> Experts:
-    """The fastest for where the matrices lie. gate_up: (experts, 2 * inner, hidden); down: (experts, hidden, inner).
-
-    looped: the experts one by one, which are what codes are multiplied by.
-    """
-    if isinstance(gate_up, torch.Tensor) and isinstance(down, torch.Tensor) and has_kernels(gate_up.device):
-        from trierarch.python_backend.executors.torch.kernels.grouped_experts import GroupedExperts
-
-        return GroupedExperts(gate_up, down, gate)
-    return LoopedExperts(looped)
+def looped_experts(backend: LayerBackend, gate_up: Matrix, down: Matrix, activation: Activation) -> LoopedExperts:
+    """Expert by expert by what `backend` makes of each. Matrices as LayerBackend.experts has them."""
+    gate = backend.gate(activation)
+    return LoopedExperts(
+        [
+            GatedMlp(
+                AdaptableLinear("expert", one, make=backend.linear),
+                AdaptableLinear("expert", other, make=backend.linear),
+                gate,
+            )
+            for one, other in zip(*(matrix.unbind() for matrix in (gate_up, down)), strict=True)
+        ]
+    )

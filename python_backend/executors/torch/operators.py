@@ -82,23 +82,8 @@ class Operators:
         return cls(attention, adapters, static_attention, adapters, layers)
 
 
-def has_kernels(device: torch.device) -> bool:
-    """Whether kernels of ours run there."""
-    return _obstacle_of(device, _MIN_CAPABILITY_OF_ALL) is None
-
-
 def _obstacle(manifest: EngineManifest, device: torch.device) -> str | None:
     """Why a model's kernels cannot run; None where they can."""
-    obstacle = _obstacle_of(device, _MIN_CAPABILITY.get(manifest.kv_cache.dtype, _MIN_CAPABILITY_OF_ALL))
-    if obstacle is not None:
-        return obstacle
-    from trierarch.python_backend.executors.torch.kernels import paged_attention
-
-    return paged_attention.obstacle(manifest.architecture)
-
-
-def _obstacle_of(device: torch.device, needed: tuple[int, int]) -> str | None:
-    """Likewise of kernels that need such a compute capability."""
     if device.type not in ("cuda", "cpu"):
         return f"there are none for {device.type}"
     if device.type == "cpu" and "TRITON_INTERPRET" not in os.environ:
@@ -110,12 +95,13 @@ def _obstacle_of(device: torch.device, needed: tuple[int, int]) -> str | None:
     if device.type == "cpu" and not paged_attention.is_interpreted():
         return "there are none for a CPU"
     if device.type == "cuda":
+        needed = _MIN_CAPABILITY.get(manifest.kv_cache.dtype, _MIN_CAPABILITY_OF_ALL)
         capability = torch.cuda.get_device_capability(device)
         if capability < needed:
             return (
                 f"they need compute capability {needed[0]}.{needed[1]} and this GPU has {capability[0]}.{capability[1]}"
             )
-    return None
+    return paged_attention.obstacle(manifest.architecture)
 
 
 def _num_processors(device: torch.device) -> int:

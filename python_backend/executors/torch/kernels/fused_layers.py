@@ -16,8 +16,11 @@ from trierarch.python_backend.executors.torch.kernels.fused_parts import (
     FusedNorm,
     quantize_rows,
 )
+from trierarch.python_backend.executors.torch.kernels.grouped_experts import GroupedExperts
+from trierarch.python_backend.executors.torch.layer_backend import Experts
 from trierarch.python_backend.executors.torch.linear import Linear, make_linear
 from trierarch.python_backend.executors.torch.matrix import Matrix
+from trierarch.python_backend.executors.torch.moe import looped_experts
 from trierarch.python_backend.executors.torch.scaled_linear import ScaledLinear, can_scale
 
 _E4M3_CAPABILITY: Final = (8, 9)
@@ -54,3 +57,9 @@ class FusedLayers:
     def heads(self, num_heads: int, num_kv_heads: int, qk_norm: torch.Tensor | None, eps: float) -> FusedHeads:
         """See LayerBackend.heads."""
         return FusedHeads(num_heads, num_kv_heads, qk_norm, eps)
+
+    def experts(self, gate_up: Matrix, down: Matrix, activation: Activation) -> Experts:
+        """See LayerBackend.experts. Codes are multiplied expert by expert."""
+        if isinstance(gate_up, torch.Tensor) and isinstance(down, torch.Tensor):
+            return GroupedExperts(gate_up, down, self.gate(activation))
+        return looped_experts(self, gate_up, down, activation)

@@ -15,10 +15,11 @@ from support.graphs import StaticRunner
 from support.random_engine import tiny_architecture, tiny_manifest
 from trierarch.builder.manifest import Activation, Layer, Moe
 from trierarch.python_backend.executors.torch.gate import EagerGate
+from trierarch.python_backend.executors.torch.kernels.fused_layers import FusedLayers
 from trierarch.python_backend.executors.torch.kernels.grouped_experts import GroupedExperts, PairGroups
 from trierarch.python_backend.executors.torch.kernels.ragged_attention import RaggedAttention
 from trierarch.python_backend.executors.torch.looped_adapters import LoopedAdapters
-from trierarch.python_backend.executors.torch.moe import LoopedExperts, make_experts
+from trierarch.python_backend.executors.torch.moe import LoopedExperts
 from trierarch.python_backend.executors.torch.operators import Operators
 
 CPU = torch.device("cpu")
@@ -50,7 +51,7 @@ def test_equals_expert_after_expert(
         lambda x, one=one, other=other: functional.linear(gate(functional.linear(x, one)), other)
         for one, other in zip(gate_up, down, strict=True)
     ]
-    experts = make_experts(gate_up, down, gate, looped)
+    experts = FusedLayers(CPU, num_processors=1).experts(gate_up, down, Activation.SILU)
     assert isinstance(experts, GroupedExperts)
     found, expected = experts(x, chosen, weights), LoopedExperts(looped)(x, chosen, weights)
     assert found.dtype is dtype
@@ -77,7 +78,7 @@ def test_steps_of_experts_are_replayed_whoever_is_chosen(tmp_path: Path) -> None
     moe = Moe(num_experts=4, experts_per_token=2, intermediate_size=16, normalize_top_k=True)
     manifest = tiny_manifest(tiny_architecture(layers=(Layer(is_moe=True),), moe=moe))
     attention = RaggedAttention(group=2, num_processors=1, max_seq_len=64)
-    operators = Operators(attention, LoopedAdapters(), attention)
+    operators = Operators(attention, LoopedAdapters(), attention, layers=FusedLayers(CPU, num_processors=1))
     runner = StaticRunner.open(tmp_path, manifest, operators, CPU)
     reference = StaticRunner.open(tmp_path, manifest, Operators.eager(), CPU, None)
     for seed in range(3):
